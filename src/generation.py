@@ -1,0 +1,184 @@
+"""The sampling engine: many prompts, many samples each, one prefill of what they share.
+
+C contexts, Q questions, N = Q * samples answers, A answer positions, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from src.losses import token_logp
+from src.scoring import Level, pad, read_prompts
+
+# (context ids, [question ids, ...])
+PromptTree = tuple[Sequence[int], Sequence[Sequence[int]]]
+
+
+class Sampling(NamedTuple):
+    """temperature: 0 takes the most probable token; top_k: 0 and top_p: 1 filter nothing."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class Answers(NamedTuple):
+    """Sampled answers, question after question, a question's samples side by side.
+
+    tokens: (N, A) int64, the stop token included where one was sampled; lengths: (N,) sampled
+    tokens.
+    logp: (N, A) nats of each sampled token under the distribution it was drawn from before top-k
+    and top-p
+        (greedy: at temperature 1), 0 beyond the length; stopped: (N,) bool, True where the stop
+        token came.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    logp: Tensor
+    stopped: Tensor
+
+    def texts(self) -> list[list[int]]:
+        """The answers as lists of ids without the stop token."""
+        counts = (self.lengths - self.stopped.long()).tolist()
+        return [row[:n] for row, n in zip(self.tokens.tolist(), counts, strict=True)]
+
+
+def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits (R, V) with -inf outside the top k tokens and outside the smallest set of probability
+    top_p.
+
+    The set is the shortest run of the most probable tokens that reaches top_p (Holtzman et al.
+    2020, 1904.09751);
+    the most probable token always stays.
+    """
+    if 0 < sampling.top_k < logits.shape[-1]:
+        lowest = logits.topk(sampling.top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < lowest, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(descending=True, stable=True)
+        probability = ordered.softmax(-1)
+        before = probability.cumsum(-1) - probability
+        outside = torch.zeros_like(logits, dtype=torch.bool)
+        outside.scatter_(1, order, before >= sampling.top_p)
+        outside.scatter_(1, order[:, :1], False)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits
+
+
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row (R,) by inversion: the first whose cumulated probability exceeds uniform (R,)
+    in [0, 1).
+
+    One number a row makes a sample independent of which other rows are still there.
+    """
+    cumulated = logits.double().softmax(-1).cumsum(-1)
+    point = uniform.double()[:, None] * cumulated[:, -1:]
+    token = torch.searchsorted(cumulated, point, right=True).squeeze(1)
+    # Rounding may carry a point past the last token of any probability; step back to that token.
+    last = (cumulated < cumulated[:, -1:]).sum(-1)
+    return torch.minimum(token, last)
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    prompts: Sequence[PromptTree],
+    stop_id: int,
+    *,
+    sampling: Sampling = GREEDY,
+    num_samples: int = 1,
+    max_new_tokens: int = 16,
+    seed: Sequence[int] | int = 0,
+    device: torch.device | str = "cpu",
+) -> Answers:
+    """Sample `num_samples` answers to each question, at most `max_new_tokens` tokens each, the stop
+    token included.
+
+    Contexts and questions are read once. Rows that have stopped leave the batch. A sample depends
+    on the weights, its
+    prompt, the seed and its place among the samples, and on no other row.
+    """
+    contexts, questions, last_token = _prompt_levels(prompts, device)
+    state = read_prompts(model, contexts, questions)
+    rows = torch.arange(len(last_token), device=device).repeat_interleave(num_samples)
+    state, token = state.select(rows), last_token.index_select(0, rows)
+    uniform = _uniforms(seed, len(rows), max_new_tokens).to(device)
+    tokens = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=device)
+    logp = torch.zeros(len(rows), max_new_tokens, device=device)
+    lengths = torch.zeros(len(rows), dtype=torch.long, device=device)
+    stopped = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    alive = torch.arange(len(rows), device=device)
+    for step in range(max_new_tokens):
+        if not len(alive):
+            break
+        hidden, state = model(token[:, None], torch.ones_like(token), state)
+        logits = model.logits(hidden[:, 0]).float()
+        if sampling.temperature == 0:
+            token = logits.argmax(-1)
+        else:
+            logits = logits / sampling.temperature
+            token = draw(filter_logits(logits, sampling), uniform[alive, step])
+        tokens[alive, step] = token
+        logp[alive, step] = token_logp(logits, token)
+        lengths[alive] = step + 1
+        ended = token == stop_id
+        stopped[alive] = ended
+        if ended.any():
+            staying = (~ended).nonzero().squeeze(1)
+            alive, token, state = alive[staying], token[staying], state.select(staying)
+    # Ordinary tensors, which may enter a graph later.
+    return Answers(*(x.clone() for x in (tokens, lengths, logp, stopped)))
+
+
+def _prompt_levels(
+    prompts: Sequence[PromptTree], device: torch.device | str
+) -> tuple[Level, Level, Tensor]:
+    """Contexts, questions less their last tokens, and those last tokens (Q,)."""
+    questions = [list(question) for _, children in prompts for question in children]
+    parents = [i for i, (_, children) in enumerate(prompts) for _ in children]
+    contexts = Level(*pad([c for c, _ in prompts], device), torch.zeros(len(prompts)).long())
+    level = Level(*pad([q[:-1] for q in questions], device), torch.tensor(parents, device=device))
+    return contexts, level, torch.tensor([q[-1] for q in questions], device=device)
+
+
+def _uniforms(seed: Sequence[int] | int, rows: int, steps: int) -> Tensor:
+    """(rows, steps) numbers in [0, 1), the same on every device; row i never depends on how many
+    rows there are.
+    """
+    words = [seed] if isinstance(seed, int) else list(seed)
+    mixed = 0
+    for word in words:
+        mixed = (mixed * 0x9E3779B1 + word + 1) % 2**62
+    generator = torch.Generator().manual_seed(mixed)
+    return torch.rand(rows, steps, generator=generator)
+
+
+def generate_batches(
+    model: nn.Module,
+    prompts: Sequence[PromptTree],
+    stop_id: int,
+    questions_a_batch: int = 64,
+    **options,
+) -> Iterator[tuple[int, list[list[int]]]]:
+    """Answer many prompts; yields (index of the prompt tree, its answers' ids), trees of like
+    length together.
+
+    options: as for `generate`.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][0]))
+    batch: list[int] = []
+    for place, index in enumerate(order):
+        batch.append(index)
+        full = sum(len(prompts[i][1]) for i in batch) >= questions_a_batch
+        if full or place + 1 == len(order):
+            texts = iter(generate(model, [prompts[i] for i in batch], stop_id, **options).texts())
+            samples = options.get("num_samples", 1)
+            for i in batch:
+                yield i, [next(texts) for _ in range(len(prompts[i][1]) * samples)]
+            batch = []

@@ -1,0 +1,12 @@
+"""Three decoder architectures behind one forward.
+
+    hidden, state = model(tokens, lengths, state)  # hidden (B, T, D); state: what was read so far
+    state = model.read(tokens, lengths, state)     # the same where nobody needs hidden states
+    state = state.select(rows)                     # repeat rows (share a prefix) or drop some
+    logits = model.logits(hidden)                  # (..., D) -> (..., V), a separate call
+
+Shapes: B batch rows, T tokens, D width, V vocabulary, H heads, K key-value heads, S rows of a
+shared segment. `tokens` (B, T) int64 is right-padded with anything; `lengths` (B,) int64 says how
+many are real, 0 included. What stands in the padding never changes a result; hidden states there
+are finite and mean nothing. A state is never mutated: it can be continued several times.
+"""

@@ -1,0 +1,76 @@
+"""Scalar heads on a language model's trunk: the reward model and the critic."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ScalarHead(nn.Module):
+    """One number from a hidden state: (..., D) -> (...). No bias.
+
+    Drawn from a normal of standard deviation 1 / sqrt(D + 1) (Stiennon et al. 2020, 2009.01325).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1, bias=False)
+        nn.init.normal_(self.linear.weight, std=(width + 1) ** -0.5)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (...)."""
+        return self.linear(hidden).squeeze(-1)
+
+
+class RewardModel(nn.Module):
+    """Trunk, scalar head, and the normalisation of its scores.
+
+    The pairwise loss fixes no offset and no scale, so the scores that PPO sees are
+    (raw - mean) / std with the mean and standard deviation of the raw scores of reference answers
+    (`set_normalisation`).
+    """
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = ScalarHead(trunk.width)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+
+    def raw_score(self, hidden: Tensor) -> Tensor:
+        """Scores (...) in nats of hidden states (..., D) at the stop token, as the loss sees them.
+        """
+        return self.head(hidden)
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """Normalised scores (...) of hidden states (..., D) at the stop token."""
+        return (self.head(hidden) - self.mean) / self.std
+
+    def set_normalisation(self, raw_scores: Tensor) -> None:
+        """Make these raw scores (N,) mean 0 and standard deviation 1; idempotent."""
+        self.mean.copy_(raw_scores.mean())
+        self.std.copy_(raw_scores.std(correction=0).clamp_min(1e-6))
+
+
+class Critic(nn.Module):
+    """Trunk and value head: the expected return at each position, in normalised reward.
+
+    Starts from the reward model, its head giving the normalised score at the stop token, or,
+    without one, from the policy's weights with a head of zeros.
+    """
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(trunk.width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (...)."""
+        return self.head(hidden).squeeze(-1)
+
+    def start_from_reward(self, reward: RewardModel) -> None:
+        """Copy the reward model's trunk and its head with the normalisation folded in."""
+        self.trunk.load_state_dict(reward.trunk.state_dict())
+        with torch.no_grad():
+            self.head.weight.copy_(reward.head.linear.weight / reward.std)
+            self.head.bias.copy_(-reward.mean / reward.std)

@@ -1,0 +1,42 @@
+"""The registry: model type -> its configuration and its module."""
+
+import dataclasses
+
+from torch import nn
+
+from src.model.kgram.kgram import KGram, KGramConfig
+from src.model.lstm.lstm import LSTM, LSTMConfig
+from src.model.transformer.transformer import Transformer, TransformerConfig
+from src.names import UserError
+
+MODELS = {
+    "transformer": (TransformerConfig, Transformer),
+    "lstm": (LSTMConfig, LSTM),
+    "kgram": (KGramConfig, KGram),
+}
+
+
+def build_model(name: str, config_dict: dict) -> nn.Module:
+    """Build a freshly initialised model of type `name` from plain configuration values.
+
+    config_dict: `vocab_size` and whatever differs from the defaults of the type's configuration
+    class.
+    Raises UserError for an unknown type, an unknown field or a value that makes no model.
+    """
+    if name not in MODELS:
+        raise UserError(f"model type {name!r} given, expected one of {', '.join(MODELS)}")
+    config_class, module_class = MODELS[name]
+    fields = {field.name for field in dataclasses.fields(config_class)}
+    unknown = sorted(set(config_dict) - fields)
+    if unknown:
+        raise UserError(
+            f"{name} configuration field {unknown[0]!r} given, expected {', '.join(sorted(fields))}"
+        )
+    if "vocab_size" not in config_dict:
+        raise UserError(f"no vocab_size given for a {name}, expected the tokenizer's")
+    return module_class(config_class(**config_dict))
+
+
+def model_type_of(model: nn.Module) -> str:
+    """The registry's name of a model built by `build_model`."""
+    return next(name for name, (_, module_class) in MODELS.items() if type(model) is module_class)

@@ -1,0 +1,196 @@
+"""The forest runner: contexts -> questions -> answers, each read once, whatever is wanted at the
+end.
+
+R rows of a level, T tokens, N leaves (answers), A answer positions, D width, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from src.losses import token_logp
+
+# (context ids, [(question ids, [answer ids, ...]), ...]); answers come without their stop token.
+Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
+# Logits of this many positions are held at a time where nobody needs gradients through all of them
+# at once.
+LOGIT_ROWS = 4096
+
+
+class Level(NamedTuple):
+    """tokens: (R, T) right-padded; lengths: (R,); parents: (R,) rows of the level above (of the
+    roots: zeros).
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    parents: Tensor
+
+
+class Forest(NamedTuple):
+    """Three levels, and what the leaves should say.
+
+    contexts, questions: each question without its last token, which the leaves read first, so that
+    leaves'
+        hidden states line up with answer tokens.
+    leaves: the last prompt token, the answer and, if `reads_stop`, the stop token.
+    targets: (N, A) answer tokens and the stop token; mask: (N, A) bool, True where they are real.
+    """
+
+    contexts: Level
+    questions: Level
+    leaves: Level
+    targets: Tensor
+    mask: Tensor
+    reads_stop: bool
+
+
+class AnswerScores(NamedTuple):
+    """logp: (N, A) nats of each answer token and the stop token, 0 where mask is False; mask: (N,
+    A) bool.
+    """
+
+    logp: Tensor
+    mask: Tensor
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Right-pad lists of ids to (R, T), T >= 1, with lengths (R,). The padding is id 0 and is never
+    looked at.
+    """
+    lengths = [len(row) for row in rows]
+    width = max(1, max(lengths, default=1))
+    flat = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long)
+    return flat.view(len(rows), width).to(device), torch.tensor(lengths).to(device)
+
+
+def build_forest(
+    trees: Sequence[Tree],
+    stop_id: int,
+    device: torch.device | str = "cpu",
+    reads_stop: bool = False,
+) -> Forest:
+    """Lay out trees as three padded levels. Every question has at least one token (the last prompt
+    token).
+    """
+    contexts, questions, leaves, targets = [], [], [], []
+    question_parent, leaf_parent = [], []
+    for context, children in trees:
+        for question, answers in children:
+            for answer in answers:
+                leaves.append([question[-1], *answer, *([stop_id] if reads_stop else [])])
+                targets.append([*answer, stop_id])
+                leaf_parent.append(len(questions))
+            questions.append(question[:-1])
+            question_parent.append(len(contexts))
+        contexts.append(context)
+
+    def level(rows: list, parents: list[int]) -> Level:
+        return Level(*pad(rows, device), torch.tensor(parents, dtype=torch.long, device=device))
+
+    target, lengths = pad(targets, device)
+    mask = torch.arange(target.shape[1], device=device) < lengths[:, None]
+    return Forest(
+        level(contexts, [0] * len(contexts)),
+        level(questions, question_parent),
+        level(leaves, leaf_parent),
+        target,
+        mask,
+        reads_stop,
+    )
+
+
+def read_prompts(model: nn.Module, contexts: Level, questions: Level):
+    """The model's state after each question less its last token: each context read once, each
+    question once.
+    """
+    state = model.read(contexts.tokens, contexts.lengths)
+    return model.read(questions.tokens, questions.lengths, state.select(questions.parents))
+
+
+def leaf_hidden(model: nn.Module, forest: Forest) -> Tensor:
+    """Hidden states (N, A (+ 1 with the stop token), D) of the leaves."""
+    state = read_prompts(model, forest.contexts, forest.questions)
+    leaves = forest.leaves
+    return model(leaves.tokens, leaves.lengths, state.select(leaves.parents))[0]
+
+
+def pick(x: Tensor, mask: Tensor) -> Tensor:
+    """Rows of x (..., T, D) where mask (..., T) is True, (M, D). index_select: its gradient is
+    reproducible.
+    """
+    return x.flatten(0, -2).index_select(0, mask.flatten().nonzero().squeeze(1))
+
+
+def logp_of_hidden(
+    model: nn.Module, hidden: Tensor, targets: Tensor, mask: Tensor, temperature: float = 1.0
+) -> AnswerScores:
+    """Log-probabilities of targets (N, A) from the hidden states (N, >= A, D) before them; logits
+    at real positions only.
+    """
+    logits = model.logits(pick(hidden[:, : targets.shape[1]], mask)) / temperature
+    flat = token_logp(logits, targets[mask])
+    logp = flat.new_zeros(mask.numel()).index_copy(0, mask.flatten().nonzero().squeeze(1), flat)
+    return AnswerScores(logp.view(mask.shape), mask)
+
+
+def score_answers(model: nn.Module, forest: Forest, temperature: float = 1.0) -> AnswerScores:
+    """Log-probabilities of every answer's tokens and its stop token."""
+    return logp_of_hidden(
+        model, leaf_hidden(model, forest), forest.targets, forest.mask, temperature
+    )
+
+
+def hidden_at_end(forest: Forest, hidden: Tensor) -> Tensor:
+    """Each leaf's last hidden state (N, D): the one at the stop token, where a reward is read."""
+    if not forest.reads_stop:
+        raise ValueError(
+            "a forest built with reads_stop=False given, its leaves end before the stop token"
+        )
+    rows = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+    return hidden.flatten(0, 1).index_select(0, rows + forest.leaves.lengths - 1)
+
+
+class TextScores(NamedTuple):
+    """answers: as AnswerScores; text_logp: (M,) nats of each context and question token that a
+    language model predicts.
+    """
+
+    answers: AnswerScores
+    text_logp: Tensor
+
+
+def score_text(model: nn.Module, forest: Forest) -> TextScores:
+    """Answers' log-probabilities, and those of the text before them, each context token counted
+    once.
+
+    A context's first token has nothing before it. A question's first token is the same word every
+    time and follows
+    the context's last, which has many questions after it: neither is predicted.
+    """
+    contexts, questions, leaves = forest.contexts, forest.questions, forest.leaves
+    context_hidden, state = model(contexts.tokens, contexts.lengths)
+    question_hidden, state = model(
+        questions.tokens, questions.lengths, state.select(questions.parents)
+    )
+    hidden, _ = model(leaves.tokens, leaves.lengths, state.select(leaves.parents))
+    answers = logp_of_hidden(model, hidden, forest.targets, forest.mask)
+    # The last token of a question's prompt stands in its leaves, the same in all of them.
+    last_token = torch.zeros_like(questions.lengths)
+    last_token[leaves.parents] = leaves.tokens[:, 0]
+    flat_hidden, targets = [], []
+    for level, level_hidden in ((contexts, context_hidden), (questions, question_hidden)):
+        following = torch.roll(level.tokens, -1, 1)
+        count = level.lengths - 1
+        if level is questions:
+            rows = torch.arange(len(count), device=count.device)
+            end = (level.lengths - 1).clamp_min(0)
+            following[rows, end] = last_token
+            count = level.lengths
+        mask = torch.arange(following.shape[1], device=count.device) < count[:, None]
+        flat_hidden.append(pick(level_hidden, mask))
+        targets.append(following[mask])
+    logits = model.logits(torch.cat(flat_hidden))
+    return TextScores(answers, token_logp(logits, torch.cat(targets)))

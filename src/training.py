@@ -1,0 +1,146 @@
+"""What every training loop needs: optimizer, schedule, one step, exact resume. Functions, no
+trainer.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.utils.checkpoint_utils import save_payload
+from src.utils.cli import NonFiniteError
+from src.utils.run import Run, say
+
+
+def make_optimizer(
+    modules: dict[str, nn.Module],
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> torch.optim.AdamW:
+    """AdamW over all parameters; decay on matrices only, never on embeddings, norms or biases.
+
+    eps 1e-5 (N, "Adam epsilon"): with 1e-8 a parameter whose gradient is nearly 0 takes full steps.
+    """
+    decayed, free = [], []
+    for module in modules.values():
+        for name, parameter in module.named_parameters():
+            matrix = parameter.ndim >= 2 and "embedding" not in name
+            (decayed if matrix else free).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    # fused: one pass over the weights instead of several; the learning rate is set at every step.
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-5, fused=True)
+
+
+def learning_rate(step: int, max_steps: int, warmup: int, peak: float) -> float:
+    """Linear from 0 to `peak` over `warmup` steps, then linear to 0 at the end; step counts from 0.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (max_steps - step) / max(1, max_steps - warmup)
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    grad_clip: float,
+    loss: float,
+    skip_nonfinite: bool,
+) -> float:
+    """Clip the gradients, step at learning rate `rate`, clear; returns the norm before clipping.
+
+    Raises NonFiniteError, with the weights untouched, when the loss or a gradient is not finite;
+    with skip_nonfinite the step is left out instead, and said.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True)
+    finite = bool(torch.isfinite(norm)) and torch.isfinite(torch.tensor(loss))
+    if not finite:
+        optimizer.zero_grad(set_to_none=True)
+        what = "gradient" if loss == loss and abs(loss) != float("inf") else "loss"
+        message = f"the {what} is not finite (loss {loss}, gradient norm {float(norm)})"
+        if not skip_nonfinite:
+            raise NonFiniteError(message)
+        say(f"{message}: step left out")
+        return float(norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(norm)
+
+
+def steps(
+    run: Run,
+    max_steps: int,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+) -> Iterator[int]:
+    """Yield the steps that are left; after each, save last.pt when due and stop if a signal came.
+
+    modules: everything with weights that training changes. extra: plain values and tensors that the
+    loop changes in place (a coefficient, figures from before training); saved and restored too.
+    """
+    first = restore(run, modules, optimizer, extra)
+    for step in range(first, max_steps):
+        try:
+            yield step
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {step + 1}: {error}; {kept(run)}") from None
+        done = step + 1
+        if done % run.args.save_every == 0 or done == max_steps or run.stop_signal is not None:
+            save_last(run, done, modules, optimizer, extra)
+        run.stop_if_asked(done)
+
+
+def kept(run: Run) -> str:
+    """What is left of a run that cannot go on."""
+    path = run.folder / "last.pt"
+    return f"{path} keeps the last saved step" if path.exists() else "nothing was saved yet"
+
+
+def save_last(
+    run: Run,
+    step: int,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+) -> None:
+    """Write last.pt: all that the next step depends on."""
+    payload = {
+        "step": step,
+        "args": vars(run.args),
+        "modules": {name: module.state_dict() for name, module in modules.items()},
+        "optimizer": optimizer.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "extra": dict(extra),
+        "metrics_bytes": run.log_position(),
+    }
+    save_payload(run.folder / "last.pt", payload)
+
+
+def restore(
+    run: Run,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+) -> int:
+    """Put back what `save_last` wrote, if the run is resumed; returns the steps already done."""
+    if run.last is None:
+        return 0
+    for name, module in modules.items():
+        module.load_state_dict(run.last["modules"][name])
+    optimizer.load_state_dict(run.last["optimizer"])
+    torch.set_rng_state(run.last["torch_rng"])
+    if torch.cuda.is_available() and run.last["cuda_rng"]:
+        torch.cuda.set_rng_state_all(run.last["cuda_rng"])
+    extra.clear()
+    extra.update(run.last["extra"])
+    step = run.last["step"]
+    say(f"{run.folder}: resumed after step {step}")
+    return step

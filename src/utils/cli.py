@@ -1,0 +1,206 @@
+"""Flags that several scripts share, and how a script ends. Imports nothing heavy: `--help` answers
+at once.
+"""
+
+import argparse
+import functools
+import math
+import sys
+from collections.abc import Callable, Sequence
+
+from src.names import MODEL_TYPES, STAGES, UserError
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; what was finished is saved. `code` is 128 + the signal's
+    number.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NonFiniteError(Exception):
+    """A loss, gradient or reward stopped being a finite number."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line on stderr and exit code 2, and whose help shows
+    defaults.
+    """
+
+    def __init__(self, **options) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options
+        )
+
+    def error(self, message: str) -> None:
+        """Print `message` in one line and exit with code 2."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def typed(self, argv: Sequence[str] | None) -> set[str]:
+        """Names of the flags that stand in argv, as opposed to those left at their defaults."""
+        words = sys.argv[1:] if argv is None else argv
+        given = {word.split("=", 1)[0] for word in words if word.startswith("--")}
+        return {a.dest for a in self._actions if given & set(a.option_strings)}
+
+
+def command(main: Callable[..., dict]) -> Callable[..., dict]:
+    """Make `main(argv)` end as every script does: one line on stderr, an exit code, no traceback.
+
+    2: the user's mistake. 1: the environment's fault (disk, non-finite numbers). 128 + n: signal n.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> dict:
+        name = main.__module__ if main.__module__ != "__main__" else sys.argv[0]
+        try:
+            return main(argv)
+        except UserError as error:
+            message, code = str(error), 2
+        except Stopped as error:
+            message, code = str(error), error.code
+        except NonFiniteError as error:
+            message, code = str(error), 1
+        except BrokenPipeError:
+            message, code = "the reader of the output went away", 1
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            message, code = f"{where}{error.strerror or error}", 1
+        except KeyboardInterrupt:
+            message, code = "interrupted", 130
+        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(code)
+
+    return run
+
+
+def number(
+    kind: type = float,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> Callable[[str], float]:
+    """An argparse type: a finite number of [low, high]; `above` and `below` leave the ends out."""
+    words = "a whole number" if kind is int else "a number"
+    if low > -math.inf:
+        words += f" {'above' if above else 'of at least'} {low}"
+    if high < math.inf:
+        words += f"{' and' if low > -math.inf else ''} {'below' if below else 'of at most'} {high}"
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        inside = value > low if above else value >= low
+        inside = inside and (value < high if below else value <= high)
+        if not inside or not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text!r} given, expected {words}")
+        return value
+
+    return parse
+
+
+positive_int = number(int, 1)
+count = number(int, 0)
+positive = number(float, 0, above=True)
+non_negative = number(float, 0)
+share = number(float, 0, 1)
+
+
+def add_machine_flags(parser: Parser) -> None:
+    """--seed --device --threads."""
+    parser.add_argument("--seed", type=count, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one",
+    )
+    parser.add_argument(
+        "--threads", type=count, default=0, help="CPU threads; 0: as many as torch chooses"
+    )
+
+
+def add_model_flag(parser: Parser) -> None:
+    """--model_type."""
+    parser.add_argument(
+        "--model_type", choices=MODEL_TYPES, default="transformer", help="architecture"
+    )
+
+
+def add_data_flags(parser: Parser, default: str | None) -> None:
+    """--dataset --difficulty --num_examples --strict_data; later stages inherit what is left out.
+    """
+    inherited = "" if default else "; default: the parent checkpoint's"
+    parser.add_argument(
+        "--dataset",
+        default=default,
+        metavar="auto|squad|pico|PATH|HUB_ID",
+        help="questions: the hub's SQuAD, the embedded data, an official SQuAD JSON file, a folder "
+        "with train*.json and dev*.json or validation*.json, or another hub id" + inherited,
+    )
+    parser.add_argument(
+        "--difficulty",
+        type=number(int, 1, 4),
+        help="entities in a paragraph of the embedded data, 1 to 4"
+        + (" (2 if left out)" if default else inherited),
+    )
+    parser.add_argument(
+        "--num_examples",
+        type=positive_int,
+        help="training questions to use, a seeded choice of whole paragraphs"
+        + (inherited or "; all if left out"),
+    )
+    parser.add_argument(
+        "--strict_data",
+        action="store_true",
+        help="refuse a file with unusable rows instead of dropping them",
+    )
+
+
+def add_training_flags(
+    parser: Parser, *, lr: float, batch_size: int, batch_unit: str, epochs: float, eval_limit: int
+) -> None:
+    """Flags of every training stage: length, optimizer, logging, resuming. `epochs` and so on are
+    its defaults.
+    """
+    add = parser.add_argument
+    add("--output_dir", help="the stage's own folder; default checkpoints/{model_type}_{stage}")
+    add("--epochs", type=positive, default=epochs, help="passes over the training data")
+    add("--max_steps", type=positive_int, help="optimizer steps; overrides --epochs")
+    add("--batch_size", type=positive_int, default=batch_size, help=f"{batch_unit} a step")
+    add(
+        "--micro_batch_size",
+        type=positive_int,
+        help=f"{batch_unit} in memory at a time (same result); default: all of --batch_size",
+    )
+    add("--lr", type=positive, default=lr, help="peak learning rate")
+    add("--warmup", type=count, default=20, help="steps over which the rate rises from 0")
+    add("--weight_decay", type=non_negative, default=0.0, help="AdamW's, on matrices only")
+    add("--grad_clip", type=positive, default=1.0, help="largest norm of the gradient")
+    add(
+        "--eval_every", type=count, default=0, help="steps between evaluations; 0: only at the ends"
+    )
+    add("--eval_limit", type=positive_int, default=eval_limit, help="held-out questions evaluated")
+    add("--save_every", type=positive_int, default=100, help="steps between last.pt files")
+    add("--log_every", type=positive_int, default=1, help="steps between lines of metrics.jsonl")
+    add("--resume", action="store_true", help="continue from last.pt with the stored flags")
+    add("--overwrite", action="store_true", help="start anew over an existing run")
+    add(
+        "--skip_nonfinite",
+        action="store_true",
+        help="leave out a step whose loss or gradient is not finite instead of stopping",
+    )
+
+
+def add_parent_flag(parser: Parser, stage: str = STAGES[0]) -> None:
+    """--checkpoint: where a later stage starts."""
+    parser.add_argument(
+        "--checkpoint",
+        help=f"parent checkpoint; default checkpoints/{{model_type}}_{stage}/final.pt",
+    )

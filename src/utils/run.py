@@ -1,0 +1,203 @@
+"""One run of one training stage: its folder, its lock, its flags, its log, and the signals that
+stop it.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from src.names import UserError
+from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
+from src.utils.cli import Parser, Stopped
+
+# Flags that may differ when a run is resumed: none of them changes what the run computes.
+FREE_FLAGS = {"output_dir", "resume", "overwrite", "save_every", "log_every", "skip_nonfinite"}
+RUN_FILES = ("final.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt")
+
+
+def set_up_torch(args: argparse.Namespace) -> torch.device:
+    """Seed, threads and device as the flags say; returns the device."""
+    random.seed(args.seed)
+    np.random.seed(args.seed % 2**32)
+    torch.manual_seed(args.seed)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    args.threads = torch.get_num_threads()
+    # Huge activations are freed and asked for again at every step; subnormals slow products down.
+    torch.set_flush_denormal(True)
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} given, expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name} given, but torch finds no CUDA device, use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} given, expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+class Run:
+    """A stage's folder while it is being written.
+
+    last: the contents of last.pt when resuming, else None. finished: final.pt was there to resume.
+    """
+
+    def __init__(self, parser: Parser, argv: list[str] | None, stage: str) -> None:
+        self.args = args = parser.parse_args(argv)
+        self.stage = stage
+        self.folder = Path(args.output_dir or stage_folder(args.model_type, stage))
+        if args.resume and args.overwrite:
+            raise UserError("--resume and --overwrite given, expected one of them: they contradict")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock_folder(self.folder)
+        self.last: dict | None = None
+        self.finished = False
+        self.stop_signal: int | None = None
+        existing = [name for name in RUN_FILES if (self.folder / name).exists()]
+        if args.resume:
+            self._resume(parser.typed(argv))
+        elif existing and not args.overwrite:
+            raise UserError(
+                f"{self.folder} holds an earlier run ({', '.join(existing)}), "
+                "expected an empty folder, --resume to continue it or --overwrite to start anew"
+            )
+        if self.last is None and not self.finished:
+            for name in existing:
+                (self.folder / name).unlink()
+        self._previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._bar: tqdm | None = None
+        self._last_line = 0.0
+
+    def _resume(self, typed: set[str]) -> None:
+        folder, args = self.folder, self.args
+        if not (folder / "last.pt").exists():
+            say(f"{folder}: nothing to resume, starting fresh")
+            return
+        self.last = load_payload(folder / "last.pt")
+        stored = self.last["args"]
+        for name in sorted(typed - FREE_FLAGS):
+            if getattr(args, name) != stored.get(name):
+                raise UserError(
+                    f"--{name} {getattr(args, name)} given to resume a run with --{name} "
+                    f"{stored.get(name)}, leave it out or start anew with --overwrite"
+                )
+        for name, value in stored.items():
+            if name not in typed and name not in FREE_FLAGS:
+                setattr(args, name, value)
+        self.finished = (folder / "final.pt").exists()
+        if self.finished:
+            say(f"{folder}: this run is finished, nothing to do")
+
+    def start(self) -> None:
+        """Write the resolved flags, cut the log back to the resumed step, and catch stop signals.
+        """
+        flags = json.dumps(vars(self.args), indent=1, sort_keys=True).encode()
+        write_atomically(self.folder / "args.json", lambda file: file.write(flags))
+        path = self.folder / "metrics.jsonl"
+        keep = self.last["metrics_bytes"] if self.last else 0
+        self._log = open(path, "ab")  # noqa: SIM115 - open for the length of the run
+        if self._log.tell() < keep:
+            raise UserError(
+                f"{path} is shorter than when last.pt was saved, restore it or use --overwrite"
+            )
+        self._log.truncate(keep)
+        for number in self._previous:
+            signal.signal(number, self._on_signal)
+
+    def close(self) -> None:
+        """Give back the lock, the log and the signals; the run may end here in any state."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if self._bar is not None:
+            self._bar.close()
+        if hasattr(self, "_log"):
+            self._log.close()
+        self._lock.close()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.stop_signal = number
+
+    def stop_if_asked(self, step: int) -> None:
+        """Raise Stopped when a signal came; call it after saving."""
+        if self.stop_signal is not None:
+            name = signal.Signals(self.stop_signal).name
+            raise Stopped(
+                f"stopped by {name} after step {step}, saved; continue with --resume",
+                128 + self.stop_signal,
+            )
+
+    def log(self, record: dict) -> None:
+        """Append one JSON line to metrics.jsonl."""
+        self._log.write((json.dumps(record) + "\n").encode())
+        self._log.flush()
+
+    def log_position(self) -> int:
+        """Bytes of metrics.jsonl that are on the disk, for last.pt."""
+        os.fsync(self._log.fileno())
+        return self._log.tell()
+
+    def show(self, step: int, max_steps: int, **figures: float) -> None:
+        """A tqdm bar on a terminal; elsewhere a plain line every ten seconds and at the end."""
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=max_steps, initial=step - 1, unit="step", dynamic_ncols=True)
+                self._started = time.monotonic(), step - 1
+            self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        now = time.monotonic()
+        if not hasattr(self, "_started"):
+            self._started = now, step
+        if now - self._last_line >= 10 or step == max_steps:
+            self._last_line = now
+            done = step - self._started[1]
+            left = (now - self._started[0]) / done * (max_steps - step) if done else float("nan")
+            words = " ".join(f"{k} {v:.4g}" for k, v in figures.items())
+            say(f"{self.stage} step {step}/{max_steps} {words} left {left:.0f} s")
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr, past a progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def _lock_folder(folder: Path) -> Any:
+    """An exclusive lock that ends with the process, however it ends; UserError when another has it.
+    """
+    file = open(folder / ".lock", "a+")  # noqa: SIM115 - held for the length of the run
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.close()
+        raise UserError(
+            f"{folder} is in use by another run, wait for it or give another --output_dir"
+        ) from None
+    return file

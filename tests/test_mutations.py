@@ -1,0 +1,58 @@
+"""A formula that is broken on purpose must make its test fail (tests/mutations.py lists how).
+
+A test that cannot fail proves nothing; this one keeps every formula's tests honest.
+"""
+
+import importlib.util
+import inspect
+from types import ModuleType
+
+import pytest
+
+from src import evaluation, losses
+from src.data import squad_text
+from tests import mutations, test_losses, test_metrics
+from tests.mutations import Mutation
+
+CASES = [
+    (source, tests, mutation)
+    for source, tests, table in (
+        (losses, test_losses, mutations.LOSSES),
+        (squad_text, test_metrics, mutations.SQUAD_TEXT),
+        (evaluation, test_metrics, mutations.EVALUATION),
+    )
+    for mutation in table
+]
+
+
+def broken_copy(source: ModuleType, mutation: Mutation) -> ModuleType:
+    """The module from its own text, with the mutation in it; the real one stays as it is."""
+    function = inspect.getsource(getattr(source, mutation.function))
+    assert function.count(mutation.old) == 1, f"{mutation.old!r} is not once in {mutation.function}"
+    text = inspect.getsource(source)
+    assert text.count(function) == 1
+    text = text.replace(function, function.replace(mutation.old, mutation.new))
+    copy = importlib.util.module_from_spec(source.__spec__)
+    exec(compile(text, f"{source.__name__} with {mutation.new!r}", "exec"), copy.__dict__)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("source", "tests", "mutation"), CASES,
+    ids=[f"{m.function}: {m.old.strip()} -> {m.new.strip()}" for _, _, m in CASES],
+)
+def test_mutation_is_caught(source, tests, mutation, monkeypatch):
+    test = getattr(tests, mutation.test)
+    test()
+    name = source.__name__.rpartition(".")[2]
+    monkeypatch.setattr(tests, name, broken_copy(source, mutation))
+    with pytest.raises(AssertionError):
+        test()
+
+
+def test_every_formula_has_a_mutation():
+    formulas = {
+        name for name, value in vars(losses).items()
+        if inspect.isfunction(value) and value.__module__ == losses.__name__
+    }
+    assert formulas == {mutation.function for mutation in mutations.LOSSES}
