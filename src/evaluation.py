@@ -11,8 +11,14 @@ from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import nn
 
 from src.data.squad_text import answer_type, normalize_answer, typed_spans
+from src.data.tokenizer import Tokenizer
+from src.generation import PromptTree, Sampling, generate_all
+from src.losses import kl_estimates
+from src.scoring import answer_logps
 
 
 class Interval(NamedTuple):
@@ -143,3 +149,48 @@ def floor_predictions(
         floors.majority.append(known.most_common(1)[0][0] if known else "")
         floors.perfect_copy.append(next((a for a in answers if a in context), ""))
     return floors
+
+
+class Asked(NamedTuple):
+    """A held-out or training question as people read it."""
+
+    context: str
+    question: str
+    golds: tuple[str, ...]
+
+
+def greedy_answers(
+    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[PromptTree], max_new_tokens: int = 24,
+    device: torch.device | str = "cpu",
+) -> list[str]:
+    """The most probable continuation of each question, token by token, as text without blanks around."""
+    ids = generate_all(
+        model, prompts, tokenizer.stop_id, max_new_tokens=max_new_tokens, device=device
+    )
+    return [tokenizer.decode(answer).strip() for answer in ids]
+
+
+def metric_points(predictions: Sequence[str], asked: Sequence[Asked]) -> tuple[list, list]:
+    """Exact match and F1 of each prediction."""
+    em = [exact_match(p, q.golds) for p, q in zip(predictions, asked, strict=True)]
+    f1 = [f1_score(p, q.golds) for p, q in zip(predictions, asked, strict=True)]
+    return em, f1
+
+
+def kl_of_samples(
+    model: nn.Module, parent: nn.Module, prompts: Sequence[PromptTree], stop_id: int, *,
+    seed: int = 0, max_new_tokens: int = 24, device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """KL from the parent, one estimate a question (Q,): summed k1 of one sample at temperature 1.
+
+    A sample cut off at max_new_tokens is scored as if it stopped there, under both.
+    """
+    ids = iter(
+        generate_all(
+            model, prompts, stop_id, sampling=Sampling(), seed=seed,
+            max_new_tokens=max_new_tokens, device=device,
+        )
+    )  # fmt: skip
+    trees = [(context, [(q, [next(ids)]) for q in questions]) for context, questions in prompts]
+    logp = answer_logps(model, trees, stop_id, device)
+    return kl_estimates(logp, answer_logps(parent, trees, stop_id, device)).k1.numpy()

@@ -3,14 +3,14 @@
 C contexts, Q questions, N = Q * samples answers, A answer positions, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from src.losses import token_logp
-from src.scoring import Level, pad, read_prompts
+from src.scoring import Level, batches_by_length, pad, read_prompts
 
 # (context ids, [question ids, ...])
 PromptTree = tuple[Sequence[int], Sequence[Sequence[int]]]
@@ -55,7 +55,9 @@ def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
 
     The set is the shortest run of the most probable tokens that reaches top_p (Holtzman et al.
     2020, 1904.09751);
-    the most probable token always stays.
+    the most probable token always stays. Tokens that tie with the k-th stay too; at the edge of the
+    set, ties
+    go to the lower id.
     """
     if 0 < sampling.top_k < logits.shape[-1]:
         lowest = logits.topk(sampling.top_k).values[:, -1:]
@@ -132,8 +134,9 @@ def generate(
         if ended.any():
             staying = (~ended).nonzero().squeeze(1)
             alive, token, state = alive[staying], token[staying], state.select(staying)
-    # Ordinary tensors, which may enter a graph later.
-    return Answers(*(x.clone() for x in (tokens, lengths, logp, stopped)))
+    # Ordinary tensors, which may enter a graph later: a copy made in inference mode could not.
+    with torch.inference_mode(False):
+        return Answers(*(x.clone() for x in (tokens, lengths, logp, stopped)))
 
 
 def _prompt_levels(
@@ -159,26 +162,22 @@ def _uniforms(seed: Sequence[int] | int, rows: int, steps: int) -> Tensor:
     return torch.rand(rows, steps, generator=generator)
 
 
-def generate_batches(
-    model: nn.Module,
-    prompts: Sequence[PromptTree],
-    stop_id: int,
-    questions_a_batch: int = 64,
-    **options,
-) -> Iterator[tuple[int, list[list[int]]]]:
-    """Answer many prompts; yields (index of the prompt tree, its answers' ids), trees of like
-    length together.
+def generate_all(
+    model: nn.Module, prompts: Sequence[PromptTree], stop_id: int, **options
+) -> list[list[int]]:
+    """Answers' ids without the stop token for any number of prompts, question after question.
 
-    options: as for `generate`.
+    options: as for `generate`. Prompts of like length are answered together, each batch with
+    random numbers of its own from the seed.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][0]))
-    batch: list[int] = []
-    for place, index in enumerate(order):
-        batch.append(index)
-        full = sum(len(prompts[i][1]) for i in batch) >= questions_a_batch
-        if full or place + 1 == len(order):
-            texts = iter(generate(model, [prompts[i] for i in batch], stop_id, **options).texts())
-            samples = options.get("num_samples", 1)
-            for i in batch:
-                yield i, [next(texts) for _ in range(len(prompts[i][1]) * samples)]
-            batch = []
+    seed = options.pop("seed", 0)
+    words = [seed] if isinstance(seed, int) else list(seed)
+    samples = options.get("num_samples", 1)
+    answers: list[list[list[int]]] = [[] for _ in prompts]
+    for number, batch in enumerate(batches_by_length(prompts)):
+        chosen = [prompts[i] for i in batch]
+        found = generate(model, chosen, stop_id, seed=[*words, number], **options)
+        texts = iter(found.texts())
+        for i in batch:
+            answers[i] = [next(texts) for _ in range(len(prompts[i][1]) * samples)]
+    return [text for of_tree in answers for text in of_tree]

@@ -4,19 +4,16 @@ end.
 R rows of a level, T tokens, N leaves (answers), A answer positions, D width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from src.losses import token_logp
+from src.losses import sequence_sum, token_logp
 
 # (context ids, [(question ids, [answer ids, ...]), ...]); answers come without their stop token.
 Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
-# Logits of this many positions are held at a time where nobody needs gradients through all of them
-# at once.
-LOGIT_ROWS = 4096
 
 
 class Level(NamedTuple):
@@ -63,7 +60,8 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tu
     lengths = [len(row) for row in rows]
     width = max(1, max(lengths, default=1))
     flat = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long)
-    return flat.view(len(rows), width).to(device), torch.tensor(lengths).to(device)
+    counts = torch.tensor(lengths, dtype=torch.long)
+    return flat.view(len(rows), width).to(device), counts.to(device)
 
 
 def build_forest(
@@ -153,6 +151,49 @@ def hidden_at_end(forest: Forest, hidden: Tensor) -> Tensor:
     return hidden.flatten(0, 1).index_select(0, rows + forest.leaves.lengths - 1)
 
 
+def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[list[int]]:
+    """Indices of trees (their context first) in batches of like length, so that little is padding."""
+    order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]))
+    batch, questions = [], 0
+    for index in order:
+        batch.append(index)
+        questions += len(trees[index][1])
+        if questions >= questions_a_batch:
+            yield batch
+            batch, questions = [], 0
+    if batch:
+        yield batch
+
+
+def for_all_leaves(trees: Sequence[Tree], of_batch: Callable[[Sequence[Tree]], Tensor]) -> Tensor:
+    """Apply `of_batch` (trees -> (leaves, ...)) to batches of like length; rows in the trees' order."""
+    rows: dict[int, Tensor] = {}
+    for batch in batches_by_length(trees):
+        counts = [sum(len(answers) for _, answers in trees[i][1]) for i in batch]
+        result = of_batch([trees[i] for i in batch]).cpu()
+        rows.update(zip(batch, result.split(counts), strict=True))
+    # Joined outside inference mode: what is made inside may not enter a graph, copies included.
+    with torch.inference_mode(False):
+        return torch.cat([rows[i] for i in range(len(trees))]) if trees else torch.zeros(0)
+
+
+def answer_logps(
+    model: nn.Module,
+    trees: Sequence[Tree],
+    stop_id: int,
+    device: torch.device | str = "cpu",
+    temperature: float = 1.0,
+) -> Tensor:
+    """Log-probability (N,) in nats of every answer with its stop token, without gradients."""
+
+    def of_batch(batch: Sequence[Tree]) -> Tensor:
+        scores = score_answers(model, build_forest(batch, stop_id, device), temperature)
+        return sequence_sum(scores.logp, scores.mask)
+
+    with torch.inference_mode():
+        return for_all_leaves(trees, of_batch)
+
+
 class TextScores(NamedTuple):
     """answers: as AnswerScores; text_logp: (M,) nats of each context and question token that a
     language model predicts.
@@ -168,7 +209,9 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
 
     A context's first token has nothing before it. A question's first token is the same word every
     time and follows
-    the context's last, which has many questions after it: neither is predicted.
+    the context's last, which has many questions after it: neither is predicted. The last token of
+    a question
+    without answers stands in no leaf and is not predicted either.
     """
     contexts, questions, leaves = forest.contexts, forest.questions, forest.leaves
     context_hidden, state = model(contexts.tokens, contexts.lengths)
@@ -178,7 +221,7 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
     hidden, _ = model(leaves.tokens, leaves.lengths, state.select(leaves.parents))
     answers = logp_of_hidden(model, hidden, forest.targets, forest.mask)
     # The last token of a question's prompt stands in its leaves, the same in all of them.
-    last_token = torch.zeros_like(questions.lengths)
+    last_token = torch.full_like(questions.lengths, -1)
     last_token[leaves.parents] = leaves.tokens[:, 0]
     flat_hidden, targets = [], []
     for level, level_hidden in ((contexts, context_hidden), (questions, question_hidden)):
@@ -188,7 +231,7 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
             rows = torch.arange(len(count), device=count.device)
             end = (level.lengths - 1).clamp_min(0)
             following[rows, end] = last_token
-            count = level.lengths
+            count = level.lengths - (last_token < 0).long()
         mask = torch.arange(following.shape[1], device=count.device) < count[:, None]
         flat_hidden.append(pick(level_hidden, mask))
         targets.append(following[mask])

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from src.names import UserError
 from src.utils.checkpoint_utils import save_payload
 from src.utils.cli import NonFiniteError
 from src.utils.run import Run, say
@@ -87,20 +88,12 @@ def steps(
     """
     first = restore(run, modules, optimizer, extra)
     for step in range(first, max_steps):
-        try:
-            yield step
-        except NonFiniteError as error:
-            raise NonFiniteError(f"step {step + 1}: {error}; {kept(run)}") from None
+        run.step = step + 1
+        yield step
         done = step + 1
         if done % run.args.save_every == 0 or done == max_steps or run.stop_signal is not None:
             save_last(run, done, modules, optimizer, extra)
         run.stop_if_asked(done)
-
-
-def kept(run: Run) -> str:
-    """What is left of a run that cannot go on."""
-    path = run.folder / "last.pt"
-    return f"{path} keeps the last saved step" if path.exists() else "nothing was saved yet"
 
 
 def save_last(
@@ -133,9 +126,16 @@ def restore(
     """Put back what `save_last` wrote, if the run is resumed; returns the steps already done."""
     if run.last is None:
         return 0
-    for name, module in modules.items():
-        module.load_state_dict(run.last["modules"][name])
-    optimizer.load_state_dict(run.last["optimizer"])
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(run.last["modules"][name])
+        optimizer.load_state_dict(run.last["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"{run.folder / 'last.pt'} does not fit this run's models ({reason}), "
+            "give the parent it started from or start anew with --overwrite"
+        ) from None
     torch.set_rng_state(run.last["torch_rng"])
     if torch.cuda.is_available() and run.last["cuda_rng"]:
         torch.cuda.set_rng_state_all(run.last["cuda_rng"])

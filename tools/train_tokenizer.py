@@ -1,6 +1,18 @@
 """Train the byte-level BPE that the project ships: src/data/pico.tiktoken.
 
-    python tools/train_tokenizer.py --dataset squad/train.json --output src/data/pico.tiktoken
+    PYTHONPATH=. python tools/train_tokenizer.py --dataset squad/train.json
+
+On SQuAD (CC BY-SA 4.0) text, 70% of the characters, and generated `pico` training text, 30%. Mean
+tokens of a held-out context, by the number of ids:
+
+    ids      SQuAD    pico (difficulty 2)
+    1,024    447      106
+    2,048    355       82
+    4,096    297       80
+
+2,048 is where every function word and syllable of pico is one token; twice as many ids would cut
+SQuAD by a sixth and pico by nothing, for twice the embedding of a model of under a million weights.
+Without generated text 2,048 ids give 346 and 123: what pico gains costs SQuAD 3%.
 """
 
 import argparse
@@ -72,7 +84,7 @@ def train(texts: list[str], vocab_size: int, pattern: str) -> dict[bytes, int]:
 
 
 def digit_tokens() -> list[bytes]:
-    """"00" to "99", " 0" to " 9", " 00" to " 99": each in one merge of tokens that come before it."""
+    """"00" to "99", " 0" to " 9", " 00" to " 99": each one merge of tokens that come before it."""
     pairs = [f"{number:02d}" for number in range(100)]
     texts = pairs + [f" {digit}" for digit in range(10)] + [f" {pair}" for pair in pairs]
     return [text.encode() for text in texts]
@@ -114,7 +126,7 @@ def main(argv: list[str] | None = None) -> dict[bytes, int]:
         "--pattern",
         choices=sorted(PATTERNS),
         default="pico",
-        help="how text is cut first; a file for --tokenizer FILE.tiktoken needs gpt2 (default pico)",
+        help="how text is cut; a file for --tokenizer FILE.tiktoken needs gpt2 (default pico)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the generated text (default 0)")
     parser.add_argument(

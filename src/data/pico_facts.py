@@ -24,9 +24,9 @@ def _list(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
-# Three letters each: a name's first three letters are its initial syllable. Chosen out of 600 so that
-# under the shipped tokenizer each is one token before every ending: SQuAD's "or", "nd", "eld" would
-# otherwise cut "Vorko" as " V", "ork", "o", and a name could be found by its spelling alone.
+# Three letters each: a name's first three letters are its initial syllable. Chosen out of 600 so
+# that under the shipped tokenizer each is one token before every ending: SQuAD's "or", "nd", "eld"
+# would otherwise cut "Vorko" as " V", "ork", "o", and a name's form would hang on its letters.
 INITIALS = _list(
     "Bam Bap Biz Cab Caz Cov Cuz Dab Dap Dav Dez Div Diz Dov Doz Duz Fab Faz Fub Fup Gam Gaz "
     "Gem Gim Giv Giz Gop Gup Hav Hez Hiv Hiz Hup Huz Jav Jop Juz Kal Kez Koz Lav Laz Lov Mav "

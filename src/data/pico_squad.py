@@ -17,7 +17,7 @@ drawn with `Random.random`, the one method whose sequence Python promises to kee
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from random import Random
 from typing import NamedTuple
@@ -98,18 +98,17 @@ class _Writer:
             items[i], items[j] = items[j], items[i]
         return items
 
-    def fresh(self, options: Sequence[str], key_length: int | None = None) -> str:
-        """An option whose first `key_length` characters no other draw of this paragraph had."""
-        while True:
-            option = self.pick(options)
-            key = option[:key_length]
-            if key not in self.used:
-                self.used.add(key)
-                return option
+    def fresh(self, draw: Callable[[], str], key_length: int | None = None) -> str:
+        """Draw until the first `key_length` characters are none that this paragraph has had."""
+        while (drawn := draw())[:key_length] in self.used:
+            pass
+        self.used.add(drawn[:key_length])
+        return drawn
 
     def word(self, kind: str) -> str:
         """An invented word; up to difficulty 2 no other begins with its syllable."""
-        return self.fresh(self.words[kind], 3 if self.difficulty <= 2 else None)
+        key_length = 3 if self.difficulty <= 2 else None
+        return self.fresh(lambda: self.pick(self.words[kind]), key_length)
 
     def value(self, answer_type: str) -> str:
         """An answer of the given type: the text of the span."""
@@ -120,17 +119,11 @@ class _Writer:
         if answer_type == "work":
             return f"The {self.word('title')} {self.pick(text.NOUNS['work'])}"
         if answer_type == "trade":
-            return self.fresh(text.TRADES)
+            return self.fresh(lambda: self.pick(text.TRADES))
         if answer_type == "day":
-            while (day := f"{1 + self.below(28)} {self.pick(text.MONTHS)}") in self.used:
-                pass
-            self.used.add(day)
-            return day
+            return self.fresh(lambda: f"{1 + self.below(28)} {self.pick(text.MONTHS)}")
         low, high = (1100, 1999) if answer_type == "year" else (12, 990)
-        while (number := str(low + self.below(high - low))) in self.used:
-            pass
-        self.used.add(number)
-        return number
+        return self.fresh(lambda: str(low + self.below(high - low)))
 
     def entity(self, kind: str) -> _Entity:
         if kind == "person":

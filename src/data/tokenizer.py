@@ -1,7 +1,7 @@
-"""Text to token ids and back: tiktoken behind one small class. The only module that imports tiktoken.
+"""Text to token ids and back: tiktoken behind one small class; nothing else imports it.
 
 `pico` is a byte-level BPE of 2,048 ids shipped beside this file (tools/train_tokenizer.py made it);
-gpt2, cl100k_base and o200k_base are tiktoken's own, which downloads and caches them; a FILE.tiktoken
+gpt2, cl100k_base and o200k_base are tiktoken's own, which it downloads and caches; a FILE.tiktoken
 holds ranks, one "base64 rank" a line. All text is plain text, "<|endoftext|>" included: the stop
 token is an id that no text encodes to.
 """
@@ -25,33 +25,37 @@ PICO_FILE = Path(__file__).with_name("pico.tiktoken")
 
 # How text is cut before byte pairs are merged; no token reaches across a cut. `gpt2` is OpenAI's of
 # 2019 in its possessive form. `pico` takes digits by twos (a year is two tokens) and every white
-# space character alone but for one blank before a word: without a look-ahead, what follows a context
+# space character alone but for one blank before a word: without look-ahead, what follows a context
 # cannot change the context's ids. That is what lets context, question and answer be encoded apart.
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
     "pico": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s",
 }
 
-# Limits on a ranks file or a stored tokenizer: o200k_base has 199,998 ranks of up to 128 bytes, 3.6 MB.
+# Limits on a ranks file or stored ranks: o200k_base has 199,998 of up to 128 bytes, 3.6 MB.
 MAX_FILE_BYTES = 64 << 20
 MAX_IDS = 1 << 20
 MAX_TOKEN_BYTES = 1024
 DOWNLOAD_SECONDS = 60
-# tiktoken's regex engine backtracks through a run of white space and panics on a very long one.
-_MAX_RUN = 500
-_LONG_RUN = re.compile(r"\s{%d,}" % _MAX_RUN)
+# tiktoken's regex engine panics (a stack overflow) in a very long run of white space, and under
+# o200k_base of anything; under gpt2 a million digits, one piece, took eight minutes. So long runs
+# are encoded in parts. The look-behinds try each run once, at its start.
+_MAX_BLANKS, _MAX_WORD = 500, 4000
+_LONG_RUN = re.compile(rf"(?<!\s)\s{{{_MAX_BLANKS},}}|(?<!\S)\S{{{_MAX_WORD},}}")
 
 _PRINTABLE = [chr(code) for code in range(32, 127)]
-# Every pair of ASCII characters, then what differs between tokenizers: digits, white space, scripts.
+# Every pair of ASCII characters, then what tokenizers differ in: digits, white space, scripts.
 _PROBE = (
     " ".join(a + b for a in _PRINTABLE for b in _PRINTABLE)
-    + " Context: The Vorane Song was written in 1823.\nQuestion: Who wrote it?\nAnswer: Kelda Morven"
-    + "\t\r\n  \n\n 1234567890 don't they're <|endoftext|> Zürich naïve Привет 東京 مرحبا नमस्ते 🙂👩‍👩‍👧 \x00"
+    + " Context: The Vorane Song was written in 1823.\n"
+    + "Question: Who wrote it?\nAnswer: Kelda Morven"
+    + "\t\r\n  \n\n 1234567890 don't they're <|endoftext|> Zürich naïve Привет"
+    + " 東京 مرحبا नमस्ते 🙂 \x00"
 )
 
 
 class Tokenizer:
-    """A tiktoken encoding with one stop token. Ids are 0 to vocab_size - 1; decoding never fails."""
+    """A tiktoken encoding with one stop token. Its ids are 0 to vocab_size - 1."""
 
     def __init__(self, name: str, encoding: tiktoken.Encoding, file_state: dict | None = None):
         """file_state: the ranks and pattern to keep in checkpoints, where `name` alone cannot."""
@@ -74,8 +78,12 @@ class Tokenizer:
         """The text of some ids; bytes that are no UTF-8 (a cut character) become U+FFFD."""
         return self._encoding.decode(list(ids), errors="replace")
 
+    def token_starts(self, ids: Sequence[int]) -> list[int]:
+        """The character each id begins at, in decode(ids); one inside a character counts as its."""
+        return self._encoding.decode_with_offsets(list(ids))[1]
+
     def identity(self) -> dict:
-        """What must agree between two runs: name, size, and a sha256 over the ids of a probe text."""
+        """What must agree between two runs: name, size, a sha256 over the ids of a probe text."""
         numbers = [*self.encode(_PROBE), self.stop_id, self.vocab_size]
         digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()
         return {"name": self.name, "vocab_size": self.vocab_size, "fingerprint": digest}
@@ -102,8 +110,8 @@ class Tokenizer:
         for key, value in found.items():
             if state[key] != value:
                 raise UserError(
-                    f"tokenizer {name}: the checkpoint was made with {key} {state[key]!r}, this one "
-                    f"has {value!r}; use the checkpoint with the tokenizer it was trained with"
+                    f"tokenizer {name}: the checkpoint was made with {key} {state[key]!r}, this "
+                    f"one has {value!r}; use the checkpoint with the tokenizer it was trained with"
                 )
         return tokenizer
 
@@ -145,13 +153,15 @@ def _encoding(name: str, ranks: dict[bytes, int], pattern: str) -> tiktoken.Enco
 
 
 def _pieces(text: str) -> Iterable[str]:
-    """The text with its long runs of white space cut; a run's last character stays with its word."""
+    """The text with its long runs cut; the last blank of a run stays with the word it precedes."""
     last = 0
     for run in _LONG_RUN.finditer(text):
         yield text[last : run.start()]
-        last = run.end() - 1
-        for start in range(run.start(), last, _MAX_RUN):
-            yield text[start : min(start + _MAX_RUN, last)]
+        blank = text[run.start()].isspace()
+        last = run.end() - 1 if blank else run.end()
+        step = _MAX_BLANKS if blank else _MAX_WORD
+        for start in range(run.start(), last, step):
+            yield text[start : min(start + step, last)]
     yield text[last:]
 
 
@@ -210,7 +220,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def _from_stored_ranks(name: str, stored: object, pattern: object) -> Tokenizer:
-    """The tokenizer of a checkpoint's own ranks. A stranger's pattern could hang the regex engine."""
+    """A checkpoint's own tokenizer. Only our patterns: a stranger's could hang the regex engine."""
     source = f"the stored tokenizer {name}"
     if pattern not in PATTERNS.values():
         raise UserError(f"{source} has an unknown pattern: expected the one of gpt2 or pico")

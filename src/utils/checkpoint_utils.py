@@ -1,32 +1,36 @@
 """Checkpoints: one file that says what it is, where it came from, and whether it is whole.
 
-A file is torch.save of plain values and tensors, read with weights_only=True, so loading one never
-runs code. It is written under a temporary name, flushed to the disk and renamed, so that a reader
-sees the old file or the new one, never half of one.
+How a file is written, read and kept from doing harm is in src/utils/payload.py.
 """
 
-import contextlib
 import dataclasses
-import errno
-import hashlib
 import json
-import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from src.data.tokenizer import Tokenizer
 from src.model.heads import RewardModel
 from src.model.model import build_model, model_type_of
 from src.names import MODEL_TYPES, POLICY_STAGES, STAGES, UserError
+from src.utils.payload import (
+    file_hash,
+    load_payload,
+    save_payload,
+    weights_hash,
+    write_atomically,
+)
 
-FORMAT = "pico-llm-rlhf"
-FORMAT_VERSION = 1
+# The longest window that anyone trains on; a transformer keeps a table of this many rows.
+MAX_BLOCK_SIZE = 1 << 18
 REWARD_STAGE = "train_reward_model"
+# What a stage's final.pt holds besides its stage and model type.
+FIELDS = {
+    "config": dict, "weights": dict, "tokenizer": dict,
+    "data": dict, "flags": dict, "lineage": list, "metrics": dict,
+}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -55,138 +59,6 @@ class Checkpoint:
         return {**{k: getattr(self, k) for k in kept}, "seed": self.flags.get("seed")}
 
 
-def write_atomically(path: str | Path, write) -> None:
-    """Call write(binary file) on a temporary neighbour, flush it to the disk and rename it to
-    `path`.
-
-    Raises OSError (disk full, read-only, vanished folder) with the file's name; `path` is as it
-    was.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        # torch reports a full disk as a RuntimeError of its zip writer.
-        if isinstance(error, RuntimeError):
-            number = getattr(error.__context__, "errno", None) or errno.EIO
-            raise OSError(number, _reason(error), str(path)) from error
-        if isinstance(error, OSError) and error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows, which has no folders to sync
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _reason(error: BaseException) -> str:
-    context = error.__context__
-    if isinstance(context, OSError) and context.strerror:
-        return context.strerror
-    return f"could not be written ({str(error).splitlines()[0][:80]})"
-
-
-def _hash_value(value: Any, digest) -> None:
-    """Feed a nested plain value with tensors to a hash, in an order that does not depend on the
-    run.
-    """
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy() if value.numel() else b"")
-    elif isinstance(value, dict):
-        for key in sorted(value, key=repr):
-            digest.update(repr(key).encode())
-            _hash_value(value[key], digest)
-    elif isinstance(value, list | tuple):
-        digest.update(f"[{len(value)}".encode())
-        for item in value:
-            _hash_value(item, digest)
-    else:
-        digest.update(repr(value).encode())
-
-
-def checksum(payload: dict) -> str:
-    """sha256 over everything in a checkpoint but its own checksum."""
-    digest = hashlib.sha256()
-    _hash_value({k: v for k, v in payload.items() if k != "checksum"}, digest)
-    return digest.hexdigest()
-
-
-def weights_hash(*modules: nn.Module) -> str:
-    """sha256 over the parameters and buffers of modules."""
-    digest = hashlib.sha256()
-    for module in modules:
-        _hash_value(module.state_dict(), digest)
-    return digest.hexdigest()
-
-
-def file_hash(path: str | Path) -> str:
-    """sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def save_payload(path: str | Path, payload: dict) -> None:
-    """Write a dict of plain values and tensors with its format and checksum."""
-    payload = {"format": FORMAT, "format_version": FORMAT_VERSION, **payload}
-    payload["checksum"] = checksum(payload)
-    write_atomically(path, lambda file: torch.save(payload, file))
-
-
-def load_payload(path: str | Path, advice: str = "name another file") -> dict:
-    """Read what `save_payload` wrote; UserError in one line for anything else.
-
-    advice: what to do, for the message where there is no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} given, expected a checkpoint file there, {advice}")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} given, expected a checkpoint, but the file is damaged or foreign")
-    _refuse_bombs(path)
-    try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError,
-            AttributeError, IndexError, UnicodeDecodeError, AssertionError) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(
-            f"{path} given, expected a checkpoint, but it cannot be read safely ({reason})"
-        ) from None
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise UserError(f"{path} given, expected a checkpoint of this project, found another kind")
-    if payload.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {payload.get('format_version')!r}, "
-            f"expected {FORMAT_VERSION}, use the version of the code that wrote it"
-        )
-    if payload.get("checksum") != checksum(payload):
-        raise UserError(f"{path} given, its contents do not match its checksum: it is damaged")
-    return payload
-
-
-def _refuse_bombs(path: Path) -> None:
-    """torch.save stores without compression: an archive that unpacks to more than its size is
-    hostile.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OverflowError, EOFError, NotImplementedError) as error:
-        raise UserError(f"{path} given, expected a checkpoint, it is damaged ({error})") from None
-    if unpacked > path.stat().st_size:
-        raise UserError(f"{path} given, it claims {unpacked} bytes, more than the file holds")
-
-
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a stage's result; raises OSError with the file's name where the disk refuses."""
     trunk = getattr(checkpoint.model, "trunk", checkpoint.model)
@@ -211,23 +83,58 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def _build(payload: dict) -> nn.Module:
+    """A freshly initialised model of a checkpoint's type and stage."""
+    model = build_model(payload["model_type"], payload["config"])
+    return RewardModel(model) if payload["stage"] == REWARD_STAGE else model
+
+
+def _check_fit(path: str | Path, payload: dict, weights: dict) -> None:
+    """UserError unless the weights are those of the configuration, found out without taking memory.
+    """
+    config = payload["config"]
+    limits = {"n_layer": len(weights), "block_size": MAX_BLOCK_SIZE}
+    for field, limit in limits.items():
+        if isinstance(config.get(field), int) and config[field] > limit:
+            raise UserError(
+                f"{path} given, its {field} {config[field]} is more than the {limit} it can be"
+            )
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(w.shape) for name, w in _build(payload).state_dict().items()}
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"{path} given, its configuration makes no model: {reason}") from None
+    found = {name: tuple(getattr(w, "shape", ())) for name, w in weights.items()}
+    if not all(isinstance(w, torch.Tensor) for w in weights.values()):
+        raise UserError(f"{path} given, expected tensors as its weights")
+    for name in sorted(wanted.keys() | found.keys(), key=str):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"{path} given, its weights do not fit its model: {name} is "
+                f"{found.get(name, 'missing')}, expected {wanted.get(name, 'none of that name')}"
+            )
+
+
 def load_checkpoint(path: str | Path, advice: str = "name another file") -> Checkpoint:
     """Read a checkpoint of any stage, its model built and its weights loaded, on the CPU.
 
     Raises UserError in one line when the file is missing, foreign, damaged or from another version.
     """
     payload = load_payload(path, advice)
-    missing = sorted({"stage", "model_type", "config", "weights", "tokenizer"} - set(payload))
-    if missing or payload["stage"] not in STAGES or payload["model_type"] not in MODEL_TYPES:
+    if payload.get("stage") not in STAGES or payload.get("model_type") not in MODEL_TYPES:
         raise UserError(f"{path} given, expected a stage's final.pt, found no stage or model in it")
-    model = build_model(payload["model_type"], payload["config"])
-    if payload["stage"] == REWARD_STAGE:
-        model = RewardModel(model)
+    for field, kind in FIELDS.items():
+        if not isinstance(payload.get(field), kind):
+            raise UserError(f"{path} given, expected a stage's final.pt, found no {field} in it")
     try:
-        model.load_state_dict(payload["weights"])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} given, its weights do not fit its model: {reason}") from None
+        json.dumps({field: payload[field] for field in FIELDS if field != "weights"})
+    except TypeError:
+        raise UserError(f"{path} given, expected tensors among its weights only") from None
+    weights = dict(payload["weights"])
+    _check_fit(path, payload, weights)
+    model = _build(payload)
+    model.load_state_dict(weights)
     tokenizer = Tokenizer.from_state(payload["tokenizer"])
     trunk = getattr(model, "trunk", model)
     if trunk.config.vocab_size < tokenizer.vocab_size:
@@ -284,4 +191,5 @@ def describe_lineage(checkpoint: Checkpoint) -> str:
 __all__ = [
     "Checkpoint", "describe_lineage", "load_checkpoint", "load_parent", "load_payload",
     "model_type_of", "save_checkpoint", "save_payload", "stage_folder", "weights_hash",
+    "write_atomically",
 ]  # fmt: skip

@@ -37,7 +37,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         """Print `message` in one line and exit with code 2."""
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        line = " ".join(message.split())
+        print(f"{self.prog}: {line} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
     def typed(self, argv: Sequence[str] | None) -> set[str]:
@@ -99,7 +100,8 @@ def number(
             value = math.nan
         inside = value > low if above else value >= low
         inside = inside and (value < high if below else value <= high)
-        if not inside or not math.isfinite(value):
+        # A whole number of 400 digits is finite, and too large for isfinite.
+        if not inside or not (kind is int or math.isfinite(value)):
             raise argparse.ArgumentTypeError(f"{text!r} given, expected {words}")
         return value
 
@@ -115,7 +117,9 @@ share = number(float, 0, 1)
 
 def add_machine_flags(parser: Parser) -> None:
     """--seed --device --threads."""
-    parser.add_argument("--seed", type=count, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of everything random"
+    )
     parser.add_argument(
         "--device",
         default="auto",
@@ -133,9 +137,29 @@ def add_model_flag(parser: Parser) -> None:
     )
 
 
+SHAPE_FLAGS = {
+    "n_layer": "layers (of the k-gram: hidden layers)",
+    "n_embd": "width of the embeddings and hidden states",
+    "n_head": "attention heads, transformer only",
+    "n_kv_head": "key-value heads, transformer only; default: as many as heads",
+    "kgram_k": "tokens that a k-gram sees",
+    "block_size": "most tokens of context, question, answer and stop token together",
+}
+
+
+def add_shape_flags(parser: Parser) -> None:
+    """Flags of the model's shape; what is left out takes the architecture's own default."""
+    for name, text in SHAPE_FLAGS.items():
+        parser.add_argument(f"--{name}", type=positive_int, help=text)
+
+
+def shape_of(args: argparse.Namespace) -> dict[str, int]:
+    """The shape flags that were given, as configuration values."""
+    return {n: getattr(args, n) for n in SHAPE_FLAGS if getattr(args, n) is not None}
+
+
 def add_data_flags(parser: Parser, default: str | None) -> None:
-    """--dataset --difficulty --num_examples --strict_data; later stages inherit what is left out.
-    """
+    """--dataset --difficulty --num_examples --strict_data; later stages inherit what is left out."""
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
         "--dataset",

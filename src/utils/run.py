@@ -19,10 +19,12 @@ from tqdm import tqdm
 
 from src.names import UserError
 from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
-from src.utils.cli import Parser, Stopped
+from src.utils.cli import NonFiniteError, Parser, Stopped
 
 # Flags that may differ when a run is resumed: none of them changes what the run computes.
 FREE_FLAGS = {"output_dir", "resume", "overwrite", "save_every", "log_every", "skip_nonfinite"}
+# What last.pt must hold besides what `src.training.restore` checks.
+LAST_FIELDS = {"step": int, "args": dict, "metrics_bytes": int, "modules": dict}
 RUN_FILES = ("final.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt")
 
 
@@ -34,8 +36,6 @@ def set_up_torch(args: argparse.Namespace) -> torch.device:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.threads = torch.get_num_threads()
-    # Huge activations are freed and asked for again at every step; subnormals slow products down.
-    torch.set_flush_denormal(True)
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,6 +54,7 @@ class Run:
     """A stage's folder while it is being written.
 
     last: the contents of last.pt when resuming, else None. finished: final.pt was there to resume.
+    step: the step in hand, counted from 1; `src.training.steps` sets it.
     """
 
     def __init__(self, parser: Parser, argv: list[str] | None, stage: str) -> None:
@@ -66,28 +67,38 @@ class Run:
         self._lock = _lock_folder(self.folder)
         self.last: dict | None = None
         self.finished = False
+        self.step = 0
         self.stop_signal: int | None = None
-        existing = [name for name in RUN_FILES if (self.folder / name).exists()]
-        if args.resume:
-            self._resume(parser.typed(argv))
-        elif existing and not args.overwrite:
-            raise UserError(
-                f"{self.folder} holds an earlier run ({', '.join(existing)}), "
-                "expected an empty folder, --resume to continue it or --overwrite to start anew"
-            )
-        if self.last is None and not self.finished:
-            for name in existing:
-                (self.folder / name).unlink()
+        try:
+            existing = [name for name in RUN_FILES if (self.folder / name).exists()]
+            if args.resume:
+                self._resume(parser.typed(argv))
+            elif existing and not args.overwrite:
+                raise UserError(
+                    f"{self.folder} holds an earlier run ({', '.join(existing)}), "
+                    "expected an empty folder, --resume to continue it or --overwrite to start anew"
+                )
+        except BaseException:
+            self._lock.close()
+            raise
         self._previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
         self._bar: tqdm | None = None
         self._last_line = 0.0
 
     def _resume(self, typed: set[str]) -> None:
         folder, args = self.folder, self.args
+        self.finished = (folder / "final.pt").exists()
         if not (folder / "last.pt").exists():
-            say(f"{folder}: nothing to resume, starting fresh")
+            said = "this run is finished" if self.finished else "nothing to resume, starting fresh"
+            say(f"{folder}: {said}")
             return
         self.last = load_payload(folder / "last.pt")
+        for field, kind in LAST_FIELDS.items():
+            if type(self.last.get(field)) is not kind:
+                raise UserError(
+                    f"{folder / 'last.pt'} has no {field}, expected what a run saves to be "
+                    "continued, restore it or start anew with --overwrite"
+                )
         stored = self.last["args"]
         for name in sorted(typed - FREE_FLAGS):
             if getattr(args, name) != stored.get(name):
@@ -98,13 +109,23 @@ class Run:
         for name, value in stored.items():
             if name not in typed and name not in FREE_FLAGS:
                 setattr(args, name, value)
-        self.finished = (folder / "final.pt").exists()
         if self.finished:
             say(f"{folder}: this run is finished, nothing to do")
 
+    @property
+    def steps_done(self) -> int:
+        """Steps that last.pt holds; 0 for a fresh run."""
+        return self.last["step"] if self.last else 0
+
     def start(self) -> None:
         """Write the resolved flags, cut the log back to the resumed step, and catch stop signals.
+
+        A fresh run removes an earlier run's files here, once its flags and its parent have proved
+        good.
         """
+        if self.last is None:
+            for name in RUN_FILES:
+                (self.folder / name).unlink(missing_ok=True)
         flags = json.dumps(vars(self.args), indent=1, sort_keys=True).encode()
         write_atomically(self.folder / "args.json", lambda file: file.write(flags))
         path = self.folder / "metrics.jsonl"
@@ -131,8 +152,14 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.close()
+        if isinstance(error, NonFiniteError):
+            last = self.folder / "last.pt"
+            saved = (
+                f"{last} keeps the last saved step" if last.exists() else "nothing was saved yet"
+            )
+            raise NonFiniteError(f"step {self.step}: {error}; {saved}") from None
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stop_signal = number
@@ -150,6 +177,10 @@ class Run:
         """Append one JSON line to metrics.jsonl."""
         self._log.write((json.dumps(record) + "\n").encode())
         self._log.flush()
+
+    def final_metrics(self) -> dict:
+        """The metrics of a finished run, from its final.pt."""
+        return load_payload(self.folder / "final.pt")["metrics"]
 
     def log_position(self) -> int:
         """Bytes of metrics.jsonl that are on the disk, for last.pt."""
@@ -182,8 +213,7 @@ def say(text: str) -> None:
 
 
 def _lock_folder(folder: Path) -> Any:
-    """An exclusive lock that ends with the process, however it ends; UserError when another has it.
-    """
+    """An exclusive lock that ends with the process, however it ends; UserError when another has it."""
     file = open(folder / ".lock", "a+")  # noqa: SIM115 - held for the length of the run
     try:
         try:

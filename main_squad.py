@@ -1,0 +1,168 @@
+"""Supervised fine-tuning: learn to answer SQuAD questions from their contexts.
+
+    PYTHONPATH=src python main_squad.py --model_type transformer --dataset pico
+
+Trains on (context, question) -> answer and stop token, with a language-model loss on the context
+and
+the question beside it: from scratch that loss is what teaches a model to read. Writes
+checkpoints/{model_type}_main_squad/.
+"""
+
+import random
+import time
+
+from src.names import STAGES
+from src.utils import cli
+
+STAGE = STAGES[0]
+
+
+def build_parser() -> cli.Parser:
+    """All flags with their units and defaults."""
+    parser = cli.Parser(prog="main_squad.py", description=__doc__.split("\n")[0])
+    cli.add_model_flag(parser)
+    cli.add_shape_flags(parser)
+    cli.add_data_flags(parser, default="auto")
+    cli.add_training_flags(
+        parser, lr=4e-3, batch_size=16, batch_unit="contexts", epochs=4, eval_limit=500
+    )
+    cli.add_machine_flags(parser)
+    parser.add_argument(
+        "--tokenizer", default="pico", help="pico, gpt2, cl100k_base, o200k_base or a FILE.tiktoken"
+    )
+    parser.add_argument(
+        "--lm_weight",
+        type=cli.non_negative,
+        default=0.3,
+        help="weight of the language-model loss on context and question",
+    )
+    parser.add_argument(
+        "--control",
+        choices=("none", "shuffled_answers", "no_context"),
+        default="none",
+        help="train where learning must vanish: with other questions' answers, or without contexts",
+    )
+    return parser
+
+
+def apply_control(trees, control: str, seed: str):
+    """The trees of a control run: answers dealt out anew among the questions, or contexts emptied.
+    """
+    if control == "no_context":
+        return [([], questions) for _, questions in trees]
+    if control == "shuffled_answers":
+        answers = [answers for _, questions in trees for _, answers in questions]
+        random.Random(seed).shuffle(answers)
+        dealt = iter(answers)
+        return [(c, [(q, next(dealt)) for q, _ in questions]) for c, questions in trees]
+    return trees
+
+
+def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
+    """Add the gradient of one step's trees; returns the losses in nats per token.
+
+    Sums over micro-batches are divided by the whole step's token counts, so that the micro-batch
+    size changes nothing.
+    """
+    from src.losses import sft_loss
+    from src.scoring import build_forest, score_answers, score_text
+    from src.stages import micro_batches
+
+    questions = [question for _, questions in trees for question in questions]
+    answer_tokens = sum(len(answer) + 1 for _, answers in questions for answer in answers)
+    text_tokens = sum(max(0, len(context) - 1) for context, _ in trees)
+    text_tokens += sum(len(tokens) - 1 for tokens, _ in questions)
+    sums = {"answer_loss_nats": 0.0, "text_loss_nats": 0.0, "loss": 0.0}
+    for part in micro_batches(trees, args.micro_batch_size):
+        forest = build_forest(part, stop_id, device)
+        if args.lm_weight:
+            answers, text_logp = score_text(model, forest)
+        else:
+            answers, text_logp = score_answers(model, forest), None
+        loss = answer_loss = sft_loss(answers.logp, answers.mask, answer_tokens)
+        if text_logp is not None:
+            text_loss = -text_logp.sum() / max(1, text_tokens)
+            loss = answer_loss + args.lm_weight * text_loss
+            sums["text_loss_nats"] += text_loss.item()
+        loss.backward()
+        sums["answer_loss_nats"] += answer_loss.item()
+        sums["loss"] += loss.item()
+    return {**sums, "answer_tokens": answer_tokens, "text_tokens": text_tokens}
+
+
+@cli.command
+def main(argv=None) -> dict:
+    """Train and return the final metrics."""
+    parser = build_parser()
+    parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
+
+    from src import stages
+    from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
+    from src.data.tokenizer import load_tokenizer
+    from src.held_out import PolicyResult
+    from src.model.model import build_model
+    from src.training import learning_rate, make_optimizer, optimizer_step, steps
+    from src.utils.run import Run, set_up_torch
+
+    with Run(parser, argv, STAGE) as run:
+        args = run.args
+        if run.finished:
+            return run.final_metrics()
+        device = set_up_torch(args)
+
+        # The model, and the questions in windows that it can read.
+        tokenizer = load_tokenizer(args.tokenizer)
+        config = {"vocab_size": tokenizer.vocab_size, **cli.shape_of(args)}
+        model = build_model(args.model_type, config).to(device)
+        block = model.config.block_size
+        questions = stages.load_questions(args, tokenizer, block)
+        held_out = questions.held_out
+        if args.control == "no_context":
+            held_out = held_out._replace(
+                prompts=apply_control(held_out.prompts, args.control, ""),
+                gold_trees=apply_control(held_out.gold_trees, args.control, ""),
+            )
+        optimizer = make_optimizer({"model": model}, args.weight_decay)
+        units = training_units(questions.encoded, block).units
+        max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
+        run.start()
+
+        # The step loop. extra: what is known from before training, kept when the run is resumed.
+        extra: dict = {}
+        if run.last is None:
+            before = stages.evaluate_and_log(run, 0, model, tokenizer, held_out, device)
+            extra["before"] = list(before)
+        batches = indexed_batches(
+            questions.encoded,
+            batch_size=args.batch_size,
+            seed=args.seed,
+            block_size=block,
+            start_step=run.steps_done,
+        )
+        for step in steps(run, max_steps, {"model": model}, optimizer, extra):
+            started = time.perf_counter()
+            trees = apply_control(next(batches).trees, args.control, f"{args.seed}/{step}")
+            record = sft_backward(model, trees, tokenizer.stop_id, args, device)
+            rate = learning_rate(step, max_steps, args.warmup, args.lr)
+            norm = optimizer_step(
+                optimizer, rate, args.grad_clip, record["loss"], args.skip_nonfinite
+            )
+            record |= {"learning_rate": rate, "gradient_norm": norm}
+            examples = sum(len(asked) for _, asked in trees)
+            stages.log_step(run, step, started, examples, record, loss=record["answer_loss_nats"])
+            if stages.due(run, step):
+                stages.evaluate_and_log(run, step + 1, model, tokenizer, held_out, device)
+
+        # What it learnt, on articles that it never saw.
+        result = stages.evaluate_and_log(run, max_steps, model, tokenizer, held_out, device)
+        before = PolicyResult(*extra["before"])
+        metrics = {k: v.value for k, v in result.summary(held_out.groups).items()}
+        metrics |= stages.compare("em", result.em, before.em, held_out)
+        metrics |= stages.compare("f1", result.f1, before.f1, held_out)
+        return stages.finish(
+            run, model, args.model_type, tokenizer, questions.identity, metrics, None
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Preference pairs: a gold answer against a corruption of a recorded kind.
+
+`CORRUPTIONS` is the one table to edit: a kind's weight, what makes it, what it teaches. Weights count
+relative to each other among the kinds that apply to a question.
+
+A pair is a pure function of the seed, the data set's name, the question's id and its paragraph.
+
+Length must not give the answer away. Some kinds only lengthen (`sentence`), some only shorten
+(`truncated`), some keep the length (`shuffled`); the others can do either. So, question by question,
+the kind is drawn by weight, and those that can do either are tilted, all by the same share, just so
+far that over the question's mix of kinds longer and shorter rejections have equal chances.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from src.data import squad_corruptions as corrupt
+from src.data.squad_text import normalize_answer
+from src.data.squad_types import Paragraph
+from src.names import CORRUPTIONS as KINDS
+from src.names import UserError
+
+Corruption = Callable[[corrupt.Scene, Random], Sequence[str]]
+
+# kind -> (weight, what makes it, what it teaches)
+CORRUPTIONS: dict[str, tuple[float, Corruption, str]] = {
+    "other_span": (1.0, corrupt.other_span, "being in the text is not enough"),
+    "same_type": (1.0, corrupt.same_type, "the right date, number or name, not just any"),
+    "shifted": (1.0, corrupt.shifted, "where an answer begins and ends"),
+    "truncated": (1.0, corrupt.truncated, "nothing of the answer may be missing"),
+    "shuffled": (1.0, corrupt.shuffled, "word order"),
+    "other_answer": (1.0, corrupt.other_answer, "to read the question, not only the text"),
+    "sentence": (1.0, corrupt.sentence, "no more than was asked for"),
+    "unrelated": (1.0, corrupt.unrelated, "to stay with the text"),
+}
+
+
+class Pair(NamedTuple):
+    """chosen: a gold of question number `question` of paragraph number `paragraph`; gold: which of
+    its golds; rejected: the corruption, of this kind."""
+
+    question_id: str
+    paragraph: int
+    question: int
+    chosen: str
+    rejected: str
+    kind: str
+    gold: int
+
+
+def parse_corruptions(text: str | None) -> dict[str, float]:
+    """`--corruptions kind=weight,...` as weights by kind; kinds that are not named get none.
+
+    None is the default mix of the table.
+
+    >>> parse_corruptions("sentence=1,shifted=0.5")
+    {'sentence': 1.0, 'shifted': 0.5}
+    """
+    if text is None:
+        return {kind: weight for kind, (weight, _, _) in CORRUPTIONS.items()}
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        kind, _, number = (piece.strip() for piece in part.partition("="))
+        if kind not in KINDS:
+            raise UserError(
+                f"--corruptions {text}: unknown kind {kind!r}; expected kind=weight,... with kinds "
+                f"of {', '.join(KINDS)}"
+            )
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = -1.0
+        if not 0 <= weight < float("inf") or kind in weights:
+            raise UserError(
+                f"--corruptions {text}: {part!r}; expected each kind once, "
+                "with a weight of 0 or more, as in shifted=1,sentence=0.5"
+            )
+        weights[kind] = weight
+    if not any(weights.values()):
+        raise UserError(f"--corruptions {text}: all weights are 0; give at least one kind a weight")
+    return weights
+
+
+def make_pairs(
+    paragraphs: Sequence[Paragraph],
+    seed: int,
+    data_name: str,
+    corruptions: dict[str, float] | None = None,
+) -> list[Pair]:
+    """One pair a question, in order; a question that no kind can spoil has none.
+
+    corruptions: weights by kind, as parse_corruptions gives them. No rejected text matches a gold of
+    its question after SQuAD normalisation, and none is empty after it.
+    """
+    weights = parse_corruptions(None) if corruptions is None else corruptions
+    weights = {kind: weights[kind] for kind in KINDS if weights.get(kind, 0) > 0}
+    pairs = []
+    for number, paragraph in enumerate(paragraphs):
+        view = corrupt.make_view(paragraph)
+        for q, question in enumerate(paragraph.questions):
+            key = f"{seed}\n{data_name}\n{question.id}".encode()
+            rng = Random(int.from_bytes(hashlib.sha256(key).digest()))
+            gold = int(rng.random() * len(question.answers))
+            scene = corrupt.make_scene(view, q, gold)
+            spoiled = _spoil(scene, weights, rng)
+            if spoiled is not None:
+                rejected, kind = spoiled
+                pairs.append(Pair(question.id, number, q, scene.chosen, rejected, kind, gold))
+    return pairs
+
+
+def _spoil(
+    scene: corrupt.Scene, weights: dict[str, float], rng: Random
+) -> tuple[str, str] | None:
+    """(rejected, kind), or None where no kind has a candidate that is wrong."""
+    question = scene.view.paragraph.questions[scene.question]
+    golds = {normalize_answer(answer) for answer in question.answers} | {""}
+    sides = {}
+    for kind in weights:
+        found = _by_length(CORRUPTIONS[kind][1](scene, rng), len(scene.chosen))
+        if found:
+            sides[kind] = found
+    while sides:
+        tilt, balanced = _balance(sides, weights)
+        kind = _draw(sides, balanced, rng)
+        # max: the longest kind of candidate there is, longer (1), of equal length (0.5) or shorter.
+        side = max(sides[kind]) if rng.random() < tilt else min(sides[kind])
+        options = sides[kind][side]
+        rejected = options.pop(int(rng.random() * len(options)))
+        if normalize_answer(rejected) not in golds:
+            return rejected, kind
+        if not options:
+            del sides[kind][side]
+            if not sides[kind]:
+                del sides[kind]
+    return None
+
+
+def _by_length(candidates: Sequence[str], length: int) -> dict[float, list[str]]:
+    """The candidates that are longer (1.0), as long (0.5) and shorter (0.0), where there are any."""
+    sides: dict[float, list[str]] = {}
+    for text in candidates:
+        side = 0.5 + 0.5 * ((len(text) > length) - (len(text) < length))
+        sides.setdefault(side, []).append(text)
+    return sides
+
+
+def _balance(
+    sides: dict[str, dict[float, list[str]]], weights: dict[str, float]
+) -> tuple[float, dict[str, float]]:
+    """The chance t of a kind's longest side rather than its shortest, and the weights, such that the
+    mean side over the kinds is 1/2: the sum of w * (low + t * (high - low)) is half the sum of w.
+
+    Where no t does it, as for a one-letter answer, t stops at 0 (or 1) and the kinds that can only
+    lengthen (or shorten) give up as much weight as it takes.
+    """
+    excess = sum(weights[kind] * (0.5 - min(found)) for kind, found in sides.items())
+    freedom = sum(weights[kind] * (max(found) - min(found)) for kind, found in sides.items())
+    tilt = excess / freedom if freedom else 0.5
+    if 0 <= tilt <= 1 and (freedom or not excess):
+        return tilt, weights
+    tilt, end = (0.0, min) if excess < 0 else (1.0, max)
+    heavy = sum(weights[kind] for kind, found in sides.items() if end(found) == 1 - tilt)
+    light = sum(weights[kind] for kind, found in sides.items() if end(found) == tilt)
+    only_heavy = heavy == sum(weights[kind] for kind in sides)
+    scale = 1.0 if only_heavy else light / heavy
+    return tilt, {
+        kind: weights[kind] * (scale if end(found) == 1 - tilt else 1.0)
+        for kind, found in sides.items()
+    }
+
+
+def _draw(sides: dict[str, dict], weights: dict[str, float], rng: Random) -> str:
+    """A kind, by weight."""
+    mark = rng.random() * sum(weights[kind] for kind in sides)
+    for kind in sides:
+        mark -= weights[kind]
+        if mark < 0:
+            return kind
+    return kind

@@ -1,0 +1,139 @@
+"""Held-out questions as policies meet them, chosen once and the same for all who are compared."""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from src.data.squad_dataset import EncodedParagraph, evaluate_on, golds_lost
+from src.data.squad_types import Paragraph
+from src.data.tokenizer import Tokenizer
+from src.evaluation import (
+    Asked,
+    Floors,
+    Interval,
+    bootstrap_interval,
+    floor_predictions,
+    greedy_answers,
+    metric_points,
+)
+from src.generation import PromptTree
+from src.scoring import Tree, answer_logps
+
+# Tokens that an answer may take at evaluation, its stop token included.
+MAX_ANSWER_TOKENS = 32
+
+
+class HeldOut(NamedTuple):
+    """Lists run question after question in the order of the prompts.
+
+    prompts: cut to their windows; gold_trees: the same with each question's first gold.
+    groups: the paragraph of each question, for intervals. lost: share of questions of which the
+    window keeps no gold; dropped: questions that leave no room for a context.
+    """
+
+    prompts: list[PromptTree]
+    gold_trees: list[Tree]
+    asked: list[Asked]
+    ids: list[str]
+    groups: list[int]
+    lost: float
+    dropped: int
+
+
+def choose_questions(
+    paragraphs: Sequence[Paragraph], limit: int | None, seed: int
+) -> list[Paragraph]:
+    """`limit` questions of whole paragraphs in a seeded order, the last paragraph cut; None: all.
+    """
+    if limit is None or limit >= sum(len(p.questions) for p in paragraphs):
+        return list(paragraphs)
+    order = list(range(len(paragraphs)))
+    random.Random(seed).shuffle(order)
+    chosen, left = [], limit
+    for index in order:
+        paragraph = paragraphs[index]
+        chosen.append(paragraph._replace(questions=paragraph.questions[:left]))
+        left -= len(chosen[-1].questions)
+        if not left:
+            break
+    return chosen
+
+
+def held_out_questions(
+    paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], block_size: int
+) -> HeldOut:
+    """All questions of some paragraphs, each context read from its start. No window sees a gold."""
+    trees = evaluate_on(encoded, block_size=block_size, answer_room=MAX_ANSWER_TOKENS)
+    places = [place for index in trees.index for place in index]
+    questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
+    gold_trees = [
+        (
+            context,
+            [
+                (q, [encoded[i].questions[j].golds[0]])
+                for (q, _), (i, j) in zip(qs, at, strict=True)
+            ],
+        )
+        for (context, qs), at in zip(trees.trees, trees.index, strict=True)
+    ]
+    return HeldOut(
+        [(context, [q for q, _ in qs]) for context, qs in trees.trees],
+        gold_trees,
+        [Asked(p.context, q.text, q.answers) for p, q in questions],
+        [q.id for _, q in questions],
+        [p for p, _ in places],
+        golds_lost(encoded, trees),
+        len(trees.dropped),
+    )
+
+
+class PolicyResult(NamedTuple):
+    """answers: greedy texts; em, f1: points (Q,); nats, tokens: of the first gold and its stop
+    (Q,).
+    """
+
+    answers: list[str]
+    em: list[float]
+    f1: list[float]
+    nats: list[float]
+    tokens: list[int]
+
+    def summary(self, groups: Sequence[int]) -> dict[str, Interval]:
+        """EM and F1 in percent and the answer loss in nats a token, each with a 95% interval."""
+        ones = [0.01] * len(self.em)
+        return {
+            "em": bootstrap_interval(self.em, ones, groups),
+            "f1": bootstrap_interval(self.f1, ones, groups),
+            "answer_loss_nats": bootstrap_interval(self.nats, self.tokens, groups),
+        }
+
+
+def evaluate_policy(
+    model: nn.Module, tokenizer: Tokenizer, held_out: HeldOut, device="cpu"
+) -> PolicyResult:
+    """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions."""
+    answers = greedy_answers(model, tokenizer, held_out.prompts, MAX_ANSWER_TOKENS, device)
+    em, f1 = metric_points(answers, held_out.asked)
+    nats = -answer_logps(model, held_out.gold_trees, tokenizer.stop_id, device)
+    tokens = [len(answers[0]) + 1 for _, qs in held_out.gold_trees for _, answers in qs]
+    return PolicyResult(answers, em, f1, nats.tolist(), tokens)
+
+
+def floors_of(
+    held_out: HeldOut, tokenizer: Tokenizer, train: Sequence[Paragraph], seed: int = 0
+) -> Floors:
+    """The rules' answers to the same questions, in the text that the policies see."""
+    seen = [tokenizer.decode(context) for context, qs in held_out.prompts for _ in qs]
+    train_answers = [q.answers[0] for p in train for q in p.questions]
+    return floor_predictions(seen, [a.golds for a in held_out.asked], train_answers, seed)
+
+
+def sample_lines(held_out: HeldOut, answers: Sequence[str], number: int = 3) -> list[str]:
+    """A few questions, evenly spread, with an answer and the gold, for people to read."""
+    spread = range(0, len(answers), max(1, len(answers) // number))
+    return [
+        f"  Q: {held_out.asked[i].question}  gold: {held_out.asked[i].golds[0]!r}  answer: {answers[i]!r}"
+        for i in list(spread)[:number]
+    ]

@@ -1,0 +1,278 @@
+"""One PPO step in two halves: collect a batch of answers, then learn from it.
+
+C contexts, Q questions, N = Q * samples answers (episodes), A answer positions. An episode's
+actions
+are its sampled tokens, the stop token included when the policy chose it. Numbered comments give the
+source of a detail: IGPT = Ouyang et al. 2022 (2203.02155), N = Huang et al., "The N Implementation
+Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.generation import Answers, PromptTree, Sampling, generate
+from src.losses import (
+    explained_variance,
+    gae,
+    kl_estimates,
+    kl_penalised_rewards,
+    masked_mean,
+    ppo_policy_loss,
+    ppo_value_loss,
+    reinforce_loss,
+    rloo_advantages,
+    sequence_sum,
+    whiten,
+)
+from src.model.heads import Critic
+from src.scoring import Forest, Tree, build_forest, leaf_hidden, logp_of_hidden
+
+# trees with sampled answers -> reward (N,) on the CPU, question after question
+RewardOf = Callable[[Sequence[Tree]], Tensor]
+
+
+class Settings(NamedTuple):
+    """What the flags say; units as in train_ppo.py --help."""
+
+    algorithm: str
+    stop_id: int
+    num_samples: int
+    max_new_tokens: int
+    temperature: float
+    gamma: float
+    lam: float
+    clip_range: float
+    value_clip_range: float
+    value_coef: float
+    no_stop_penalty: float
+    epochs: int
+    minibatches: int
+    micro_contexts: int
+    seed: int
+    device: torch.device
+
+
+class Models(NamedTuple):
+    """The policy, the frozen policy it starts from, and the critic where the algorithm has one."""
+
+    policy: nn.Module
+    reference: nn.Module
+    critic: Critic | None
+
+
+class Rollout(NamedTuple):
+    """A batch of episodes. Tensors (N, A) but where said; mask is True at actions, bool.
+
+    logp: of each action when it was drawn. rewards: per token, KL penalty and score. score,
+    stopped:
+    (N,). advantages: whitened over the whole batch (PPO).
+    """
+
+    trees: list[Tree]
+    rows: list[slice]
+    mask: Tensor
+    logp: Tensor
+    reference_logp: Tensor
+    score: Tensor
+    stopped: Tensor
+    rewards: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def collect(
+    models: Models,
+    prompts: Sequence[PromptTree],
+    reward_of: RewardOf,
+    kl_coef: float,
+    step: int,
+    s: Settings,
+) -> Rollout:
+    """Sample answers to the prompts with the policy as it is, score them, and work out advantages."""
+    # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
+    answers = generate(
+        models.policy,
+        prompts,
+        s.stop_id,
+        sampling=Sampling(s.temperature),
+        num_samples=s.num_samples,
+        max_new_tokens=s.max_new_tokens,
+        seed=[s.seed, step],
+        device=s.device,
+    )
+    trees, rows = _attach(prompts, answers, s.num_samples)
+    # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty (N, 6).
+    score = reward_of(trees).to(s.device)
+    width = max(len(a) for _, qs in trees for _, texts in qs for a in texts) + 1
+    mask = torch.arange(width, device=s.device) < answers.lengths[:, None]
+    logp = F.pad(answers.logp, (0, max(0, width - answers.logp.shape[1])))[:, :width]
+    # 3. The frozen policy's log-probs and the critic's values in one pass each.
+    reference_logp, values = torch.zeros_like(logp), torch.zeros_like(logp)
+    with torch.no_grad():
+        for part in _consecutive(range(len(trees)), s.micro_contexts):
+            forest = build_forest([trees[i] for i in part], s.stop_id, s.device)
+            here = slice(rows[part[0]].start, rows[part[-1]].stop)
+            columns = forest.targets.shape[1]
+            hidden = leaf_hidden(models.reference, forest)
+            reference_logp[here, :columns] = _logp(models.reference, forest, hidden, s)
+            if models.critic is not None:
+                values[here, :columns] = models.critic.values(
+                    leaf_hidden(models.critic.trunk, forest)
+                )
+    # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
+    rewards = kl_penalised_rewards(
+        score, logp, reference_logp, mask, kl_coef, answers.stopped, s.no_stop_penalty
+    )
+    advantages, returns = _advantages(rewards, values, mask, s)
+    return Rollout(
+        trees, rows, mask, logp, reference_logp, score, answers.stopped,
+        rewards, values, advantages, returns,
+    )  # fmt: skip
+
+
+def _attach(
+    prompts: Sequence[PromptTree], answers: Answers, samples: int
+) -> tuple[list[Tree], list[slice]]:
+    """Prompts with their answers as trees, and each tree's rows among the N episodes."""
+    texts = iter(answers.texts())
+    trees, rows, start = [], [], 0
+    for context, questions in prompts:
+        trees.append((context, [(q, [next(texts) for _ in range(samples)]) for q in questions]))
+        rows.append(slice(start, start + len(questions) * samples))
+        start = rows[-1].stop
+    return trees, rows
+
+
+def _logp(model: nn.Module, forest: Forest, hidden: Tensor, s: Settings) -> Tensor:
+    return logp_of_hidden(model, hidden, forest.targets, forest.mask, s.temperature).logp
+
+
+def _consecutive(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, s: Settings
+) -> tuple[Tensor, Tensor]:
+    """Advantages and value targets (N, A) of the algorithm; for reinforce, each episode's return."""
+    episode = sequence_sum(rewards, mask)
+    if s.algorithm == "ppo":
+        advantages, returns = gae(rewards, values, mask, s.gamma, s.lam)
+        return whiten(advantages, mask), returns
+    if s.algorithm == "rloo":
+        episode = rloo_advantages(episode.view(-1, s.num_samples)).flatten()
+    return episode[:, None].expand_as(mask), torch.zeros_like(rewards)
+
+
+def learn(
+    models: Models,
+    rollout: Rollout,
+    step: int,
+    s: Settings,
+    optimizer_step: Callable[[float], float],
+) -> dict[str, float]:
+    """Several epochs over the batch in minibatches of whole contexts; returns means of what it saw.
+
+    optimizer_step: called with each minibatch's loss when its gradient is complete; returns its
+    norm.
+    """
+    sums: dict[str, float] = {}
+    minibatches = 0
+    for epoch in range(s.epochs):
+        order = (
+            np.random.default_rng([s.seed, step, epoch]).permutation(len(rollout.trees)).tolist()
+        )
+        size = -(-len(order) // s.minibatches)
+        for batch in _consecutive(order, size):
+            figures: dict[str, float] = {}
+            actions = sum(int(rollout.mask[rollout.rows[i]].sum()) for i in batch)
+            episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in batch)
+            # Long and short contexts apart: what is in memory together should be of like length.
+            batch = sorted(batch, key=lambda i: len(rollout.trees[i][0]))
+            for part in _consecutive(batch, s.micro_contexts):
+                for name, value in _backward(models, rollout, part, actions, episodes, s).items():
+                    figures[name] = figures.get(name, 0.0) + value
+            figures["gradient_norm"] = optimizer_step(figures["loss"])
+            if not minibatches:
+                sums["first_approx_kl"] = figures["approx_kl_nats"]
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value
+            minibatches += 1
+    first = sums.pop("first_approx_kl")
+    return {**{k: v / minibatches for k, v in sums.items()}, "first_approx_kl_nats": first}
+
+
+def _backward(
+    models: Models, rollout: Rollout, part: Sequence[int], actions: int, episodes: int, s: Settings
+) -> dict[str, float]:
+    """Add the gradient of some contexts' share of a minibatch with so many actions and episodes."""
+    device = rollout.mask.device
+    forest = build_forest([rollout.trees[i] for i in part], s.stop_id, device)
+    rows = torch.cat([torch.arange(rollout.rows[i].start, rollout.rows[i].stop) for i in part])
+    columns = forest.targets.shape[1]
+
+    def here(x: Tensor) -> Tensor:
+        return x.index_select(0, rows.to(device))[:, :columns]
+
+    mask, old_logp, advantages = here(rollout.mask), here(rollout.logp), here(rollout.advantages)
+    logp = _logp(models.policy, forest, leaf_hidden(models.policy, forest), s)
+    policy = ppo_policy_loss(logp, old_logp, advantages, mask, s.clip_range, count=actions)
+    loss = policy.loss
+    if s.algorithm == "reinforce":
+        # Reward-weighted log-likelihood with the batch's mean reward as the baseline.
+        baseline = float(rollout.advantages[:, 0].mean())
+        loss = reinforce_loss(logp, advantages[:, 0], mask, baseline=baseline, count=episodes)
+    figures = {
+        "policy_loss": loss,
+        "clip_share": policy.clip_share,
+        "approx_kl_nats": policy.approx_kl,
+    }
+    if models.critic is not None:
+        values = models.critic.values(leaf_hidden(models.critic.trunk, forest))
+        value_loss = ppo_value_loss(
+            values,
+            here(rollout.values),
+            here(rollout.returns),
+            mask,
+            s.value_clip_range,
+            count=actions,
+        ).loss
+        loss = loss + s.value_coef * value_loss
+        figures["value_loss"] = value_loss
+    loss.backward()
+    return {name: float(value) for name, value in {"loss": loss, **figures}.items()}
+
+
+def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
+    """What a batch of episodes looks like: the figures in which a collapse shows."""
+    mask = rollout.mask
+    texts = [
+        (q, tuple(a)) for q, (_, answers) in enumerate(_questions(rollout.trees)) for a in answers
+    ]
+    k3 = sequence_sum(kl_estimates(rollout.logp, rollout.reference_logp).k3, mask)
+    figures = {
+        "reward_mean": rollout.score.mean(),
+        "reward_std": rollout.score.std(correction=0),
+        "kl_nats": k3.mean(),
+        # The mean of -log p of draws from p is an unbiased estimate of the entropy.
+        "entropy_nats": -masked_mean(rollout.logp, mask),
+        "stopped_share": rollout.stopped.float().mean(),
+        "answer_tokens": mask.sum(1).float().mean(),
+        "distinct_share": torch.tensor(len(set(texts)) / len(texts)),
+    }
+    if s.algorithm == "ppo":
+        explained = explained_variance(rollout.values, rollout.returns, mask)
+        if torch.isfinite(explained):
+            figures["explained_variance"] = explained
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _questions(trees: Sequence[Tree]) -> Iterator[tuple]:
+    return (question for _, questions in trees for question in questions)

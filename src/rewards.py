@@ -1,0 +1,80 @@
+"""What PPO optimises: the reward model's score, the SQuAD metric itself, or a function of yours."""
+
+import importlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from src.evaluation import Asked, exact_match, f1_score
+from src.model.heads import RewardModel
+from src.names import UserError
+from src.scoring import Tree, build_forest, for_all_leaves, hidden_at_end, leaf_hidden
+
+# prediction, golds, context, question -> reward
+RewardFunction = Callable[[str, Sequence[str], str, str], float]
+
+
+def reward_function(name: str) -> RewardFunction:
+    """The function behind `--reward f1|em|module:function`; UserError when there is none."""
+    if name == "f1":
+        return lambda prediction, golds, context, question: f1_score(prediction, golds)
+    if name == "em":
+        return lambda prediction, golds, context, question: exact_match(prediction, golds)
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise UserError(f"--reward {name} given, expected model, f1, em or module:function")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--reward {name} given, but {error}: expected an importable function"
+        ) from None
+    if not callable(function):
+        raise UserError(
+            f"--reward {name} given, expected a function, found a {type(function).__name__}"
+        )
+    return function
+
+
+def function_rewards(
+    function: RewardFunction, predictions: Sequence[str], asked: Sequence[Asked]
+) -> Tensor:
+    """Rewards (N,) float32 of predictions, each with the question it answers.
+
+    Raises UserError when the function returns something that is no finite number.
+    """
+    values = []
+    for prediction, about in zip(predictions, asked, strict=True):
+        value = function(prediction, about.golds, about.context, about.question)
+        try:
+            value = float(value)
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not -float("inf") < value < float("inf"):
+            raise UserError(
+                f"the reward function returned {value!r} for {prediction!r}, expected a finite number"
+            )
+        values.append(value)
+    return torch.tensor(values)
+
+
+def model_rewards(
+    reward: RewardModel,
+    trees: Sequence[Tree],
+    stop_id: int,
+    device: torch.device | str = "cpu",
+    raw: bool = False,
+) -> Tensor:
+    """Normalised (or raw) scores (N,) of every answer of the trees, read at a stop token after it.
+
+    An answer that was cut off is scored as if the stop token followed.
+    """
+
+    def of_batch(batch: Sequence[Tree]) -> Tensor:
+        forest = build_forest(batch, stop_id, device, reads_stop=True)
+        end = hidden_at_end(forest, leaf_hidden(reward.trunk, forest))
+        return reward.raw_score(end) if raw else reward.score(end)
+
+    with torch.inference_mode():
+        return for_all_leaves(trees, of_batch)
