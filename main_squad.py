@@ -157,11 +157,9 @@ def main(argv=None) -> dict:
         result = stages.evaluate_and_log(run, max_steps, model, tokenizer, held_out, device)
         before = PolicyResult(*extra["before"])
         metrics = {k: v.value for k, v in result.summary(held_out.groups).items()}
-        metrics |= stages.compare("em", result.em, before.em, held_out)
-        metrics |= stages.compare("f1", result.f1, before.f1, held_out)
-        return stages.finish(
-            run, model, args.model_type, tokenizer, questions.identity, metrics, None
-        )
+        metrics |= stages.compare("em", result.em, before.em, held_out.groups)
+        metrics |= stages.compare("f1", result.f1, before.f1, held_out.groups)
+        return stages.finish(run, model, tokenizer, questions.identity, metrics)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from src.data.squad_text import answer_type, normalize_answer, typed_spans
-from src.data.tokenizer import Tokenizer
 from src.generation import PromptTree, Sampling, generate_all
 from src.losses import kl_estimates
 from src.scoring import answer_logps
@@ -157,17 +156,6 @@ class Asked(NamedTuple):
     context: str
     question: str
     golds: tuple[str, ...]
-
-
-def greedy_answers(
-    model: nn.Module, tokenizer: Tokenizer, prompts: Sequence[PromptTree], max_new_tokens: int = 24,
-    device: torch.device | str = "cpu",
-) -> list[str]:
-    """The most probable continuation of each question, token by token, as text without blanks around."""
-    ids = generate_all(
-        model, prompts, tokenizer.stop_id, max_new_tokens=max_new_tokens, device=device
-    )
-    return [tokenizer.decode(answer).strip() for answer in ids]
 
 
 def metric_points(predictions: Sequence[str], asked: Sequence[Asked]) -> tuple[list, list]:

@@ -15,10 +15,9 @@ from src.evaluation import (
     Interval,
     bootstrap_interval,
     floor_predictions,
-    greedy_answers,
     metric_points,
 )
-from src.generation import PromptTree
+from src.generation import PromptTree, generate_all
 from src.scoring import Tree, answer_logps
 
 # Tokens that an answer may take at evaluation, its stop token included.
@@ -40,6 +39,11 @@ class HeldOut(NamedTuple):
     groups: list[int]
     lost: float
     dropped: int
+
+    def with_answers(self, ids: Sequence[Sequence[int]]) -> list[Tree]:
+        """The prompts with one answer (Q,) each, as trees."""
+        answers = iter(ids)
+        return [(context, [(q, [next(answers)]) for q in qs]) for context, qs in self.prompts]
 
 
 def choose_questions(
@@ -90,11 +94,12 @@ def held_out_questions(
 
 
 class PolicyResult(NamedTuple):
-    """answers: greedy texts; em, f1: points (Q,); nats, tokens: of the first gold and its stop
-    (Q,).
+    """answers, ids: greedy texts and tokens; em, f1: points (Q,); nats, tokens: of the first gold
+    and its stop (Q,).
     """
 
     answers: list[str]
+    ids: list[list[int]]
     em: list[float]
     f1: list[float]
     nats: list[float]
@@ -114,11 +119,18 @@ def evaluate_policy(
     model: nn.Module, tokenizer: Tokenizer, held_out: HeldOut, device="cpu"
 ) -> PolicyResult:
     """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions."""
-    answers = greedy_answers(model, tokenizer, held_out.prompts, MAX_ANSWER_TOKENS, device)
+    ids = generate_all(
+        model,
+        held_out.prompts,
+        tokenizer.stop_id,
+        max_new_tokens=MAX_ANSWER_TOKENS,
+        device=device,
+    )
+    answers = [tokenizer.decode(answer).strip() for answer in ids]
     em, f1 = metric_points(answers, held_out.asked)
     nats = -answer_logps(model, held_out.gold_trees, tokenizer.stop_id, device)
     tokens = [len(answers[0]) + 1 for _, qs in held_out.gold_trees for _, answers in qs]
-    return PolicyResult(answers, em, f1, nats.tolist(), tokens)
+    return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens)
 
 
 def floors_of(

@@ -94,7 +94,8 @@ def collect(
     step: int,
     s: Settings,
 ) -> Rollout:
-    """Sample answers to the prompts with the policy as it is, score them, and work out advantages."""
+    """Sample answers to the prompts with the policy as it is, score them, and work out advantages.
+    """
     # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
     answers = generate(
         models.policy,
@@ -161,7 +162,8 @@ def _consecutive(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 def _advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, s: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and value targets (N, A) of the algorithm; for reinforce, each episode's return."""
+    """Advantages and value targets (N, A) of the algorithm; for reinforce, each episode's return.
+    """
     episode = sequence_sum(rewards, mask)
     if s.algorithm == "ppo":
         advantages, returns = gae(rewards, values, mask, s.gamma, s.lam)
@@ -247,7 +249,7 @@ def _backward(
         loss = loss + s.value_coef * value_loss
         figures["value_loss"] = value_loss
     loss.backward()
-    return {name: float(value) for name, value in {"loss": loss, **figures}.items()}
+    return {name: value.item() for name, value in {"loss": loss, **figures}.items()}
 
 
 def describe(rollout: Rollout, s: Settings) -> dict[str, float]:

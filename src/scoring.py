@@ -152,7 +152,8 @@ def hidden_at_end(forest: Forest, hidden: Tensor) -> Tensor:
 
 
 def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[list[int]]:
-    """Indices of trees (their context first) in batches of like length, so that little is padding."""
+    """Indices of trees (their context first) in batches of like length, so that little is padding.
+    """
     order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]))
     batch, questions = [], 0
     for index in order:
@@ -166,7 +167,9 @@ def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[
 
 
 def for_all_leaves(trees: Sequence[Tree], of_batch: Callable[[Sequence[Tree]], Tensor]) -> Tensor:
-    """Apply `of_batch` (trees -> (leaves, ...)) to batches of like length; rows in the trees' order."""
+    """Apply `of_batch` (trees -> (leaves, ...)) to batches of like length; rows in the trees'
+    order.
+    """
     rows: dict[int, Tensor] = {}
     for batch in batches_by_length(trees):
         counts = [sum(len(answers) for _, answers in trees[i][1]) for i in batch]

@@ -1,19 +1,26 @@
 """What the training scripts share: loading questions, planning steps, evaluating, finishing."""
 
 import argparse
+import hashlib
+import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from src.data.squad_dataset import EncodedParagraph, encode_paragraphs
+from src.data.squad_dataset import EncodedParagraph, encode_paragraphs, training_trees
 from src.data.squad_loader import load_from_identity, load_squad
+from src.data.squad_pairs import PairTrees, pair_batches
+from src.data.squad_preferences import parse_corruptions
 from src.data.squad_types import Paragraph
 from src.data.tokenizer import Tokenizer
-from src.evaluation import paired_difference
+from src.evaluation import Interval, bootstrap_interval, paired_difference
 from src.held_out import (
     HeldOut,
     PolicyResult,
@@ -23,11 +30,19 @@ from src.held_out import (
     sample_lines,
 )
 from src.names import UserError
-from src.scoring import Tree
-from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
+from src.pairs import PairSet, accuracy, held_out_pairs, training_pairs
+from src.scoring import Tree, answer_logps
+from src.utils.checkpoint_utils import (
+    Checkpoint,
+    load_payload,
+    save_checkpoint,
+    save_payload,
+    weights_hash,
+)
 from src.utils.run import Run, say
 
 CACHE_DIR = ".cache/encoded"
+REFERENCE_DIR = ".cache/reference"
 
 
 class Questions(NamedTuple):
@@ -83,6 +98,17 @@ def load_questions(
     return Questions(data.train, encoded, chosen, chosen_encoded, held_out, data.identity)
 
 
+def require_same_tokenizer(policy: Checkpoint, reward: Checkpoint) -> None:
+    """Refuse a reward model that reads other ids than the policy writes."""
+    mine, its = policy.tokenizer.identity(), reward.tokenizer.identity()
+    if mine != its:
+        raise UserError(
+            f"{reward.path} reads tokenizer {its['name']} ({its['vocab_size']} ids), the policy "
+            f"{mine['name']} ({mine['vocab_size']} ids), expected the same: train the reward model "
+            "from the same SFT checkpoint"
+        )
+
+
 def plan_steps(args: argparse.Namespace, steps_per_epoch: int) -> int:
     """How many optimizer steps the run has: --max_steps, else --epochs; written back to the flags.
     """
@@ -121,6 +147,17 @@ def due(run: Run, step: int) -> bool:
     return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
 
 
+def log_intervals(run: Run, step: int, table: dict[str, Interval]) -> None:
+    """Log held-out figures with their 95% intervals, and say them."""
+    record: dict[str, Any] = {"step": step, "event": "evaluation"}
+    for name, interval in table.items():
+        record[f"eval_{name}"] = interval.value
+        record[f"eval_{name}_low"], record[f"eval_{name}_high"] = interval.low, interval.high
+    run.log(record)
+    words = ", ".join(f"{k} {v.value:.2f} [{v.low:.2f}, {v.high:.2f}]" for k, v in table.items())
+    say(f"{run.stage} held out, after step {step}: {words}")
+
+
 def evaluate_and_log(
     run: Run,
     step: int,
@@ -131,17 +168,7 @@ def evaluate_and_log(
 ) -> PolicyResult:
     """EM, F1 and answer loss on the held-out questions, logged and said with three answers."""
     result = evaluate_policy(model, tokenizer, held_out, device)
-    summary = result.summary(held_out.groups)
-    record: dict[str, Any] = {"step": step, "event": "evaluation"}
-    for name, interval in summary.items():
-        record |= {
-            f"eval_{name}": interval.value,
-            f"eval_{name}_low": interval.low,
-            f"eval_{name}_high": interval.high,
-        }
-    run.log(record)
-    words = ", ".join(f"{k} {v.value:.3f} [{v.low:.3f}, {v.high:.3f}]" for k, v in summary.items())
-    say(f"{run.stage} after step {step}, {len(held_out.asked)} held-out questions: {words}")
+    log_intervals(run, step, result.summary(held_out.groups))
     for line in sample_lines(held_out, result.answers):
         say(line)
     return result
@@ -151,13 +178,13 @@ def compare(
     name: str,
     after: Sequence[float],
     before: Sequence[float],
-    held_out: HeldOut,
+    groups: Sequence[int],
     unit: float = 0.01,
 ) -> dict:
     """Say whether a figure is above its parent's; returns the paired difference with its interval.
     """
     ones = [unit] * len(after)
-    difference = paired_difference(after, before, ones, held_out.groups)
+    difference = paired_difference(after, before, ones, groups)
     verdict = (
         "above" if difference.low > 0 else "below" if difference.high < 0 else "not different from"
     )
@@ -171,20 +198,123 @@ def compare(
     }
 
 
+def load_pairs(
+    args: argparse.Namespace, questions: Questions, tokenizer: Tokenizer, block_size: int
+) -> tuple[PairSet, PairSet]:
+    """Training and held-out preference pairs of the flags' mix of corruptions."""
+    weights = parse_corruptions(args.corruptions)
+    name = questions.identity["dataset"]
+    train = training_pairs(
+        questions.train, questions.encoded, tokenizer, block_size, name, weights, args.seed
+    )
+    unseen = held_out_pairs(
+        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights
+    )
+    for what, pair_set in (("training", train), ("held-out", unseen)):
+        kinds = Counter(pair.kind for pair in pair_set.in_order())
+        mix = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
+        dropped = pair_set.trees.dropped
+        say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block")
+    return train, unseen
+
+
+def trees_of_steps(pair_set: PairSet, args: argparse.Namespace, steps: int) -> PairTrees:
+    """The trees that the first `steps` steps of the first epoch will see."""
+    batches = pair_batches(pair_set.trees, batch_size=args.batch_size, seed=args.seed)
+    seen = list(itertools.islice(batches, steps))
+    return PairTrees(
+        [tree for batch in seen for tree in batch.trees],
+        [numbers for batch in seen for numbers in batch.index],
+        0,
+    )
+
+
+def reference_logps(
+    reference: nn.Module,
+    pair_set: PairSet,
+    needed: PairTrees,
+    stop_id: int,
+    device: torch.device,
+    cache_dir: str = REFERENCE_DIR,
+) -> tuple[Tensor, float]:
+    """What a frozen reference says of pairs: log-probs (pairs, 2) in nats, and the seconds it took.
+
+    Row n is pair number n; NaN where the pair is not needed, so that a missing entry shows. Cached
+    on disk under a hash of the weights and of every token that was read, so a resumed run finds it.
+    """
+    started = time.perf_counter()
+    key = hashlib.sha256(f"{weights_hash(reference)}{stop_id}{needed}".encode()).hexdigest()
+    path = Path(cache_dir) / f"{key}.pt"
+    numbers = [n for row in needed.index for n in row]
+    rows = torch.full((len(pair_set.pairs), 2), torch.nan)
+    if path.exists():
+        found = load_payload(path, "delete it")["logp"]
+    else:
+        found = answer_logps(reference, needed.trees, stop_id, device).view(-1, 2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_payload(path, {"logp": found})
+    rows[numbers] = found
+    return rows, time.perf_counter() - started
+
+
+def log_pair_figures(
+    run: Run, step: int, scores: Tensor, reference: Tensor, pair_set: PairSet, beta: float
+) -> None:
+    """Held-out figures of DPO, as in training: accuracies, rewards, margin and log-probs."""
+    rewards = beta * (scores - reference)
+    table = {
+        "preference_accuracy": accuracy(scores, pair_set),
+        "reward_accuracy": accuracy(rewards, pair_set),
+    }
+    groups = [pair.paragraph for pair in pair_set.in_order()]
+    ones = [1.0] * len(groups)
+    for name, values in (
+        ("chosen_reward", rewards[:, 0]),
+        ("rejected_reward", rewards[:, 1]),
+        ("reward_margin", rewards[:, 0] - rewards[:, 1]),
+        ("chosen_logp_nats", scores[:, 0]),
+        ("rejected_logp_nats", scores[:, 1]),
+    ):
+        table[name] = bootstrap_interval(values.numpy(), ones, groups)
+    log_intervals(run, step, table)
+
+
+def some_gold_trees(
+    encoded: Sequence[EncodedParagraph], block_size: int, seed: int, paragraphs: int = 128
+) -> list[Tree]:
+    """Gold answers of a seeded choice of training paragraphs, to normalise scores on."""
+    rng = np.random.default_rng([seed, 3])
+    chosen = rng.permutation(len(encoded))[:paragraphs]
+    return training_trees([encoded[i] for i in sorted(chosen)], block_size, rng, gold="first")
+
+
 def finish(
     run: Run,
     model: nn.Module,
-    model_type: str,
     tokenizer: Tokenizer,
     identity: dict,
     metrics: dict,
-    parent: Checkpoint | None = None,
+    parents: Sequence[Checkpoint] = (),
 ) -> dict:
-    """Write final.pt with its whole lineage; returns the metrics."""
-    lineage = [*parent.lineage, parent.as_ancestor()] if parent else []
+    """Write final.pt with its whole lineage; returns the metrics.
+
+    parents: the checkpoint that the weights start from first, then others that had a part.
+    """
+    lineage: list[dict] = []
+    for parent in parents:
+        for ancestor in [*parent.lineage, parent.as_ancestor()]:
+            if ancestor not in lineage:
+                lineage.append(ancestor)
     final = Checkpoint(
-        run.stage, model_type, model, tokenizer, identity, vars(run.args), lineage, metrics
-    )  # fmt: skip
+        run.stage,
+        run.args.model_type,
+        model,
+        tokenizer,
+        identity,
+        vars(run.args),
+        lineage,
+        metrics,
+    )
     save_checkpoint(run.folder / "final.pt", final)
     say(f"{run.folder / 'final.pt'} written")
     return metrics

@@ -17,30 +17,28 @@ from src.names import UserError
 MONTHS = (
     "January February March April May June July August September October November December"
 )
-# What an answer looks like, most special first. A rule of the test's own: it knows no generator.
+# What an answer looks like, most special first: a rule of the test's own.
 SHAPES = {
     "day": re.compile(rf"\b\d{{1,2}} (?:{MONTHS.replace(' ', '|')})\b"),
     "year": re.compile(r"\b1\d{3}\b"),
     "number": re.compile(r"\b\d{2,3}\b(?! [A-Z])"),
     "work": re.compile(r"\bThe [A-Z][a-z]+ (?:Song|Book|Play|Poem|Opera|Dance)\b"),
     "person": re.compile(r"(?<!The )\b(?!The\b)[A-Z][a-z]+ [A-Z][a-z]+\b"),
-    "town": re.compile(r"(?<![A-Z]..... )\b(?!The\b)[A-Z][a-z]{4,}\b(?! [A-Z])"),
+    "town": re.compile(rf"\b[A-Z][a-z]+(?:{'|'.join(pico_facts.TOWN_ENDINGS)})\b"),
     "trade": re.compile(r"(?<=\ba )[a-z]+\b(?! of\b| named\b)"),
 }
 
 
 def shape_of(answer: str) -> str:
-    return next(name for name, pattern in SHAPES.items() if pattern.fullmatch(answer) or (
-        name == "trade" and answer.islower()
-    ))
+    if answer.isalpha() and answer.islower():
+        return "trade"
+    return next(name for name, pattern in SHAPES.items() if pattern.fullmatch(answer))
 
 
 def spans_like(paragraph: Paragraph, question: Question) -> list[str]:
     """Every span of the answer's shape in reading order, but for what the question itself names."""
     kind = shape_of(question.answers[0])
     found = [match.group() for match in SHAPES[kind].finditer(paragraph.context)]
-    if kind == "town":  # a surname looks like a town: take towns by their endings
-        found = [word for word in found if word.endswith(pico_facts.TOWN_ENDINGS)]
     return [span for span in dict.fromkeys(found) if span not in question.text]
 
 
@@ -49,9 +47,10 @@ def default_paragraphs() -> list[Paragraph]:
     return generate_articles(3, "validation", 200, 2)
 
 
-@pytest.mark.parametrize(("difficulty", "split"), product(DIFFICULTIES, ("train", "validation")))
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
 def test_answers_are_spans(difficulty, split):
-    """`answer_start` is exact, the span is a whole word or words, and no text is padded or empty."""
+    """`answer_start` is exact, the span is one of whole words, no text is padded or empty."""
     paragraphs = generate_articles(0, split, 60, difficulty)
     for paragraph in paragraphs:
         assert paragraph.context == paragraph.context.strip()
@@ -140,14 +139,33 @@ def test_floors(default_paragraphs):
     assert first_number / total < 0.20
 
 
-def test_position_says_nothing(default_paragraphs):
-    """The first and the last fact told are asked about no more often than the others."""
-    counts = [0, 0]
+def test_sentences_are_shuffled(default_paragraphs):
+    """The two entities' sentences lie mixed: one after the other in 1 of 17 orders of 4 and 3."""
+    blocked = 0
     for paragraph in default_paragraphs:
-        starts = sorted(question.starts[0] for question in paragraph.questions)
-        first_asked = paragraph.questions[0].starts[0]
-        counts[first_asked < starts[len(starts) // 2]] += 1
-    assert 0.40 < counts[1] / sum(counts) < 0.60
+        first, *_ = entities = re.findall(
+            r"((?:The )?[A-Z][a-z]+ [A-Z][a-z]+)",
+            " ".join(q.text[3:] for q in paragraph.questions),
+        )
+        names = [first, next(name for name in entities if name != first)]
+        order = sorted(
+            (match.start(), name)
+            for name in names
+            for match in re.finditer(name, paragraph.context)
+        )
+        changes = sum(a[1] != b[1] for a, b in zip(order, order[1:], strict=False))
+        blocked += changes == 1
+    assert blocked / len(default_paragraphs) < 0.15
+
+
+def test_position_says_nothing(default_paragraphs):
+    """The question asked first is about the fact told first once in seven, as chance has it."""
+    first = [
+        paragraph.questions[0].starts[0] == min(q.starts[0] for q in paragraph.questions)
+        for paragraph in default_paragraphs
+    ]
+    # About 1,000 paragraphs of 6 to 8 facts: 1/7 with a standard error of 0.011.
+    assert 0.10 < sum(first) / len(first) < 0.19
 
 
 def capitalised(paragraphs: list[Paragraph]) -> set[str]:
@@ -162,7 +180,8 @@ def test_names_are_disjoint():
     words = {
         split: set.union(*(
             capitalised(generate_articles(seed, split, 150, difficulty))
-            for seed in (0, 1) for difficulty in DIFFICULTIES
+            for seed in (0, 1)
+            for difficulty in DIFFICULTIES
         ))
         for split in ("train", "validation")
     }
@@ -170,8 +189,8 @@ def test_names_are_disjoint():
     known = {*MONTHS.split(), "Annals", *(n for nouns in pico_facts.NOUNS.values() for n in nouns)}
     assert {word for word in shared - known if word[:3] in pico_facts.INITIALS} == set()
     # What they do share are sentence openings: a short, closed list.
-    assert shared - known < set(
-        "The In On At For How Who What When Where Which By To Near There With It He She Death".split()
+    assert shared - known <= set(
+        re.findall("[A-Z][a-z]*", "TheInOnAtForHowWhoWhatWhenWhereByToNearThereWithItHeSheDeath")
     )
     assert len(words["validation"]) > 500
 
@@ -194,7 +213,9 @@ def test_article_does_not_depend_on_the_number():
 def test_seed_split_and_difficulty_matter():
     contexts = [
         generate_articles(seed, split, 1, difficulty)[0].context
-        for seed in (0, 1) for split in ("train", "validation") for difficulty in DIFFICULTIES
+        for seed in (0, 1)
+        for split in ("train", "validation")
+        for difficulty in DIFFICULTIES
     ]
     assert len(set(contexts)) == len(contexts)
 
@@ -202,7 +223,7 @@ def test_seed_split_and_difficulty_matter():
 def test_same_everywhere():
     """The text under seed 0, pinned: a Python whose generator differed would be seen here."""
     text = json.dumps(generate_articles(0, "train", 20, 2))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "PINNED"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "eedd8a260da490de"
 
 
 def test_harder_levels_are_harder():
@@ -211,12 +232,18 @@ def test_harder_levels_are_harder():
     words = {d: sum(len(p.context.split()) for p in ps) / len(ps) for d, ps in texts.items()}
     assert words[1] < words[2] < words[3] < words[4]
     pronoun = re.compile(r"(?:^|\. )(?:He|She|It) ")
-    share = {d: sum(bool(pronoun.search(p.context)) for p in ps) / len(ps) for d, ps in texts.items()}
+    share = {
+        d: sum(bool(pronoun.search(p.context)) for p in ps) / len(ps) for d, ps in texts.items()
+    }
     assert share[1] == share[2] == 0
     assert share[3] > 0.3 and share[4] > 0.3
-    linked = re.compile(r"the (?:friend|teacher|spouse|writer|buyer|leader|winner|founder|builder) of")
-    asks = {d: sum(bool(linked.search(q.text)) for p in ps for q in p.questions)
-            for d, ps in texts.items()}
+    linked = re.compile(
+        "the (?:friend|teacher|spouse|writer|buyer|leader|winner|founder|builder) of"
+    )
+    asks = {
+        d: sum(bool(linked.search(q.text)) for p in ps for q in p.questions)
+        for d, ps in texts.items()
+    }
     assert asks[1] == asks[2] == asks[3] == 0 < asks[4]
 
 

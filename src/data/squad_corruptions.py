@@ -11,7 +11,7 @@ from itertools import product
 from random import Random
 from typing import NamedTuple
 
-from src.data.squad_text import answer_type, typed_spans
+from src.data.squad_text import answer_type, normalize_answer, typed_spans
 from src.data.squad_types import Paragraph
 
 _WORD = re.compile(r"\w(?:\S*\w)?")  # a run without blanks, its outer punctuation left out
@@ -24,7 +24,8 @@ _MAX_CANDIDATES = 24  # of a paragraph's spans or answers
 class View(NamedTuple):
     """What all questions of a paragraph share. words: (first, end) characters of each word;
     sentence_ends: where sentences end, 0 and the context's end included; typed: spans by type;
-    by_length: (length, word) of its different words, shortest first; lower: in lower case."""
+    by_length: (length, word) of its different words, shortest first; lower: in lower case;
+    normalised: texts that were normalised before."""
 
     paragraph: Paragraph
     words: list[tuple[int, int]]
@@ -32,6 +33,13 @@ class View(NamedTuple):
     typed: dict[str, list[str]]
     by_length: list[tuple[int, str]]
     lower: str
+    normalised: dict[str, str]
+
+    def normal(self, text: str) -> str:
+        """The text as SQuAD compares it; questions of a paragraph ask for the same texts often."""
+        if text not in self.normalised:
+            self.normalised[text] = normalize_answer(text)
+        return self.normalised[text]
 
 
 class Scene(NamedTuple):
@@ -57,7 +65,7 @@ def make_view(paragraph: Paragraph) -> View:
     typed = {kind: typed_spans(context, kind) for kind in ("date", "number", "name")}
     words = [match.span() for match in _WORD.finditer(context)]
     by_length = sorted({(end - first, context[first:end]) for first, end in words})
-    return View(paragraph, words, ends, typed, by_length, context.lower())
+    return View(paragraph, words, ends, typed, by_length, context.lower(), {})
 
 
 def make_scene(view: View, question: int, gold: int) -> Scene:
@@ -106,9 +114,9 @@ def shifted(scene: Scene, rng: Random) -> Sequence[str]:
 
 def truncated(scene: Scene, rng: Random) -> Sequence[str]:
     """One word missing at an end. Does not apply to single words."""
-    if scene.first == scene.last:
+    if len(scene.chosen.split()) < 2:
         return []
-    return [scene.span(scene.first + 1, scene.last), scene.span(scene.first, scene.last - 1)]
+    return [scene.chosen.split(None, 1)[1], scene.chosen.rsplit(None, 1)[0].rstrip(",;:")]
 
 
 def shuffled(scene: Scene, rng: Random) -> Sequence[str]:
@@ -151,44 +159,52 @@ def _some(items: list[str], rng: Random) -> list[str]:
     return [items[int(rng.random() * len(items))] for _ in range(_MAX_CANDIDATES)]
 
 
-_ADJECTIVES = (
-    "amber blunt brittle chilly clumsy crimson drowsy dusty faint frosty gaudy gentle glossy hollow "
-    "idle jolly lavish limp lofty mellow murky nimble pale patient quaint rustic shabby sleek slim "
-    "sober spicy stale tepid tidy timid uneven velvet weary witty zesty"
-).split()
-_NOUNS = (
-    "anchor apron badger barrel biscuit broom bucket candle cactus carpet cello cod donkey dumpling "
-    "elm fern fiddle fog goose hammock hat igloo ivy jam jelly kettle kite ladle lemon mango mitten "
-    "mop moth nutmeg oat otter owl ox pancake parrot pea pillow pudding radish raft sandal scarf sofa "
-    "spoon tea teapot thimble toad trombone turnip umbrella violin walnut wig yak yarn zebra"
-).split()
-_PLACES = "Aruba Bergen Fiji Goa Kyoto Lima Malmo Nauru Oslo Perth Quito Samoa Tonga Zagreb".split()
-_FORMS = (
-    "{noun}",
-    "{place}",
-    "{number}",
-    "{year}",
-    "{adjective} {noun}",
-    "{number} {noun}s",
-    "the {noun} of {place}",
-    "{adjective} {noun} and {noun2}",
-    "a {noun} from {place} in {year}",
-    "{adjective}, {adjective2} {noun}s near {place}",
+def _list(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
+# Everyday words, one token each under most tokenizers, the small one of `pico` included: an odd
+# phrase of rare words would be longer in tokens than in characters.
+_ADJECTIVES = _list(
+    """
+    common different early economic electric general high important large local long low modern
+    new popular political private public red small southern wrong
+    """
+)
+_NOUNS = _list(
+    """
+    area army author book building camp car century church city class color company computer
+    construction country crowd day design education emperor energy engine field fleet force form
+    friend garden government growth history house income language law leader letter member
+    method model month name network number object office order people place plague population
+    power prison problem program region report result road rock school series ship song state
+    steam student support system teacher television theory time town tradition treatment tree
+    wall war water world year
+    """
+)
+_PLACES = _list(
+    """
+    America Australia California China England Europe France Scotland Warsaw
+    """
+)
+_NUMBERS = tuple(map(str, range(2, 100)))
+_YEARS = tuple(map(str, range(1500, 2020)))
+# From one word to seven, a word drawn from each of the lists.
+_FORMS: tuple[tuple[Sequence[str], ...], ...] = (
+    (_NOUNS,),
+    (_PLACES,),
+    (_NUMBERS,),
+    (_YEARS,),
+    (_ADJECTIVES, _NOUNS),
+    (_NUMBERS, _NOUNS),
+    (("the",), _NOUNS, ("of",), _PLACES),
+    (_ADJECTIVES, _NOUNS, ("and",), _NOUNS),
+    (("a",), _NOUNS, ("from",), _PLACES, ("in",), _YEARS),
+    (("the",), _ADJECTIVES, _ADJECTIVES, _NOUNS, ("and",), _NOUNS, _NOUNS),
 )
 
 
 def _phrase(rng: Random) -> str:
-    """One of some millions of phrases, from one word to seven."""
-
-    def pick(options: Sequence[str]) -> str:
-        return options[int(rng.random() * len(options))]
-
-    return pick(_FORMS).format(
-        noun=pick(_NOUNS),
-        noun2=pick(_NOUNS),
-        adjective=pick(_ADJECTIVES),
-        adjective2=pick(_ADJECTIVES),
-        place=pick(_PLACES),
-        number=2 + int(rng.random() ** 3 * 998),
-        year=1500 + int(rng.random() * 520),
-    )
+    """One of some millions of phrases."""
+    form = _FORMS[int(rng.random() * len(_FORMS))]
+    return " ".join(words[int(rng.random() * len(words))] for words in form)

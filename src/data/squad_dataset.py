@@ -1,9 +1,9 @@
 """From paragraphs to batches of trees, in an order that (seed, epoch, step) alone decides.
 
-Encoding lives in squad_encoding, windows in squad_windows; both are offered here. A batch is a list
-of trees, `(context ids, [(question ids, [answer ids, ...]), ...])`, plain lists without stop tokens.
-What is dealt into batches are units: a paragraph with up to `max_questions` of its questions. A unit
-whose questions need several windows makes several trees.
+Encoding lives in squad_encoding, windows in squad_windows; both are offered here. A batch is a
+list of trees, `(context ids, [(question ids, [answer ids, ...]), ...])`, plain lists without stop
+tokens. What is dealt into batches are units: a paragraph with up to `max_questions` of its
+questions. A unit whose questions need several windows makes several trees.
 """
 
 from collections.abc import Iterator, Sequence
@@ -83,8 +83,8 @@ def training_units(
     """The questions that can be trained on, by paragraph, in groups of at most max_questions.
 
     A question is dropped, and counted, where with each of its golds the question, the answer and a
-    window that holds the gold exceed the block. answer_room: least tokens to leave for an answer and
-    its stop (PPO samples answers of its own).
+    window that holds the gold exceed the block. answer_room: least tokens to leave for an answer
+    and its stop (PPO samples answers of its own).
     """
     units, dropped = [], 0
     for p, paragraph in enumerate(paragraphs):
@@ -105,7 +105,7 @@ def training_trees(
     max_questions: int = 16,
     gold: str = "random",
 ) -> list[Tree]:
-    """All trainable questions once, each with one gold: a `random` one of its own, or the `first`."""
+    """All trainable questions once, each with one of its golds: a `random` one, or the `first`."""
     units = training_units(paragraphs, block_size, max_questions).units
     return [
         tree
@@ -129,10 +129,11 @@ def _unit_trees(
     for q in questions:
         options = gold_asks(paragraph, paragraph.questions[q], block_size, answer_room)
         asks.append(options[int(rng.integers(len(options))) if gold == "random" else 0])
-    return [
-        ((context, [(asks[i].tokens, asks[i].answers) for i in group]), [questions[i] for i in group])
-        for context, group in place(paragraph, asks, block_size, rng)
-    ]
+    placed = []
+    for context, group in place(paragraph, asks, block_size, rng):
+        tree = (context, [(asks[i].tokens, asks[i].answers) for i in group])
+        placed.append((tree, [questions[i] for i in group]))
+    return placed
 
 
 def steps_per_epoch(units: int, batch_size: int) -> int:
@@ -177,8 +178,9 @@ def indexed_batches(
 ) -> Iterator[Batch]:
     """Batches of `batch_size` units without end, from any step on.
 
-    Batch number n is the same whichever start_step led to it: the order comes from (seed, epoch), a
-    unit's gold and window from (seed, epoch, paragraph, first question). Earlier trees are not made.
+    Batch number n is the same whichever start_step led to it: the order comes from (seed, epoch),
+    a unit's gold and window from (seed, epoch, paragraph, first question). Earlier trees are not
+    made.
     """
     units = training_units(paragraphs, block_size, max_questions, answer_room).units
     if not units:

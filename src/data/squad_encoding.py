@@ -1,8 +1,8 @@
 """Paragraphs as token ids: the three strings of a prompt, each encoded apart, cached on disk.
 
-A prompt is `Context: {c}\\n`, then `Question: {q}\\nAnswer:`, then ` {a}`, then the stop token, which
-is not stored. c and q are right-stripped. Encoding the parts apart is what lets a context's ids be
-shared by its questions, and a question's by its answers.
+A prompt is `Context: {c}\\n`, then `Question: {q}\\nAnswer:`, then ` {a}`, then the stop token,
+which is not stored. c and q are right-stripped. Encoding the parts apart is what lets a context's
+ids be shared by its questions, and a question's by its answers.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from src.data.squad_splits import content_hash
 from src.data.squad_types import Paragraph
 from src.data.tokenizer import Tokenizer
 
@@ -37,8 +38,8 @@ class EncodedQuestion(NamedTuple):
 
 
 class EncodedParagraph(NamedTuple):
-    """context: the text as loaded; tokens: `Context: {c}\\n`; token_starts: (len(tokens),) int32, the
-    character of `Context: {c}\\n` each token begins at (windows need it)."""
+    """context: the text as loaded; tokens: `Context: {c}\\n`; token_starts: (len(tokens),) int32,
+    the character of `Context: {c}\\n` each token begins at (windows need it)."""
 
     title: str
     context: str
@@ -60,8 +61,8 @@ def answer_text(answer: str) -> str:
 
 
 def split_prompt(text: str) -> tuple[str, str]:
-    """A raw prompt as (context part, question part), to be encoded apart; their sum is `text` but for
-    blanks before the two line ends. What is not of the form is all question: ("", text).
+    """A raw prompt as (context part, question part), to be encoded apart; their sum is `text` but
+    for blanks before the two line ends. What is not of the form is all question: ("", text).
 
     >>> split_prompt("Context: It is blue.\\nQuestion: What?\\nAnswer:")
     ('Context: It is blue.\\n', 'Question: What?\\nAnswer:')
@@ -88,8 +89,8 @@ def encode_paragraphs(
 ) -> list[EncodedParagraph]:
     """All ids of the paragraphs, from the cache where it holds this very text and tokenizer.
 
-    cache_dir: a folder for one .npz file a (text, tokenizer, format); None: no cache. A damaged file
-    is encoded anew; a folder that cannot be written is left alone, the cache only saves time.
+    cache_dir: a folder for one .npz file a (text, tokenizer, format); None: no cache. A damaged
+    file is encoded anew; a folder that cannot be written is left alone, the cache only saves time.
     """
     if cache_dir is None:
         return _assemble(paragraphs, _encode(paragraphs, tokenizer))
@@ -149,10 +150,8 @@ def _rows(flat: np.ndarray, lengths: np.ndarray) -> list[list[int]]:
 
 
 def _cache_key(paragraphs: list[Paragraph], tokenizer: Tokenizer) -> str:
-    digest = hashlib.sha256(json.dumps([CACHE_FORMAT, tokenizer.identity()]).encode())
-    for paragraph in paragraphs:
-        digest.update(json.dumps(paragraph).encode())
-    return digest.hexdigest()
+    parts = [CACHE_FORMAT, tokenizer.identity(), content_hash(paragraphs)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _read_cache(

@@ -1,23 +1,30 @@
 """Where questions come from: the hub, official SQuAD files, or the embedded `pico` generator.
 
-Whatever the source, the outcome is the same: training and validation paragraphs whose article titles
-and contexts are disjoint, counts of what was dropped, and an identity from which a later stage loads
-the very same data (and is refused when the data has changed since).
+Whatever the source, the outcome is the same: training and validation paragraphs whose article
+titles and contexts are disjoint, counts of what was dropped, and an identity from which a later
+stage loads the very same data (and is refused when the data has changed since).
 """
 
-import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from random import Random
 from typing import Any, NamedTuple
 
 from src.data.pico_squad import generate_articles
 from src.data.squad_parse import Dropped, parse_squad, read_json
+from src.data.squad_splits import (
+    content_hash,
+    count_questions,
+    disjoint,
+    first,
+    sample,
+    split_by_title,
+)
 from src.data.squad_types import Paragraph, Question
 from src.names import UserError
 
@@ -27,7 +34,6 @@ HUB_SQUAD = "rajpurkar/squad"
 AUTO_SECONDS = 10
 PICO_TRAIN_QUESTIONS = 40_000
 PICO_VALIDATION_QUESTIONS = 1_000
-VALIDATION_SHARE = 0.1  # of a lone file's titles
 FOLDER_FILES = {"train": ("train*.json",), "validation": ("dev*.json", "validation*.json")}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -68,20 +74,21 @@ def load_squad(
     if split is not None and (not evaluate or split not in FOLDER_FILES):
         raise UserError(f"--split {split}: expected train or validation, for an evaluation")
     dropped = Dropped(strict)
-    dataset, train, validation = _load(
-        dataset, seed, difficulty, num_examples, dropped, split or "validation", evaluate
-    )
-    whole_file = evaluate and split is None and Path(dataset).is_file()
-    if whole_file:
-        train, validation = [], validation + train
-    elif validation and train:
-        train = _disjoint(train, validation, dropped)
-    if evaluate and split == "train":
-        validation = train
-    train = [] if evaluate else _sample(train, num_examples, seed)
-    for name, part in (("train", [] if evaluate else train), ("validation", validation)):
-        if not part and not (evaluate and name == "train"):
-            raise UserError(f"--dataset {dataset}: no usable question for {name}; {_counts(dropped)}")
+    wanted: Sequence[str] = ("train", "validation")
+    if evaluate:
+        wanted = (split or ("whole" if Path(dataset).is_file() else "validation"),)
+    dataset, parts = _load(dataset, wanted, seed, difficulty, num_examples, dropped)
+    if evaluate:
+        train, validation = [], parts[wanted[0]]
+    else:
+        validation = parts["validation"]
+        train = sample(disjoint(parts["train"], validation, dropped), num_examples, seed)
+    for name, part in (("training", train), ("validation", validation)):
+        if not part and not (evaluate and name == "training"):
+            rows = ", ".join(f"{count} x {reason}" for reason, count in dropped.counts.items())
+            raise UserError(
+                f"--dataset {dataset}: no usable question for {name}; dropped: {rows or 'nothing'}"
+            )
     identity = {
         "dataset": dataset,
         "seed": seed,
@@ -116,27 +123,22 @@ def load_from_identity(identity: dict) -> SquadData:
     return data
 
 
-def count_questions(paragraphs: list[Paragraph]) -> int:
-    return sum(len(paragraph.questions) for paragraph in paragraphs)
-
-
-def content_hash(paragraphs: list[Paragraph]) -> str:
-    """sha256 over all text and positions, as JSON, so that no two contents look alike."""
-    digest = hashlib.sha256()
-    for paragraph in paragraphs:
-        digest.update(json.dumps(paragraph).encode())
-    return digest.hexdigest()
-
-
 def _load(
-    dataset: str, seed: int, difficulty: int, num_examples: int | None, dropped: Dropped,
-    split: str, evaluate: bool,
-) -> tuple[str, list[Paragraph], list[Paragraph]]:
-    """(data set that was found, training paragraphs, validation paragraphs) before any sampling."""
+    dataset: str,
+    wanted: Sequence[str],
+    seed: int,
+    difficulty: int,
+    num_examples: int | None,
+    dropped: Dropped,
+) -> tuple[str, dict[str, list[Paragraph]]]:
+    """(data set that was found, its splits by name, the wanted ones at least) before any sampling.
+
+    wanted: train, validation, or of a lone file `whole`.
+    """
     if dataset == "auto":
-        rows = _fetch_within(AUTO_SECONDS)
-        if rows is not None:
-            return "squad", *_hub_paragraphs(rows, "squad", dropped)
+        layouts = _fetch_within(AUTO_SECONDS)
+        if layouts is not None:
+            return "squad", _hub_paragraphs(layouts, "squad", dropped)
         print(
             f"--dataset auto: SQuAD could not be had within {AUTO_SECONDS} seconds; "
             "using the embedded pico data (--dataset pico)",
@@ -144,34 +146,34 @@ def _load(
         )
         dataset = "pico"
     if dataset == "pico":
-        wanted = num_examples or PICO_TRAIN_QUESTIONS
-        train = [] if evaluate and split != "train" else _pico(seed, "train", wanted, difficulty)
-        return dataset, train, _pico(seed, "validation", PICO_VALIDATION_QUESTIONS, difficulty)
+        sizes = {
+            "train": num_examples or PICO_TRAIN_QUESTIONS,
+            "validation": PICO_VALIDATION_QUESTIONS,
+        }
+        return dataset, {name: _pico(seed, name, sizes[name], difficulty) for name in wanted}
     if dataset == "squad":
-        return dataset, *_hub_paragraphs(_hub_layouts(HUB_SQUAD), dataset, dropped)
+        return dataset, _hub_paragraphs(_hub_layouts(HUB_SQUAD), dataset, dropped)
     path = Path(dataset)
     if path.is_dir():
-        needed = (split,) if evaluate else ("train", "validation")
-        parts = {name: _folder(path, name, dropped) for name in needed}
-        return dataset, parts.get("train", []), parts.get("validation", [])
+        return dataset, {name: _folder(path, name, dropped) for name in wanted}
     if os.path.lexists(path):
-        paragraphs = parse_squad(read_json(path), str(path), dropped)
-        return dataset, *_split_by_title(paragraphs, dataset, evaluate)
+        whole = parse_squad(read_json(path), str(path), dropped)
+        return dataset, {"whole": whole} if "whole" in wanted else split_by_title(whole, dataset)
     if _HUB_ID.fullmatch(dataset) and not dataset.startswith(".") and path.suffix != ".json":
-        return dataset, *_hub_paragraphs(_hub_layouts(dataset), dataset, dropped)
+        return dataset, _hub_paragraphs(_hub_layouts(dataset), dataset, dropped)
     raise UserError(
-        f"--dataset {dataset}: no such file or folder; expected auto, squad, pico, a SQuAD JSON file, "
-        "a folder with train*.json and dev*.json or validation*.json, or a hub id (org/name)"
+        f"--dataset {dataset}: no such file or folder; expected auto, squad, pico, a SQuAD JSON "
+        "file, a folder with train*.json and dev*.json or validation*.json, or a hub id (org/name)"
     )
 
 
 def _pico(seed: int, split: str, questions: int, difficulty: int) -> list[Paragraph]:
     """The first generated paragraphs that hold this many questions: more articles change none."""
-    articles = 4
-    while count_questions(paragraphs := generate_articles(seed, split, articles, difficulty)) < questions:
-        per_article = count_questions(paragraphs) / articles
-        articles = max(articles + 1, int(1.02 * questions / per_article) + 1)
-    return _first(paragraphs, questions)
+    articles, paragraphs = 4, generate_articles(seed, split, 4, difficulty)
+    while (held := count_questions(paragraphs)) < questions:
+        articles = max(articles + 1, int(1.02 * questions * articles / held) + 1)
+        paragraphs = generate_articles(seed, split, articles, difficulty)
+    return first(paragraphs, questions)
 
 
 def _folder(folder: Path, split: str, dropped: Dropped) -> list[Paragraph]:
@@ -189,73 +191,14 @@ def _folder(folder: Path, split: str, dropped: Dropped) -> list[Paragraph]:
     return parse_squad(layout, f"{folder}/{split}", dropped)
 
 
-def _split_by_title(
-    paragraphs: list[Paragraph], source: str, evaluate: bool
-) -> tuple[list[Paragraph], list[Paragraph]]:
-    """A tenth of the titles, at least one, for validation. By the titles' hashes alone: the same in
-    every stage, whatever its seed, and a title stays on its side when others come or go (but for the
-    last ones of the tenth)."""
-    titles = sorted({p.title for p in paragraphs}, key=lambda t: hashlib.sha256(t.encode()).digest())
-    if len(titles) < 2 and not evaluate:
-        raise UserError(
-            f"--dataset {source}: {len(titles)} article with usable questions; a lone file is split "
-            "by title and needs two: give a folder with train*.json and validation*.json"
-        )
-    held_out = set(titles[: max(1, round(VALIDATION_SHARE * len(titles)))])
-    return (
-        [p for p in paragraphs if p.title not in held_out],
-        [p for p in paragraphs if p.title in held_out],
-    )
-
-
-def _disjoint(
-    train: list[Paragraph], validation: list[Paragraph], dropped: Dropped
-) -> list[Paragraph]:
-    """The training paragraphs whose title and context are not in validation."""
-    titles = {p.title for p in validation}
-    contexts = {p.context.strip() for p in validation}
-    kept = [p for p in train if p.title not in titles and p.context.strip() not in contexts]
-    dropped.add(
-        "training questions on an article or context of the validation split",
-        "the training split",
-        count_questions(train) - count_questions(kept),
-    )
-    return kept
-
-
-def _sample(paragraphs: list[Paragraph], questions: int | None, seed: int) -> list[Paragraph]:
-    """Whole paragraphs, drawn until they hold this many questions, in their old order."""
-    if questions is None or count_questions(paragraphs) <= questions:
-        return paragraphs
-    rng = Random(f"sample-{seed}")
-    order = sorted(range(len(paragraphs)), key=lambda _: rng.random())
-    taken = len(_first([paragraphs[i] for i in order], questions))
-    return [paragraphs[i] for i in sorted(order[:taken])]
-
-
-def _first(paragraphs: list[Paragraph], questions: int) -> list[Paragraph]:
-    """The shortest beginning of the list with at least this many questions."""
-    held = 0
-    for number, paragraph in enumerate(paragraphs):
-        if held >= questions:
-            return paragraphs[:number]
-        held += len(paragraph.questions)
-    return paragraphs
-
-
-def _counts(dropped: Dropped) -> str:
-    rows = ", ".join(f"{count} x {reason}" for reason, count in dropped.counts.items())
-    return f"dropped: {rows or 'nothing'}"
-
-
 def _hub_paragraphs(
     layouts: dict[str, Any], source: str, dropped: Dropped
-) -> tuple[list[Paragraph], list[Paragraph]]:
+) -> dict[str, list[Paragraph]]:
     """Training and validation paragraphs of a hub data set; one split alone is split by title."""
     parts = {name: parse_squad(layouts[name], f"{source} {name}", dropped) for name in layouts}
     if len(parts) == 2:
-        return parts["train"], parts["validation"]
-    return _split_by_title([p for part in parts.values() for p in part], source, evaluate=False)
+        return parts
+    return split_by_title([p for part in parts.values() for p in part], source)
 
 
 def _hub_layouts(hub_id: str) -> dict[str, Any]:
@@ -315,7 +258,7 @@ def _fetch_within(seconds: float) -> dict[str, Any] | None:
     the library retries and waits in ways no flag bounds."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "squad.json")
-        code = "import sys; from src.data import squad_loader as s; s._write_hub_layouts(sys.argv[1])"
+        code = "import sys, src.data.squad_loader as s; s._write_hub_layouts(sys.argv[1])"
         try:
             child = subprocess.run(
                 [sys.executable, "-c", code, path],

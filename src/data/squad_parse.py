@@ -1,8 +1,8 @@
-"""The official SQuAD layout (v1.1 and v2.0), checked: what is malformed is refused, what is bad is dropped.
+"""The official SQuAD layout (v1.1 and v2.0), checked: bad files are refused, bad rows dropped.
 
-A file of the wrong shape (broken JSON, a missing key, a number where text belongs) is no SQuAD file:
-UserError, with article, paragraph and question named. A well-formed row that cannot be used is dropped
-and counted by reason; under `strict` the first of them is named in a UserError instead.
+A file of the wrong shape (broken JSON, a missing key, a number where text belongs) is no SQuAD
+file: UserError, with article, paragraph and question named. A well-formed row that cannot be used
+is dropped and counted by reason; under `strict` the first of them is named in a UserError instead.
 """
 
 import json
@@ -38,7 +38,7 @@ class Dropped:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value of a regular file of up to 2 GB; every fault is one line that names the file."""
+    """The JSON value of a regular file of up to 2 GB; a fault is one line that names the file."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -76,7 +76,8 @@ def parse_squad(root: Any, source: str, dropped: Dropped) -> list[Paragraph]:
         fault = _text_fault(title, "title") or _text_fault(context, "context")
         questions = []
         for number, row in enumerate(rows):
-            question = _question(row, f"{place}, question {number + 1}", context, seen, dropped, fault)
+            where = f"{place}, question {number + 1}"
+            question = _question(row, where, context, seen, dropped, fault)
             if question is not None:
                 questions.append(question)
         if not rows:
@@ -122,7 +123,7 @@ def _question(
         return None
     good = []
     for answer, start in golds:
-        # The position is the annotator's; looking the text up again would take its first occurrence.
+        # The annotator's position: looking the text up again would take its first occurrence.
         if not answer.strip():
             dropped.add("empty answer", place)
         elif start < 0 or not context.startswith(answer, start):

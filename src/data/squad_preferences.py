@@ -1,14 +1,15 @@
 """Preference pairs: a gold answer against a corruption of a recorded kind.
 
-`CORRUPTIONS` is the one table to edit: a kind's weight, what makes it, what it teaches. Weights count
-relative to each other among the kinds that apply to a question.
+`CORRUPTIONS` is the one table to edit: a kind's weight, what makes it, what it teaches. Weights
+count relative to each other among the kinds that apply to a question.
 
 A pair is a pure function of the seed, the data set's name, the question's id and its paragraph.
 
 Length must not give the answer away. Some kinds only lengthen (`sentence`), some only shorten
-(`truncated`), some keep the length (`shuffled`); the others can do either. So, question by question,
-the kind is drawn by weight, and those that can do either are tilted, all by the same share, just so
-far that over the question's mix of kinds longer and shorter rejections have equal chances.
+(`truncated`), some keep the length (`shuffled`); the others can do either. So, question by
+question, the kind is drawn by weight, and those that can do either are tilted, all by the same
+share, just so far that over the question's mix of kinds longer and shorter rejections have equal
+chances.
 """
 
 import hashlib
@@ -17,7 +18,6 @@ from random import Random
 from typing import NamedTuple
 
 from src.data import squad_corruptions as corrupt
-from src.data.squad_text import normalize_answer
 from src.data.squad_types import Paragraph
 from src.names import CORRUPTIONS as KINDS
 from src.names import UserError
@@ -91,8 +91,8 @@ def make_pairs(
 ) -> list[Pair]:
     """One pair a question, in order; a question that no kind can spoil has none.
 
-    corruptions: weights by kind, as parse_corruptions gives them. No rejected text matches a gold of
-    its question after SQuAD normalisation, and none is empty after it.
+    corruptions: weights by kind, as parse_corruptions gives them. No rejected text matches a gold
+    of its question after SQuAD normalisation, and none is empty after it.
     """
     weights = parse_corruptions(None) if corruptions is None else corruptions
     weights = {kind: weights[kind] for kind in KINDS if weights.get(kind, 0) > 0}
@@ -115,31 +115,25 @@ def _spoil(
     scene: corrupt.Scene, weights: dict[str, float], rng: Random
 ) -> tuple[str, str] | None:
     """(rejected, kind), or None where no kind has a candidate that is wrong."""
-    question = scene.view.paragraph.questions[scene.question]
-    golds = {normalize_answer(answer) for answer in question.answers} | {""}
+    golds = scene.view.paragraph.questions[scene.question].answers
+    right = {scene.view.normal(gold) for gold in golds} | {""}
     sides = {}
     for kind in weights:
-        found = _by_length(CORRUPTIONS[kind][1](scene, rng), len(scene.chosen))
+        candidates = CORRUPTIONS[kind][1](scene, rng)
+        found = [text for text in candidates if scene.view.normal(text) not in right]
         if found:
-            sides[kind] = found
-    while sides:
-        tilt, balanced = _balance(sides, weights)
-        kind = _draw(sides, balanced, rng)
-        # max: the longest kind of candidate there is, longer (1), of equal length (0.5) or shorter.
-        side = max(sides[kind]) if rng.random() < tilt else min(sides[kind])
-        options = sides[kind][side]
-        rejected = options.pop(int(rng.random() * len(options)))
-        if normalize_answer(rejected) not in golds:
-            return rejected, kind
-        if not options:
-            del sides[kind][side]
-            if not sides[kind]:
-                del sides[kind]
-    return None
+            sides[kind] = _by_length(found, len(scene.chosen))
+    if not sides:
+        return None
+    tilt, balanced = _balance(sides, weights)
+    kind = _draw(sides, balanced, rng)
+    side = max(sides[kind]) if rng.random() < tilt else min(sides[kind])
+    options = _clearly(side, sides[kind][side], scene.chosen)
+    return options[int(rng.random() * len(options))], kind
 
 
 def _by_length(candidates: Sequence[str], length: int) -> dict[float, list[str]]:
-    """The candidates that are longer (1.0), as long (0.5) and shorter (0.0), where there are any."""
+    """The candidates that are longer (1.0), as long (0.5) and shorter (0.0), if there are any."""
     sides: dict[float, list[str]] = {}
     for text in candidates:
         side = 0.5 + 0.5 * ((len(text) > length) - (len(text) < length))
@@ -147,11 +141,25 @@ def _by_length(candidates: Sequence[str], length: int) -> dict[float, list[str]]
     return sides
 
 
+def _clearly(side: float, candidates: list[str], chosen: str) -> list[str]:
+    """Of the candidates on one side, those that most tokenizers agree on: a quarter of the longer
+    text apart, and not the other way round in words. All of them, where there are none such."""
+    sign, words = 2 * side - 1, chosen.count(" ")
+    clear = [
+        text
+        for text in candidates
+        if 4 * abs(len(text) - len(chosen)) >= max(len(text), len(chosen))
+        and sign * (text.count(" ") - words) >= 0
+    ]
+    return clear or candidates
+
+
 def _balance(
     sides: dict[str, dict[float, list[str]]], weights: dict[str, float]
 ) -> tuple[float, dict[str, float]]:
-    """The chance t of a kind's longest side rather than its shortest, and the weights, such that the
-    mean side over the kinds is 1/2: the sum of w * (low + t * (high - low)) is half the sum of w.
+    """The chance t of a kind's longest side rather than its shortest, and the weights, such that
+    the mean side over the kinds is 1/2: the sum of w * (low + t * (high - low)) is half the sum of
+    w.
 
     Where no t does it, as for a one-letter answer, t stops at 0 (or 1) and the kinds that can only
     lengthen (or shorten) give up as much weight as it takes.

@@ -64,8 +64,8 @@ def make_ask(
 ) -> Ask | None:
     """The question with these answers, in a window that holds its gold number `gold`.
 
-    answer_room: tokens to leave for an answer and its stop, at least. None where no window holds the
-    gold beside question, answers and stop.
+    answer_room: tokens to leave for an answer and its stop, at least. None where no window holds
+    the gold beside question, answers and stop.
     """
     room = max(answer_room, max(map(len, answers)) + STOP)
     need = len(question.tokens) + room
@@ -80,7 +80,7 @@ def make_ask(
 def gold_asks(
     paragraph: EncodedParagraph, question: EncodedQuestion, block_size: int, answer_room: int = 0
 ) -> list[Ask]:
-    """One ask for each gold that can be learnt from in this block; none: the question is dropped."""
+    """One ask for each gold that can be learnt from in this block. None left: drop the question."""
     asks = (
         make_ask(paragraph, question, number, [ids], block_size, answer_room)
         for number, ids in enumerate(question.golds)

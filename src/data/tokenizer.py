@@ -64,6 +64,7 @@ class Tokenizer:
         self.stop_id = encoding.eot_token
         self._encoding = encoding
         self._file_state = file_state or {}
+        self._fingerprint: str | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, special text included as plain text. Lone surrogates become U+FFFD."""
@@ -83,10 +84,24 @@ class Tokenizer:
         return self._encoding.decode_with_offsets(list(ids))[1]
 
     def identity(self) -> dict:
-        """What must agree between two runs: name, size, a sha256 over the ids of a probe text."""
-        numbers = [*self.encode(_PROBE), self.stop_id, self.vocab_size]
-        digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()
-        return {"name": self.name, "vocab_size": self.vocab_size, "fingerprint": digest}
+        """What must agree between two runs: name, size, and a sha256 over ids and vocabulary.
+
+        The ids of a fixed probe text show how text is cut, and the bytes of every id in order show
+        the merges that the probe does not happen to use.
+        """
+        if self._fingerprint is None:
+            numbers = [*self.encode(_PROBE), self.stop_id, self.vocab_size]
+            digest = hashlib.sha256(" ".join(map(str, numbers)).encode())
+            for i in range(self.vocab_size):
+                digest.update(b" " + self._bytes_of(i).hex().encode())
+            self._fingerprint = digest.hexdigest()
+        return {"name": self.name, "vocab_size": self.vocab_size, "fingerprint": self._fingerprint}
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        try:
+            return self._encoding.decode_single_token_bytes(token_id)
+        except KeyError:  # cl100k_base leaves a few ids unused
+            return b""
 
     def state(self) -> dict:
         """What a checkpoint keeps: the identity, and the ranks and pattern of a FILE.tiktoken."""

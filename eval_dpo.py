@@ -1,0 +1,167 @@
+"""Evaluate policies side by side on the same held-out questions, beside what rules score.
+
+    PYTHONPATH=src python eval_dpo.py --model_type transformer
+
+Without --checkpoint: the DPO checkpoint of --model_type and its SFT parent. Prints answers to
+sample
+prompts and a table: EM, F1, answer loss, preference accuracy, reward-model score and win rate
+against the SFT parent (where there is a reward checkpoint), KL from it, with 95% intervals.
+"""
+
+import json
+from pathlib import Path
+
+from src.names import STAGES, UserError
+from src.utils import cli
+
+# metric -> its unit in the table
+UNITS = {
+    "em": "%",
+    "f1": "%",
+    "answer_loss_nats": "nats/token",
+    "preference_accuracy": "%",
+    "reward": "sd",
+    "win_rate": "%",
+    "kl_nats": "nats/answer",
+}
+
+
+def build_parser() -> cli.Parser:
+    """All flags with their units and defaults."""
+    parser = cli.Parser(prog="eval_dpo.py", description=__doc__.split("\n")[0])
+    cli.add_model_flag(parser)
+    cli.add_data_flags(parser, default=None)
+    cli.add_machine_flags(parser)
+    add = parser.add_argument
+    add("--checkpoint", nargs="+", help="policies of any stage; default: DPO and its SFT parent")
+    add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
+    add("--split", choices=("train", "validation"), help="of a data set with several; default "
+        "validation")  # fmt: skip
+    add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
+    add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights")
+    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file")
+    add("--predictions", help="write the first policy's {question id: answer} to this file")
+    return parser
+
+
+def load_policies(args) -> list:
+    """The policies to compare; the SFT parent that the others are measured against comes with them.
+    """
+    from src.utils.checkpoint_utils import load_parent
+
+    if args.checkpoint:
+        return [load_parent(path, args.model_type) for path in args.checkpoint]
+    policy = load_parent(None, args.model_type, ("train_dpo",), "train_dpo")
+    return [policy, sft_ancestor(policy)]
+
+
+def sft_ancestor(policy):
+    """The SFT checkpoint of a policy's lineage, checked to be the very one; the policy if it is
+    SFT.
+    """
+    from src.utils.checkpoint_utils import load_checkpoint
+
+    if policy.stage == STAGES[0]:
+        return policy
+    entry = next(a for a in policy.lineage if a["stage"] == STAGES[0])
+    found = load_checkpoint(entry["path"], f"restore it: {policy.path} started from it")
+    if found.sha256 != entry["sha256"]:
+        raise UserError(
+            f"{entry['path']} is not the file that {policy.path} started from, expected sha256 "
+            f"{entry['sha256'][:12]}, retrain the later stages or restore it"
+        )
+    return found
+
+
+def load_reward(args, tokenizer):
+    """The reward model, or None where none was named and the default does not exist."""
+    from src.names import STAGES
+    from src.utils.checkpoint_utils import load_parent, stage_folder
+    from src.utils.run import say
+
+    default = stage_folder(args.model_type, STAGES[2]) / "final.pt"
+    if args.reward_checkpoint is None and not default.exists():
+        say(f"no reward checkpoint at {default}: reward and win rate are left out")
+        return None
+    found = load_parent(args.reward_checkpoint, args.model_type, (STAGES[2],), STAGES[2])
+    if found.tokenizer.identity() != tokenizer.identity():
+        raise UserError(f"{found.path} reads another tokenizer than the policies, expected the same")
+    return found.model
+
+
+def load_held_out(args, policy, block_size: int):
+    """(training paragraphs, held-out paragraphs, their encodings, held-out questions, data name).
+    """
+    from src.data.squad_dataset import encode_paragraphs
+    from src.data.squad_loader import load_from_identity, load_squad
+    from src.held_out import choose_questions, held_out_questions
+
+    stored = policy.data
+    train = load_from_identity(stored)
+    if args.dataset is None and args.difficulty is None and args.split is None:
+        data, source = train, train.validation
+    else:
+        data = load_squad(
+            args.dataset or stored["dataset"],
+            seed=stored.get("seed") or 0,
+            difficulty=args.difficulty or stored.get("difficulty") or 2,
+            num_examples=args.num_examples,
+            strict=args.strict_data,
+            evaluate=True,
+            split=args.split,
+        )
+        source = data.validation
+    chosen = choose_questions(source, args.limit, args.seed)
+    encoded = encode_paragraphs(chosen, policy.tokenizer)
+    held_out = held_out_questions(chosen, encoded, block_size)
+    return train.train, chosen, encoded, held_out, data.identity["dataset"]
+
+
+@cli.command
+def main(argv=None) -> dict:
+    """Print the table; returns {"policies": {path: {metric: {"value", "low", "high"}}}}."""
+    args = build_parser().parse_args(argv)
+
+    from src.comparison import measure_policy, prepare, print_table, rule_rows
+    from src.data.squad_preferences import parse_corruptions
+    from src.held_out import floors_of, sample_lines
+    from src.pairs import held_out_pairs
+    from src.utils.checkpoint_utils import write_atomically
+    from src.utils.run import say, set_up_torch
+
+    device = set_up_torch(args)
+    policies = load_policies(args)
+    for policy in policies[1:]:
+        if policy.tokenizer.identity() != policies[0].tokenizer.identity():
+            raise UserError(
+                f"{policy.path} and {policies[0].path} have different tokenizers, expected the same"
+            )
+    parent = sft_ancestor(policies[0])
+    block = min(p.model.config.block_size for p in policies)
+    train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
+    say(f"{name}: {len(held_out.asked)} questions, {held_out.lost:.1%} of the golds cut off")
+    pairs = held_out_pairs(
+        chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions)
+    )
+    reward = load_reward(args, policies[0].tokenizer)
+    setting = prepare(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
+    results = {p.path: measure_policy(setting, p.model) for p in policies}
+    for path, (result, _) in results.items():
+        print(f"\n{path}")
+        print("\n".join(sample_lines(held_out, result.answers)))
+    table = {path: metrics for path, (_, metrics) in results.items()}
+    rules = rule_rows(floors_of(held_out, policies[0].tokenizer, train), held_out)
+    print_table({**table, **rules}, UNITS)
+    report = {"policies": {path: {k: v._asdict() for k, v in m.items()} for path, m in table.items()}}
+    if args.output:
+        text = json.dumps(report, indent=1)
+        write_atomically(Path(args.output), lambda file: file.write(text.encode()))
+    if args.predictions:
+        answers = next(iter(results.values()))[0].answers
+        text = json.dumps(dict(zip(held_out.ids, answers, strict=True)), ensure_ascii=False)
+        write_atomically(Path(args.predictions), lambda file: file.write(text.encode()))
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Policies measured side by side: the table that eval_dpo.py prints."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from src.data.tokenizer import Tokenizer
+from src.evaluation import (
+    Floors,
+    Interval,
+    bootstrap_interval,
+    kl_of_samples,
+    metric_points,
+    win_rate,
+)
+from src.held_out import MAX_ANSWER_TOKENS, HeldOut, PolicyResult, evaluate_policy
+from src.model.heads import RewardModel
+from src.pairs import PairSet, accuracy, policy_scores
+from src.rewards import model_rewards
+
+
+class Comparison(NamedTuple):
+    """What all policies are measured on. parent: the SFT model; parent_rewards: of its answers."""
+
+    held_out: HeldOut
+    pairs: PairSet
+    tokenizer: Tokenizer
+    parent: nn.Module
+    reward: RewardModel | None
+    parent_rewards: np.ndarray | None
+    device: torch.device
+
+
+def prepare(
+    held_out: HeldOut,
+    pairs: PairSet,
+    tokenizer: Tokenizer,
+    parent: nn.Module,
+    reward: RewardModel | None,
+    device: torch.device,
+) -> Comparison:
+    """Put the models where they compute, and score the parent's own answers once."""
+    parent.to(device)
+    rewards = None
+    if reward is not None:
+        reward.to(device)
+        answers = evaluate_policy(parent, tokenizer, held_out, device)
+        trees = held_out.with_answers(answers.ids)
+        rewards = model_rewards(reward, trees, tokenizer.stop_id, device).numpy()
+    return Comparison(held_out, pairs, tokenizer, parent, reward, rewards, device)
+
+
+def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[str, Interval]]:
+    """A policy's greedy answers, and every metric with its 95% interval."""
+    model.to(c.device)
+    stop_id, groups = c.tokenizer.stop_id, c.held_out.groups
+    result = evaluate_policy(model, c.tokenizer, c.held_out, c.device)
+    metrics = result.summary(groups)
+    scores = policy_scores(model, c.pairs, stop_id, c.device)
+    metrics["preference_accuracy"] = accuracy(scores, c.pairs)
+    if c.reward is not None:
+        trees = c.held_out.with_answers(result.ids)
+        rewards = model_rewards(c.reward, trees, stop_id, c.device).numpy()
+        metrics["reward"] = bootstrap_interval(rewards, np.ones(len(rewards)), groups)
+        rate = win_rate(rewards, c.parent_rewards, groups)
+        metrics["win_rate"] = Interval(*(100 * x for x in rate))
+    kl = kl_of_samples(
+        model,
+        c.parent,
+        c.held_out.prompts,
+        stop_id,
+        max_new_tokens=MAX_ANSWER_TOKENS,
+        device=c.device,
+    )
+    metrics["kl_nats"] = bootstrap_interval(kl, np.ones(len(kl)), groups)
+    return result, metrics
+
+
+def rule_rows(floors: Floors, held_out: HeldOut) -> dict[str, dict[str, Interval]]:
+    """EM and F1 of the rules: three floors, and the ceiling of copying perfectly what is visible.
+    """
+    rows = {}
+    for name, answers in floors._asdict().items():
+        em, f1 = metric_points(answers, held_out.asked)
+        ones = [0.01] * len(em)
+        rows[f"rule: {name.replace('_', ' ')}"] = {
+            "em": bootstrap_interval(em, ones, held_out.groups),
+            "f1": bootstrap_interval(f1, ones, held_out.groups),
+        }
+    return rows
+
+
+def print_table(rows: dict[str, dict[str, Interval]], units: dict[str, str]) -> None:
+    """A row a policy or rule, a column a metric: value [low, high], 95% bootstrap by context."""
+    columns = [name for name in units if any(name in metrics for metrics in rows.values())]
+    width = max(len(name) for name in rows)
+    print("\n" + " ".join([" " * width, *(f"{f'{c} ({units[c]})':>26}" for c in columns)]))
+    for name, metrics in rows.items():
+        cells = []
+        for column in columns:
+            value = metrics.get(column)
+            text = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]" if value else "-"
+            cells.append(f"{text:>26}")
+        print(" ".join([f"{name:<{width}}", *cells]))

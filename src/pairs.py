@@ -1,0 +1,100 @@
+"""Preference pairs of a run: training and held-out, their scores, and what a length rule makes of
+them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from src.data.squad_dataset import EncodedParagraph
+from src.data.squad_pairs import PairTrees, evaluation_pair_trees, preference_trees
+from src.data.squad_preferences import Pair, make_pairs
+from src.data.squad_types import Paragraph
+from src.data.tokenizer import Tokenizer
+from src.evaluation import Interval, bootstrap_interval, points_in_order
+from src.held_out import MAX_ANSWER_TOKENS
+from src.model.heads import RewardModel
+from src.names import CORRUPTIONS
+from src.rewards import model_rewards
+from src.scoring import answer_logps
+
+
+class PairSet(NamedTuple):
+    """Pairs and their trees. Arrays called (P,) run pair after pair in the order of the trees."""
+
+    pairs: list[Pair]
+    trees: PairTrees
+
+    def in_order(self) -> list[Pair]:
+        """The pairs that the trees hold, in their order."""
+        return [self.pairs[n] for numbers in self.trees.index for n in numbers]
+
+
+def training_pairs(
+    paragraphs: Sequence[Paragraph],
+    encoded: Sequence[EncodedParagraph],
+    tokenizer: Tokenizer,
+    block_size: int,
+    data_name: str,
+    weights: dict[str, float],
+    seed: int,
+) -> PairSet:
+    """One pair a training question, in windows that hold its gold."""
+    pairs = make_pairs(paragraphs, seed, data_name, weights)
+    return PairSet(pairs, preference_trees(encoded, pairs, tokenizer, block_size, seed=seed))
+
+
+def held_out_pairs(
+    paragraphs: Sequence[Paragraph],
+    encoded: Sequence[EncodedParagraph],
+    tokenizer: Tokenizer,
+    block_size: int,
+    data_name: str,
+    weights: dict[str, float],
+) -> PairSet:
+    """One pair a held-out question, below the context's first tokens; the same for every seed."""
+    pairs = make_pairs(paragraphs, 0, data_name, weights)
+    trees = evaluation_pair_trees(
+        encoded, pairs, tokenizer, block_size, answer_room=4 * MAX_ANSWER_TOKENS
+    )
+    return PairSet(pairs, trees)
+
+
+def policy_scores(model: nn.Module, pair_set: PairSet, stop_id: int, device="cpu") -> Tensor:
+    """Log-probabilities (P, 2) in nats of chosen and rejected answers, stop tokens included."""
+    return answer_logps(model, pair_set.trees.trees, stop_id, device).view(-1, 2)
+
+
+def reward_scores(reward: RewardModel, pair_set: PairSet, stop_id: int, device="cpu") -> Tensor:
+    """Raw scores (P, 2) of chosen and rejected answers."""
+    return model_rewards(reward, pair_set.trees.trees, stop_id, device, raw=True).view(-1, 2)
+
+
+def accuracy(scores: Tensor, pair_set: PairSet) -> Interval:
+    """Share of pairs, in percent, whose chosen answer scores higher, ties half (P, 2)."""
+    pairs = pair_set.in_order()
+    points = points_in_order(scores[:, 0].numpy(), scores[:, 1].numpy())
+    return bootstrap_interval(points, [0.01] * len(pairs), [p.paragraph for p in pairs])
+
+
+def accuracy_by_kind(scores: Tensor, pair_set: PairSet) -> dict[str, Interval]:
+    """`accuracy` for each kind of corruption that occurs."""
+    pairs = pair_set.in_order()
+    points = points_in_order(scores[:, 0].numpy(), scores[:, 1].numpy())
+    table = {}
+    for kind in CORRUPTIONS:
+        rows = np.flatnonzero([pair.kind == kind for pair in pairs])
+        if len(rows):
+            groups = [pairs[i].paragraph for i in rows]
+            table[kind] = bootstrap_interval(points[rows], [0.01] * len(rows), groups)
+    return table
+
+
+def length_rule(pair_set: PairSet) -> Interval:
+    """What 'the shorter answer wins' scores, in percent: near 50, or length gives the answer away.
+    """
+    pairs = pair_set.in_order()
+    points = points_in_order([len(p.rejected) for p in pairs], [len(p.chosen) for p in pairs])
+    return bootstrap_interval(points, [0.01] * len(pairs), [p.paragraph for p in pairs])

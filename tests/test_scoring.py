@@ -1,0 +1,363 @@
+"""The forest runner against a plain rereading of every row alone, in values and in gradients.
+
+The slow side uses `model` and `model.logits` on one unpadded row without state, and log_softmax.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from src import scoring
+from src.model.model import build_model
+from src.scoring import (
+    build_forest,
+    hidden_at_end,
+    leaf_hidden,
+    logp_of_hidden,
+    score_answers,
+    score_text,
+)
+
+VOCAB, STOP = 23, 22
+CONFIGS = {
+    "transformer": ("transformer", {"n_layer": 2, "n_embd": 16, "n_head": 4}),
+    "transformer-gqa": ("transformer", {"n_layer": 2, "n_embd": 24, "n_head": 6, "n_kv_head": 2}),
+    "lstm": ("lstm", {"n_layer": 2, "n_embd": 16}),
+    "kgram": ("kgram", {"n_layer": 1, "n_embd": 12, "kgram_k": 5}),
+    "kgram-1": ("kgram", {"n_layer": 1, "n_embd": 12, "kgram_k": 1}),
+}
+# Contexts of none and of one token, a question of one token, answers of none, a question with one
+# answer beside one with three; stop and 0 ids inside a context.
+TREES = [
+    ([3, STOP, 0, 7, 7, 1], [([5, 2, 9], [[4, 4], [], [1, 2, 3, 4]]), ([6], [[8]])]),
+    ([], [([1, 1, 2, 3], [[9, 9, 9]])]),
+    ([11], [([12], [[], [13]]), ([14, 15], [[16], [17, 18]])]),
+]
+
+
+@cache
+def perturbed(name):
+    """A model with weights far from the small initial ones, so that mistakes show."""
+    torch.manual_seed(5)
+    kind, config = CONFIGS[name]
+    model = build_model(kind, {"vocab_size": VOCAB, **config})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request):
+    return perturbed(request.param)
+
+
+def row_hidden(model, row):
+    """(T, D) of one row read whole and alone."""
+    return model(torch.tensor([row]), torch.tensor([len(row)]))[0][0]
+
+
+def slow_logp(model, row, first, temperature=1.0):
+    """Log-probs of row[first:], each given all before it."""
+    logits = model.logits(row_hidden(model, row[:-1])[first - 1 :]) / temperature
+    return logits.log_softmax(-1)[range(len(row) - first), row[first:]]
+
+
+def slow_answers(model, trees, temperature=1.0):
+    """One tensor an answer: its tokens' and its stop token's log-probs."""
+    return [
+        slow_logp(model, [*c, *q, *a, STOP], len(c) + len(q), temperature)
+        for c, questions in trees
+        for q, answers in questions
+        for a in answers
+    ]
+
+
+def slow_text(model, trees):
+    """Context tokens but the first, once a context; then question tokens but the first, once each.
+
+    A question without answers keeps its last token to itself: no leaf reads it.
+    """
+    contexts = [slow_logp(model, c, 1) for c, _ in trees if len(c) > 1]
+    questions = []
+    for c, children in trees:
+        for q, answers in children:
+            told = q if answers else q[:-1]
+            if len(told) > 1:
+                questions.append(slow_logp(model, [*c, *told], len(c) + 1))
+    return torch.cat([*contexts, *questions, torch.zeros(0)])
+
+
+def gradients(model, value):
+    found = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
+    parameters = zip(found, model.parameters(), strict=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in parameters]
+
+
+def assert_same_gradients(model, fast, slow):
+    """To 1e-5 of the largest gradient of all parameters."""
+    fast, slow = gradients(model, fast), gradients(model, slow)
+    largest = max(float(g.abs().max()) for g in slow)
+    for mine, theirs, (name, _) in zip(fast, slow, model.named_parameters(), strict=True):
+        assert float((mine - theirs).abs().max()) <= 1e-5 * largest, name
+
+
+def weights_like(x, seed=0):
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def tokens(low, high):
+    return st.lists(st.integers(0, VOCAB - 1), min_size=low, max_size=high)
+
+
+def forests(fewest_answers=1):
+    answers = st.lists(tokens(0, 5), min_size=fewest_answers, max_size=8)
+    questions = st.lists(st.tuples(tokens(1, 5), answers), min_size=1, max_size=8)
+    return st.lists(st.tuples(tokens(0, 9), questions), min_size=1, max_size=4)
+
+
+def check_forest(model, trees):
+    forest = build_forest(trees, STOP)
+    expected = slow_answers(model, trees)
+    scores = score_answers(model, forest)
+    text = score_text(model, forest)
+    close(scores.logp[scores.mask], torch.cat(expected))
+    close(text.answers.logp[text.answers.mask], torch.cat(expected))
+    assert not scores.logp[~scores.mask].any()
+    told = slow_text(model, trees)
+    close(text.text_logp, told)
+    weight, text_weight = weights_like(torch.cat(expected)), weights_like(told, 1)
+    slow = (torch.cat(expected) * weight).sum()
+    assert_same_gradients(model, (scores.logp[scores.mask] * weight).sum(), slow)
+    both = (text.answers.logp[text.answers.mask] * weight).sum()
+    both = both + (text.text_logp * text_weight).sum()
+    slow = (torch.cat(slow_answers(model, trees)) * weight).sum()
+    assert_same_gradients(model, both, slow + (slow_text(model, trees) * text_weight).sum())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@given(trees=forests())
+def test_any_forest_equals_rows_alone_in_values_and_gradients(name, trees):
+    check_forest(perturbed(name), trees)
+
+
+def test_hand_made_forest_equals_rows_alone(model):
+    check_forest(model, TREES)
+
+
+def test_widest_forest_equals_rows_alone(model):
+    """4 contexts of 8 questions of 8 answers, of lengths 0, 1, 2 and so on."""
+    draw = torch.Generator().manual_seed(1)
+
+    def row(length):
+        return torch.randint(0, VOCAB, (length,), generator=draw).tolist()
+
+    trees = [
+        (row(3 * i), [(row(1 + q % 3), [row(a) for a in range(8)]) for q in range(8)])
+        for i in range(4)
+    ]
+    forest = build_forest(trees, STOP)
+    scores = score_answers(model, forest)
+    close(scores.logp[scores.mask], torch.cat(slow_answers(model, trees)))
+    assert len(scores.logp) == 4 * 8 * 8
+
+
+def test_questions_without_answers_take_nothing_away(model):
+    trees = [(TREES[0][0], [([5, 2, 9], []), ([6], []), *TREES[0][1]]), *TREES[1:]]
+    check_forest(model, trees)
+
+
+def test_each_token_of_the_text_is_counted_once(model):
+    """6 tokens of context 1 give 5, of the others 0 and 0; questions 2 + 0, 3, 0 + 1: 11 in all."""
+    assert score_text(model, build_forest(TREES, STOP)).text_logp.shape == (11,)
+    doubled = [(c, [(q, answers * 3) for q, answers in qs]) for c, qs in TREES]
+    assert score_text(model, build_forest(doubled, STOP)).text_logp.shape == (11,)
+
+
+def junk_in_padding(forest, seed):
+    draw = torch.Generator().manual_seed(seed)
+    levels = []
+    for level in (forest.contexts, forest.questions, forest.leaves):
+        real = torch.arange(level.tokens.shape[1]) < level.lengths[:, None]
+        junk = torch.randint(0, VOCAB, level.tokens.shape, generator=draw)
+        levels.append(level._replace(tokens=torch.where(real, level.tokens, junk)))
+    junk = torch.randint(0, VOCAB, forest.targets.shape, generator=draw)
+    targets = torch.where(forest.mask, forest.targets, junk)
+    return forest._replace(
+        contexts=levels[0], questions=levels[1], leaves=levels[2], targets=targets
+    )
+
+
+def test_no_id_in_the_padding_changes_anything(model):
+    """Also the stop token's: there is no pad token that could be mistaken for another."""
+    forest = build_forest(TREES, STOP, reads_stop=True)
+    plain = score_answers(model, forest)
+    end = hidden_at_end(forest, leaf_hidden(model, forest))
+    text = score_text(model, forest).text_logp
+    for seed in range(3):
+        junk = junk_in_padding(forest, seed)
+        assert not torch.equal(junk.contexts.tokens, forest.contexts.tokens)
+        close(score_answers(model, junk).logp, plain.logp)
+        close(hidden_at_end(junk, leaf_hidden(model, junk)), end)
+        close(score_text(model, junk).text_logp, text)
+        assert_same_gradients(
+            model, score_answers(model, junk).logp.sum(), score_answers(model, forest).logp.sum()
+        )
+
+
+@pytest.mark.parametrize("token", [0, 1, STOP])
+def test_any_id_inside_a_context_is_a_token_like_others(model, token):
+    """A context that holds the stop id, or 0 (what padding is made of), is read to its end."""
+    tree = ([4, token, token, 8, token], [([2, token, 3], [[token, 1], [5]])])
+    scores = score_answers(model, build_forest([tree, TREES[0]], STOP))
+    close(scores.logp[:2][scores.mask[:2]], torch.cat(slow_answers(model, [tree])))
+
+
+def test_a_row_alone_equals_the_row_in_a_ragged_batch(model):
+    together = score_answers(model, build_forest(TREES, STOP))
+    row = 0
+    for context, questions in TREES:
+        for question, answers in questions:
+            for answer in answers:
+                tree = (context, [(question, [answer])])
+                alone = score_answers(model, build_forest([tree], STOP))
+                assert alone.mask.all() and alone.logp.shape == (1, len(answer) + 1)
+                close(together.logp[row, : len(answer) + 1], alone.logp[0])
+                row += 1
+    assert row == len(together.logp)
+
+
+def test_the_stop_token_ends_every_answer_once():
+    forest = build_forest(TREES, STOP, reads_stop=True)
+    answers = [a for _, qs in TREES for _, answers in qs for a in answers]
+    for row, answer in enumerate(answers):
+        real = forest.targets[row][forest.mask[row]].tolist()
+        assert real == [*answer, STOP] and real.count(STOP) == 1
+        length = int(forest.leaves.lengths[row])
+        assert length == len(answer) + 2
+        assert forest.leaves.tokens[row, 1:length].tolist() == real
+
+
+def test_layout_of_a_forest_worked_by_hand():
+    forest = build_forest([([1, 2], [([3, 4, 5], [[6], []])]), ([], [([7], [[8, 9]])])], STOP)
+    assert forest.contexts.tokens.tolist() == [[1, 2], [0, 0]]
+    assert forest.contexts.lengths.tolist() == [2, 0]
+    assert forest.questions.tokens.tolist() == [[3, 4], [0, 0]]
+    assert forest.questions.lengths.tolist() == [2, 0]
+    assert forest.questions.parents.tolist() == [0, 1]
+    assert forest.leaves.tokens.tolist() == [[5, 6, 0], [5, 0, 0], [7, 8, 9]]
+    assert forest.leaves.lengths.tolist() == [2, 1, 3]
+    assert forest.leaves.parents.tolist() == [0, 0, 1]
+    assert forest.targets.tolist() == [[6, STOP, 0], [STOP, 0, 0], [8, 9, STOP]]
+    assert forest.mask.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
+    assert not forest.reads_stop
+
+
+def test_the_stop_position_has_a_gradient(model):
+    """The policy chose to stop: masking that choice would never teach it."""
+    forest = build_forest(TREES, STOP)
+    for row, tokens_and_stop in enumerate(forest.mask.sum(1)):
+        logp = score_answers(model, forest).logp
+        found = gradients(model, logp[row, tokens_and_stop - 1])
+        assert max(float(g.abs().max()) for g in found) > 1e-3
+
+
+def test_hidden_at_the_end_is_a_plain_rows_last(model):
+    forest = build_forest(TREES, STOP, reads_stop=True)
+    end = hidden_at_end(forest, leaf_hidden(model, forest))
+    rows = [[*c, *q, *a, STOP] for c, qs in TREES for q, answers in qs for a in answers]
+    slow = torch.stack([row_hidden(model, row)[-1] for row in rows])
+    close(end, slow)
+    weight = weights_like(slow)
+    assert_same_gradients(model, (end * weight).sum(), (slow * weight).sum())
+
+
+def test_reading_the_stop_token_changes_no_log_prob(model):
+    with_stop = score_answers(model, build_forest(TREES, STOP, reads_stop=True))
+    without = score_answers(model, build_forest(TREES, STOP))
+    assert torch.equal(with_stop.mask, without.mask)
+    close(with_stop.logp, without.logp)
+
+
+def test_hidden_at_the_end_of_leaves_without_stop_token_is_refused(model):
+    forest = build_forest(TREES, STOP)
+    with pytest.raises(ValueError, match="reads_stop=False"):
+        hidden_at_end(forest, leaf_hidden(model, forest))
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+def test_temperature_divides_the_logits(model, temperature):
+    scores = score_answers(model, build_forest(TREES, STOP), temperature)
+    expected = torch.cat(slow_answers(model, TREES, temperature))
+    close(scores.logp[scores.mask], expected)
+
+
+def test_no_targets_give_zero_and_a_gradient_of_zero(model):
+    forest = build_forest(TREES, STOP)
+    none = torch.zeros_like(forest.mask)
+    hidden = leaf_hidden(model, forest)
+    scores = logp_of_hidden(model, hidden, forest.targets, none)
+    assert scores.logp.shape == forest.targets.shape and not scores.logp.any()
+    for gradient in gradients(model, scores.logp.sum()):
+        assert not gradient.any()
+
+
+class Counted(NamedTuple):
+    """State of `Follower`: how many tokens each row has read."""
+
+    lengths: torch.Tensor
+
+    def select(self, rows):
+        return Counted(self.lengths.index_select(0, rows))
+
+
+class Follower(nn.Module):
+    """Knows that token t is followed by t + 1; a shift by one place costs 1e4 nats."""
+
+    def forward(self, ids, lengths, state=None):
+        before = 0 if state is None else state.lengths
+        following = nn.functional.one_hot((ids + 1) % VOCAB, VOCAB).float()
+        return 1e4 * following, Counted(before + lengths)
+
+    def read(self, ids, lengths, state=None):
+        return self(ids, lengths, state)[1]
+
+    def logits(self, hidden):
+        return hidden
+
+
+def test_a_model_that_knows_the_next_token_has_log_prob_0():
+    trees = [
+        ([12, 13], [([14, 15, 16], [list(range(17, 22))]), ([14], [list(range(15, 22))])]),
+        ([], [([20, 21], [[]])]),
+    ]
+    text = score_text(Follower(), build_forest(trees, STOP))
+    assert text.answers.mask.sum() == 6 + 8 + 1
+    assert text.answers.logp.tolist() == [[0.0] * 8] * 3
+    assert text.text_logp.tolist() == [0.0] * (1 + 2 + 0 + 1)
+
+
+def test_a_model_that_expects_another_token_does_not():
+    scores = score_answers(Follower(), build_forest([([12], [([13], [[15]])])], STOP))
+    assert scores.logp.tolist() == [[-1e4, -1e4]]
+
+
+def test_answer_logps_sum_each_answer_in_the_trees_order_and_may_enter_a_graph(model):
+    """More contexts than a batch holds, of lengths that would sort otherwise."""
+    trees = [(list(range(n)), [([1, 2], [[3], [4, 5]])] * 10) for n in (9, 2, 7, 0, 5, 1, 8, 3)]
+    found = scoring.answer_logps(model, trees, STOP)
+    close(found, torch.stack([row.sum() for row in slow_answers(model, trees)]).detach())
+    assert not found.is_inference()
+    factor = torch.ones((), requires_grad=True)
+    (factor * found).sum().backward()
+    close(factor.grad, found.sum())

@@ -1,0 +1,360 @@
+"""Loading: what counts as a question, what is refused, and that splits never share an article."""
+
+import copy
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.data import squad_loader
+from src.data.squad_loader import Paragraph, Question, load_from_identity, load_squad
+from src.data.squad_parse import Dropped, parse_squad, read_json
+from src.names import UserError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
+needs_squad = pytest.mark.skipif(not SHARED.is_dir(), reason="real SQuAD is not beside the project")
+
+
+def qa(key, text="Who?", answer="Ada", start=0, **extra):
+    golds = [{"text": answer, "answer_start": start}]
+    return {"id": key, "question": text, "answers": golds} | extra
+
+
+def article(title, *paragraphs):
+    return {
+        "title": title,
+        "paragraphs": [{"context": context, "qas": list(qas)} for context, qas in paragraphs],
+    }
+
+
+def write(path, *articles):
+    path.write_text(json.dumps({"version": "1.1", "data": list(articles)}))
+    return path
+
+
+def articles(count, prefix="t"):
+    """Articles of two paragraphs with one question each."""
+    return [
+        article(
+            f"{prefix}{i}",
+            (f"Ada of {prefix}{i} met Bob.", [qa(f"{prefix}{i}-a")]),
+            (f"Ada left {prefix}{i} alone.", [qa(f"{prefix}{i}-b")]),
+        )
+        for i in range(count)
+    ]
+
+
+def parsed(*rows, context="Ada met Bob and Ada left.", strict=False):
+    dropped = Dropped(strict)
+    root = {"data": [article("T", (context, rows))]}
+    return parse_squad(root, "f.json", dropped), dropped.counts
+
+
+def test_the_second_occurrence_stays_the_second():
+    """"Ada" stands at 0 and at 16; answer_start says 16, and looking it up would say 0."""
+    [paragraph], _ = parsed(qa("1", answer="Ada", start=16))
+    assert paragraph.questions == (Question("1", "Who?", ("Ada",), (16,)),)
+
+
+def test_blanks_around_a_gold_move_its_start():
+    [paragraph], _ = parsed(qa("1", answer=" met ", start=3))
+    assert paragraph.questions[0][2:] == (("met",), (4,))
+
+
+BAD_ROWS = {
+    "answer not at its answer_start": qa("1", answer="Bob", start=0),
+    "question left without answers": qa("1", answer="Bob", start=-17),
+    "empty answer": qa("1", answer="  "),
+    "no answers": qa("1") | {"answers": []},
+    "unanswerable (v2.0)": qa("1", is_impossible=True) | {"answers": []},
+    "empty question": qa("1", text=" \n"),
+    "empty id": qa(""),
+    "duplicate id": qa("0"),
+    "NUL in the question": qa("1", text="Who\x00?"),
+    "lone surrogate in the question": qa("1", text="Who \ud800?"),
+    "lone surrogate in the id": qa("\udfff"),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_ROWS)
+def test_bad_rows_are_dropped_and_counted(reason):
+    """A good row beside the bad one stays; strict refuses and names the row."""
+    paragraphs, counts = parsed(qa("0"), BAD_ROWS[reason])
+    assert [q.id for p in paragraphs for q in p.questions] == ["0"]
+    assert counts[reason] == 1
+    with pytest.raises(UserError, match=r"f\.json, article 1 \(T\), paragraph 1, question 2"):
+        parsed(qa("0"), BAD_ROWS[reason], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("context", "reason"),
+    [
+        (" \n", "empty context"),
+        ("Ada\x00", "NUL in the context"),
+        ("Ada\ud83d", "lone surrogate in the context"),
+    ],
+)
+def test_bad_contexts_take_all_their_questions_along(context, reason):
+    assert parsed(qa("0"), qa("1"), context=context) == ([], {reason: 2})
+
+
+def test_one_good_gold_saves_a_question():
+    row = qa("1") | {
+        "answers": [{"text": "Bob", "answer_start": 0}, {"text": "Bob", "answer_start": 8}]
+    }
+    [paragraph], counts = parsed(row)
+    assert paragraph.questions[0].starts == (8,)
+    assert counts == {"answer not at its answer_start": 1}
+
+
+def change(path, value):
+    """An official file of two articles with one place overwritten; value ... deletes the key."""
+    root = {"data": articles(2)}
+    *upper, key = path
+    holder = root
+    for step in upper:
+        holder = holder[step]
+    if value is ...:
+        del holder[key]
+    else:
+        holder[key] = value
+    return root
+
+
+P, Q = ("data", 1, "paragraphs", 1), ("data", 1, "paragraphs", 1, "qas", 0)
+IN_ARTICLE, IN_PARAGRAPH = r"article 2 \(t1\)", r"article 2 \(t1\), paragraph 2"
+IN_QUESTION = IN_PARAGRAPH + ", question 1"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("data",), ..., "no 'data'"),
+        (("data",), {"a": 1}, "'data' is an object of 1; expected a list"),
+        (("data", 1), 7, "article 2: 7 where an object"),
+        (("data", 1, "title"), ..., "article 2: no 'title'"),
+        (("data", 1, "paragraphs"), "x", f"{IN_ARTICLE}: 'paragraphs' is x"),
+        (P, None, f"{IN_PARAGRAPH}: None where an object"),
+        ((*P, "context"), ["x"], f"{IN_PARAGRAPH}: 'context' is a list of 1; expected text"),
+        ((*P, "qas"), ..., f"{IN_PARAGRAPH}: no 'qas'"),
+        ((*Q, "id"), 5, f"{IN_QUESTION}: 'id' is 5; expected text"),
+        ((*Q, "question"), ..., rf"{IN_QUESTION} \(id t1-b\): no 'question'"),
+        ((*Q, "answers"), {}, rf"{IN_QUESTION} \(id t1-b\): 'answers' is an object"),
+        ((*Q, "answers", 0, "text"), 1.5, r"answer 1: 'text' is 1\.5"),
+        ((*Q, "answers", 0, "answer_start"), True, "'answer_start' is True; expected a whole"),
+        ((*Q, "answers", 0, "answer_start"), "0", "'answer_start' is 0; expected a whole number"),
+    ],
+)
+def test_malformed_files_are_refused_where_they_break(path, value, message):
+    with pytest.raises(UserError, match=message):
+        parse_squad(change(path, value), "f.json", Dropped())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"data": [{"title": "a"',
+        b"",
+        b"\xff\xfe\x00",
+        b"[" * 200_000,
+        b'{"data": ' + b"9" * 5000 + b"}",
+        b"[]",
+        b"null",
+    ],
+)
+def test_broken_files_end_in_one_line(tmp_path, content):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="broken.json") as error:
+        load_squad(str(path))
+    assert "\n" not in str(error.value)
+
+
+def leaves(value, path=()):
+    """Every place in a JSON value."""
+    if path:
+        yield path
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(child, (*path, key))
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]),
+    st.just({}), st.just("\ud800"), st.just(10**30), st.lists(st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_place_may_hold_anything(data):
+    """Whatever stands anywhere: UserError, or paragraphs whose golds stand where they say."""
+    root = {"data": articles(2)}
+    place = data.draw(st.sampled_from(list(leaves(root))))
+    changed = copy.deepcopy(change(place, data.draw(ODD)))
+    try:
+        paragraphs = parse_squad(changed, "f.json", Dropped())
+    except UserError as error:
+        assert "\n" not in str(error)
+        return
+    for paragraph in paragraphs:
+        for question in paragraph.questions:
+            assert question.id.strip() and question.text.strip() and question.answers
+            for answer, start in zip(question.answers, question.starts, strict=True):
+                assert answer and start >= 0 and paragraph.context[start:].startswith(answer)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        load_squad(str(tmp_path / "absent.json"))
+    with pytest.raises(UserError, match=r"no train\*\.json"):
+        load_squad(str(tmp_path))
+    os.mkfifo(tmp_path / "train.json")
+    write(tmp_path / "dev.json", *articles(2))
+    with pytest.raises(UserError, match="no regular file"):
+        load_squad(str(tmp_path))
+
+
+def test_files_over_2_gb_are_refused_unread(tmp_path):
+    path = tmp_path / "large.json"
+    with path.open("wb") as file:
+        file.truncate((2 << 30) + 1)  # sparse: takes no disk
+    with pytest.raises(UserError, match="2147483649 bytes"):
+        read_json(path)
+
+
+def titles(paragraphs):
+    return {p.title for p in paragraphs}
+
+
+def test_a_lone_file_is_split_by_title(tmp_path):
+    """20 titles: 2 held out, the same whatever the seed; nothing is lost."""
+    path = str(write(tmp_path / "all.json", *articles(20)))
+    data = load_squad(path)
+    assert len(titles(data.validation)) == 2
+    assert len(titles(data.train)) == 18
+    assert not titles(data.train) & titles(data.validation)
+    assert (data.identity["train_questions"], data.identity["validation_questions"]) == (36, 4)
+    assert load_squad(path, seed=5)[:2] == data[:2]
+    whole = load_squad(path, evaluate=True)
+    assert whole.train == [] and len(whole.validation) == 40
+    assert load_squad(path, evaluate=True, split="train").validation == data.train
+    assert load_squad(path, evaluate=True, split="validation").validation == data.validation
+
+
+def test_one_article_cannot_be_split_but_measured(tmp_path):
+    path = str(write(tmp_path / "one.json", *articles(1)))
+    with pytest.raises(UserError, match="1 articles"):
+        load_squad(path)
+    assert len(load_squad(path, evaluate=True).validation) == 2
+
+
+def test_a_folder_is_made_disjoint(tmp_path):
+    """One title and one context are in both files: the training side gives them up, counted."""
+    shared = article("t0", ("Ada wrote this.", [qa("v0")]))
+    copied = article("v1", ("Ada of t3 met Bob. ", [qa("v1")]))
+    write(tmp_path / "train-v1.1.json", *articles(5))
+    write(tmp_path / "dev-v1.1.json", shared, copied)
+    data = load_squad(str(tmp_path))
+    assert titles(data.train) == {"t1", "t2", "t3", "t4"}
+    assert "Ada of t3 met Bob." not in {p.context for p in data.train}
+    [count] = data.dropped.values()
+    assert count == 3
+    with pytest.raises(UserError, match="validation split"):
+        load_squad(str(tmp_path), strict=True)
+    assert len(load_squad(str(tmp_path), evaluate=True, split="train").validation) == 10
+
+
+def test_num_examples_is_a_seeded_sample_of_whole_paragraphs(tmp_path):
+    path = str(write(tmp_path / "all.json", *articles(30)))
+    everything = load_squad(path).train
+    some = load_squad(path, num_examples=11, seed=1).train
+    assert len(some) == 11  # a question a paragraph
+    assert [p for p in everything if p in some] == some
+    assert load_squad(path, num_examples=11, seed=1).train == some
+    assert load_squad(path, num_examples=11, seed=2).train != some
+    assert load_squad(path, num_examples=10_000).train == everything
+    with pytest.raises(UserError, match="--num_examples 0"):
+        load_squad(path, num_examples=0)
+
+
+def test_pico_amounts_and_splits():
+    data = load_squad("pico", num_examples=500)
+    assert 500 <= data.identity["train_questions"] < 510
+    assert 1000 <= data.identity["validation_questions"] < 1010
+    assert not titles(data.train) & titles(data.validation)
+    assert not {p.context for p in data.train} & {p.context for p in data.validation}
+    more = load_squad("pico", num_examples=600)
+    assert more.train[: len(data.train)] == data.train
+    assert load_squad("pico", num_examples=500, seed=1).train != data.train
+
+
+def test_identity_loads_the_same_data_or_refuses(tmp_path):
+    path = write(tmp_path / "all.json", *articles(10))
+    data = load_squad(str(path), num_examples=5, seed=3)
+    assert load_from_identity(json.loads(json.dumps(data.identity))) == data
+    whole = load_squad(str(path)).identity
+    changed = articles(10)
+    changed[4]["paragraphs"][0]["qas"][0]["question"] = "Who was it?"
+    write(path, *changed)
+    with pytest.raises(UserError, match="not what the checkpoint was trained on"):
+        load_from_identity(whole)
+    with pytest.raises(UserError, match="no fingerprint"):
+        load_from_identity({k: v for k, v in data.identity.items() if k != "fingerprint"})
+
+
+def test_auto_falls_back_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(squad_loader, "_fetch_within", lambda seconds: None)
+    data = load_squad("auto", num_examples=50)
+    assert data.identity["dataset"] == "pico"
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "--dataset auto" in message and "pico" in message
+
+
+def test_auto_takes_what_the_child_fetched(monkeypatch):
+    layouts = {"train": {"data": articles(4)}, "validation": {"data": articles(2, "v")}}
+    monkeypatch.setattr(squad_loader, "_fetch_within", lambda seconds: layouts)
+    data = load_squad("auto")
+    assert data.identity["dataset"] == "squad"
+    assert (len(data.train), len(data.validation)) == (8, 4)
+
+
+def test_the_fetch_ends_in_time(monkeypatch):
+    """A child that would sleep for a minute is ended."""
+    monkeypatch.setattr(squad_loader.sys, "executable", "/bin/sleep")
+    run = squad_loader.subprocess.run
+    monkeypatch.setattr(
+        squad_loader.subprocess, "run", lambda command, **rest: run([command[0], "60"], **rest)
+    )
+    assert squad_loader._fetch_within(0.2) is None
+
+
+def test_hub_rows_become_the_official_layout():
+    """Rows of one title and context are one paragraph, in order."""
+
+    class Rows(list):
+        column_names = ("id", "title", "context", "question", "answers")
+
+    answers = {"text": ["Ada"], "answer_start": [0]}
+    same = {"title": "T", "question": "Who?", "answers": answers}
+    rows = Rows(same | {"id": str(i), "context": f"Ada {i % 2}"} for i in range(4))
+    layout = squad_loader._official_layout(rows, "hub")
+    paragraphs = parse_squad(layout, "hub", Dropped())
+    gold = (("Ada",), (0,))
+    assert paragraphs == [
+        Paragraph("T", "Ada 0", (Question("0", "Who?", *gold), Question("2", "Who?", *gold))),
+        Paragraph("T", "Ada 1", (Question("1", "Who?", *gold), Question("3", "Who?", *gold))),
+    ]
+
+
+@needs_squad
+def test_real_squad_counts():
+    """README of the data: 6,564 and 1,038 questions, 1,385 and 200 paragraphs, nothing bad."""
+    data = load_squad(str(SHARED))
+    assert (data.identity["train_questions"], data.identity["validation_questions"]) == (6564, 1038)
+    assert (len(data.train), len(data.validation)) == (1385, 200)
+    assert data.dropped == {}
+    assert not titles(data.train) & titles(data.validation)

@@ -1,0 +1,337 @@
+"""The tokenizer: round trips, prompt boundaries, stored state, ranks files, and their trainer."""
+
+import base64
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.data import pico_facts
+from src.data.pico_squad import generate_articles
+from src.data.tokenizer import PATTERNS, PICO_FILE, Tokenizer, load_tokenizer
+from src.names import UserError
+
+# A tokenizer of single bytes and three merges, small enough to encode by hand.
+MERGES = [b"he", b"ll", b"hell"]
+HAND_RANKS = [*(bytes([byte]) for byte in range(256)), *MERGES]
+
+
+def write_ranks(path: Path, tokens: list[bytes]) -> str:
+    lines = [f"{base64.b64encode(token).decode()} {i}\n" for i, token in enumerate(tokens)]
+    path.write_text("".join(lines), encoding="ascii")
+    return str(path)
+
+
+@pytest.fixture
+def hand_file(tmp_path: Path) -> str:
+    return write_ranks(tmp_path / "hand.tiktoken", HAND_RANKS)
+
+
+@pytest.fixture
+def pico() -> Tokenizer:
+    return load_tokenizer("pico")
+
+
+@pytest.fixture(params=sorted(PATTERNS))
+def either(request, tmp_path: Path) -> Tokenizer:
+    """pico's ranks under its own pattern, and under gpt2's as any FILE.tiktoken has it."""
+    if request.param == "pico":
+        return load_tokenizer("pico")
+    copy = tmp_path / "copy.tiktoken"
+    copy.write_bytes(PICO_FILE.read_bytes())
+    return load_tokenizer(str(copy))
+
+
+def test_pico_is_small_and_has_one_stop_token(pico):
+    assert pico.vocab_size == 2048
+    assert pico.stop_id == 2047
+    assert len(PICO_FILE.read_bytes().splitlines()) == 2047
+
+
+def test_encoding_by_hand(hand_file):
+    """h e l l o -> he(256) l l o -> he ll(257) o -> hell(258) o: the lowest rank first."""
+    tokenizer = load_tokenizer(hand_file)
+    assert tokenizer.encode("hello") == [258, ord("o")]
+    assert tokenizer.encode("hel lo") == [256, ord("l"), ord(" "), ord("l"), ord("o")]
+    assert (tokenizer.vocab_size, tokenizer.stop_id) == (260, 259)
+
+
+def test_special_text_is_plain_text(either):
+    """A context that contains the stop token's name round-trips and has no stop token in it."""
+    text = "He wrote <|endoftext|> and <|endoftext|>."
+    ids = either.encode(text)
+    assert either.stop_id not in ids
+    assert either.decode(ids) == text
+
+
+@given(text=st.text())
+def test_round_trip(text):
+    tokenizer = load_tokenizer("pico")
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.stop_id for i in ids)
+
+
+@given(text=st.text(alphabet=" \n\t\r\u00a0\u2003.,a'1<", max_size=60))
+def test_round_trip_of_white_space(text):
+    tokenizer = load_tokenizer("pico")
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(st.text(), st.text(), st.text())
+def test_parts_equal_whole(context, question, answer):
+    """Any right-stripped context and question, any answer that begins with no blank."""
+    tokenizer = load_tokenizer("pico")
+    parts = (
+        f"Context: {context.rstrip()}\n",
+        f"Question: {question.rstrip()}\nAnswer:",
+        f" {answer.lstrip() or 'x'}",
+    )
+    apart = [i for part in parts for i in tokenizer.encode(part)]
+    assert apart == tokenizer.encode("".join(parts))
+
+
+def test_boundary_over_a_whole_data_set(either):
+    """Context, question and answer apart give the ids of the whole, with no exception."""
+    exceptions = total = 0
+    easy, hard = (generate_articles(0, "validation", 40, level) for level in (2, 4))
+    for paragraph in easy + hard:
+        for question in paragraph.questions:
+            parts = (
+                f"Context: {paragraph.context}\n",
+                f"Question: {question.text}\nAnswer:",
+                f" {question.answers[0]}",
+            )
+            apart = [i for part in either.encode_batch(parts) for i in part]
+            exceptions += apart != either.encode("".join(parts))
+            total += 1
+    assert total > 1500
+    assert exceptions == 0
+
+
+def test_boundary_exception_is_found(either):
+    """The check above can fail: a cut after the blank, not before it, gives other ids."""
+    parts = ("Question: Who?\nAnswer: ", "the")
+    apart = [i for part in parts for i in either.encode(part)]
+    assert apart != either.encode("".join(parts))
+    assert either.decode(apart) == "".join(parts)
+
+
+def test_digits_by_twos(pico):
+    pieces = [pico.decode([i]) for i in pico.encode(" 1899 in 474, 7 or 12")]
+    assert pieces == [" 18", "99", " in", " 47", "4", ",", " 7", " or", " 12"]
+    # Cut from the left, whatever the ranks prefer: "12" is merged before "91" would be.
+    assert [pico.decode([i]) for i in pico.encode(" 9123")] == [" 91", "23"]
+
+
+def test_pico_text_is_short(pico):
+    """A default context is 60 to 105 tokens; every invented syllable is one token wherever."""
+    sizes = [
+        len(pico.encode(f"Context: {paragraph.context}\n"))
+        for paragraph in generate_articles(0, "validation", 100, 2)
+    ]
+    assert 75 < sum(sizes) / len(sizes) < 90
+    assert max(sizes) < 128
+    for first in pico_facts.INITIALS:
+        for last in (*pico_facts.GIVEN_ENDINGS, *pico_facts.SURNAME_ENDINGS):
+            assert [pico.decode([i]) for i in pico.encode(f" {first}{last}")] == [f" {first}", last]
+
+
+@pytest.mark.parametrize("run", [" ", "\n", " \n\t", "\u00a0", "1", "a", ".", "\x00", "\u6771"])
+def test_a_million_characters(either, run):
+    """No panic, no hang; the text comes back, the word after a run of blanks in one piece."""
+    text = "x" + run * (1_000_000 // len(run)) + " end"
+    start = time.process_time()
+    ids = either.encode(text)
+    assert time.process_time() - start < 2.5
+    assert either.decode(ids) == text
+    assert ids[-1] == either.encode(" end")[-1]
+
+
+def test_a_pattern_that_overflows_the_stack():
+    """o200k_base's first alternative: a million letters make tiktoken panic, and must not here."""
+    import tiktoken
+
+    pattern = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{M}]*[\p{Ll}\p{M}]+(?i:'s|'t)?|\s+(?!\S)|\s+|[^\s]"
+    encoding = tiktoken.Encoding(
+        "like o200k",
+        pat_str=pattern,
+        mergeable_ranks={token: rank for rank, token in enumerate(HAND_RANKS)},
+        special_tokens={"<|endoftext|>": 259},
+    )
+    text = "hell" * 250_000
+    assert Tokenizer("like o200k", encoding).encode(text) == [258] * 250_000
+
+
+def test_long_runs_are_cut_only_when_long(pico):
+    """Below the limit the ids are tiktoken's own; above it only white space is cut differently."""
+    import tiktoken  # the independent side of this comparison
+
+    ranks = {
+        base64.b64decode(token): int(rank)
+        for token, rank in (line.split() for line in PICO_FILE.read_bytes().splitlines())
+    }
+    plain = tiktoken.Encoding(
+        "plain", pat_str=PATTERNS["pico"], mergeable_ranks=ranks, special_tokens={}
+    )
+    for text in ("a" + " " * 499 + "b", "a" + " " * 1200 + "bc d", "word " * 3000, "ab" * 1999):
+        assert pico.encode(text) == plain.encode_ordinary(text)
+
+
+def test_lone_surrogates_become_replacement_characters(pico):
+    assert pico.decode(pico.encode("a\ud800b\udfff")) == "a\ufffdb\ufffd"
+
+
+def test_cut_characters_decode_to_replacements(pico):
+    """Half of a character's bytes is no UTF-8: decoding replaces it instead of failing."""
+    ids = pico.encode("\u6771")
+    assert len(ids) == 3
+    assert pico.decode(ids[:2]) == "\ufffd"
+
+
+def test_encode_batch_is_encode(either):
+    texts = ["", "Who wrote it?", "  two  blanks \n"]
+    assert either.encode_batch(texts) == [either.encode(text) for text in texts]
+    assert either.encode("") == []
+
+
+def test_state_of_pico_is_its_identity(pico):
+    assert pico.state() == pico.identity()
+    assert re.fullmatch("[0-9a-f]{64}", pico.identity()["fingerprint"])
+    assert Tokenizer.from_state(pico.state()).encode("The Vorane Song") == pico.encode(
+        "The Vorane Song"
+    )
+
+
+def test_state_of_a_file_needs_no_file(hand_file):
+    """A checkpoint keeps ranks and pattern: with the file gone the ids are the same."""
+    tokenizer = load_tokenizer(hand_file)
+    state = tokenizer.state()
+    Path(hand_file).unlink()
+    again = Tokenizer.from_state(state)
+    assert again.state() == state
+    assert again.encode("hello hell") == tokenizer.encode("hello hell")
+    assert state["name"] == "hand.tiktoken"  # the file's name, not where it lay
+
+
+def test_fingerprint_sees_a_changed_merge(tmp_path, hand_file):
+    other = write_ranks(tmp_path / "b.tiktoken", [*HAND_RANKS[:-1], b"ello"])
+    first, second = load_tokenizer(hand_file).identity(), load_tokenizer(other).identity()
+    assert first["vocab_size"] == second["vocab_size"]
+    assert first["fingerprint"] != second["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fingerprint": "0" * 64}, "fingerprint"),
+        ({"vocab_size": 9}, "vocab_size 9"),
+        ({"name": "nonsense"}, "--tokenizer nonsense"),
+        ({"ranks": [("aA==", 0)], "pattern": PATTERNS["gpt2"]}, "without the single byte 0"),
+        ({"ranks": [("aA==", 1 << 40)], "pattern": PATTERNS["gpt2"]}, "line 1: the rank 10995116"),
+        ({"ranks": [["aA==", True]], "pattern": PATTERNS["gpt2"]}, "has a rank"),
+        ({"ranks": "aA==", "pattern": PATTERNS["gpt2"]}, "no list"),
+        ({"ranks": [("aA==", 0)], "pattern": "(a+)+$"}, "unknown pattern"),
+        ({"ranks": [("aA==", 0)]}, "unknown pattern"),
+    ],
+)
+def test_foreign_state_is_refused(pico, change, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        Tokenizer.from_state({**pico.state(), **change})
+    assert "\n" not in str(caught.value)
+
+
+def test_incomplete_state_is_refused(pico):
+    state = pico.state()
+    del state["fingerprint"]
+    with pytest.raises(UserError, match="has no fingerprint"):
+        Tokenizer.from_state(state)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"aGU=", "line 300: 1 fields"),
+        (b"aGU= 299 1", "line 300: 3 fields"),
+        (b"h*U= 299", "line 300: a token that is not base64"),
+        (b"aGU= -1", "line 300: the rank -1"),
+        (b"aGU= 1e3", "line 300: the rank 1e3"),
+        (b"aGU= 99999999999999999999", "line 300: the rank 99999999999999999999"),
+        (b"aGU= 2000000", "line 300: the rank 2000000"),
+        (b"aGU= 7", "line 300: a token or rank that an earlier line has"),
+        (b"QQ== 299", "line 300: a token or rank that an earlier line has"),
+        (base64.b64encode(b"a" * 5000) + b" 299", "line 300: a token of 5000 bytes"),
+    ],
+)
+def test_malformed_line_is_named(tmp_path, line, message):
+    tokens = [*(bytes([byte]) for byte in range(256)), *(b"zz" + bytes([i]) for i in range(43))]
+    path = tmp_path / "bad.tiktoken"
+    write_ranks(path, tokens)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        load_tokenizer(str(path))
+    assert "bad.tiktoken" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_ranks(tmp_path):
+    empty = tmp_path / "empty.tiktoken"
+    empty.touch()
+    with pytest.raises(UserError, match="without the single byte 0"):
+        load_tokenizer(str(empty))
+    with pytest.raises(UserError, match="No such file"):
+        load_tokenizer(str(tmp_path / "gone.tiktoken"))
+    with pytest.raises(UserError, match="Is a directory"):
+        (tmp_path / "folder.tiktoken").mkdir()
+        load_tokenizer(str(tmp_path / "folder.tiktoken"))
+    huge = tmp_path / "huge.tiktoken"
+    with huge.open("wb") as file:
+        file.truncate(1 << 40)  # sparse: it takes no space and must not be read
+    with pytest.raises(UserError, match="1099511627776 bytes"):
+        load_tokenizer(str(huge))
+    with pytest.raises(UserError, match="expected pico, gpt2"):
+        load_tokenizer("gpt3")
+
+
+def test_no_network_is_one_line(tmp_path, monkeypatch):
+    """The names that tiktoken downloads, where nothing answers: one line that says what to do."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    for name in ("gpt2", "cl100k_base", "o200k_base"):
+        with pytest.raises(UserError, match=f"--tokenizer {name}.*use --tokenizer pico") as caught:
+            load_tokenizer(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_trainer_is_deterministic(tmp_path, monkeypatch):
+    """Twice the same bytes, and a file that loads; digits are tokens whatever the text."""
+    pytest.importorskip("tokenizers", reason="development dependency")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    monkeypatch.delitem(sys.modules, "train_tokenizer", raising=False)
+    import train_tokenizer
+
+    data = tmp_path / "train.json"
+    data.write_text(
+        '{"version": "1.1", "data": [{"title": "T", "paragraphs": [{"context": "'
+        + "A cat sat on the mat in the hat. " * 20
+        + '", "qas": [{"id": "1", "question": "What sat?", '
+        '"answers": [{"text": "A cat", "answer_start": 0}]}]}]}]}'
+    )
+    outputs = []
+    for number in range(2):
+        output = tmp_path / f"{number}.tiktoken"
+        train_tokenizer.main(
+            ["--dataset", str(data), "--vocab_size", "560", "--output", str(output)]
+        )
+        outputs.append(output.read_bytes())
+    assert outputs[0] == outputs[1]
+    tokenizer = load_tokenizer(str(tmp_path / "0.tiktoken"))
+    assert tokenizer.vocab_size == 560
+    assert len(tokenizer.encode(" 47")) == 1
+    assert len(tokenizer.encode(" the")) == 1

@@ -1,0 +1,175 @@
+"""DPO: raise the chosen answer above the rejected one, relative to the model it starts from.
+
+    PYTHONPATH=src python train_dpo.py --model_type lstm
+
+Starts from the SFT checkpoint, which is also the frozen reference; what the reference says about
+each
+pair is computed once. Writes checkpoints/{model_type}_train_dpo/.
+"""
+
+import time
+
+from src.names import STAGES, UserError
+from src.utils import cli
+
+STAGE = STAGES[1]
+
+
+def build_parser() -> cli.Parser:
+    """All flags with their units and defaults."""
+    parser = cli.Parser(prog="train_dpo.py", description=__doc__.split("\n")[0])
+    cli.add_model_flag(parser)
+    cli.add_parent_flag(parser)
+    cli.add_data_flags(parser, default=None)
+    cli.add_training_flags(
+        parser, lr=1e-4, batch_size=16, batch_unit="contexts", epochs=0.25, eval_limit=500
+    )
+    cli.add_machine_flags(parser)
+    add = parser.add_argument
+    add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
+    add("--beta", type=cli.positive, default=0.1, help="per nat; for ipo the paper's tau")
+    add("--loss_type", choices=("sigmoid", "ipo"), default="sigmoid", help="Rafailov or Azar et al.")
+    add("--label_smoothing", type=cli.number(float, 0, 0.5), default=0.0,
+        help="share of pairs taken to be labelled the wrong way round; sigmoid only")  # fmt: skip
+    add("--nll_weight", type=cli.non_negative, default=0.0,
+        help="weight of the chosen answers' loss in nats a token, beside the DPO loss")  # fmt: skip
+    return parser
+
+
+def check(args) -> None:
+    """Refuse combinations that mean nothing."""
+    if args.loss_type == "ipo" and args.label_smoothing:
+        raise UserError(
+            f"--label_smoothing {args.label_smoothing} given with --loss_type ipo, expected 0: the ipo "
+            "loss has no smoothing, use --loss_type sigmoid"
+        )
+
+
+def dpo_backward(model, trees, reference, stop_id: int, args, device) -> dict[str, float]:
+    """Add the gradient of one step's pairs; returns figures over all of them.
+
+    trees: every question carries [chosen, rejected]. reference: (pairs, 2) nats, in the same order.
+    """
+    from src.losses import dpo_loss, sequence_sum, sft_loss
+    from src.scoring import build_forest, score_answers
+    from src.stages import micro_batches
+
+    pairs = len(reference)
+    chosen_tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
+    sums: dict[str, float] = {}
+    start = 0
+    for part in micro_batches(trees, args.micro_batch_size):
+        forest = build_forest(part, stop_id, device)
+        logp, mask = score_answers(model, forest)
+        policy = sequence_sum(logp, mask).view(-1, 2)
+        frozen = reference[start : start + len(policy)].to(device)
+        start += len(policy)
+        dpo = dpo_loss(
+            policy[:, 0], policy[:, 1], frozen[:, 0], frozen[:, 1],
+            args.beta, args.label_smoothing, args.loss_type, count=pairs,
+        )  # fmt: skip
+        nll = sft_loss(logp[0::2], mask[0::2], chosen_tokens)
+        loss = dpo.loss + args.nll_weight * nll
+        loss.backward()
+        figures = {
+            "loss": loss,
+            "preference_accuracy": dpo.accuracy,
+            "chosen_reward": dpo.chosen_reward.sum() / pairs,
+            "rejected_reward": dpo.rejected_reward.sum() / pairs,
+            "chosen_logp_nats": policy[:, 0].sum() / pairs,
+            "rejected_logp_nats": policy[:, 1].sum() / pairs,
+            "chosen_nll_nats": nll,
+        }
+        for name, value in figures.items():
+            sums[name] = sums.get(name, 0.0) + value.item()
+    sums["reward_margin"] = sums["chosen_reward"] - sums["rejected_reward"]
+    return sums
+
+
+@cli.command
+def main(argv=None) -> dict:
+    """Train and return the final metrics."""
+    parser = build_parser()
+    check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
+
+    from src import stages
+    from src.data.squad_dataset import steps_per_epoch
+    from src.data.squad_pairs import pair_batches
+    from src.evaluation import points_in_order
+    from src.held_out import PolicyResult
+    from src.pairs import policy_scores
+    from src.training import learning_rate, make_optimizer, optimizer_step, steps
+    from src.utils.checkpoint_utils import load_parent
+    from src.utils.run import Run, set_up_torch
+
+    with Run(parser, argv, STAGE) as run:
+        args = run.args
+        if run.finished:
+            return run.final_metrics()
+        device = set_up_torch(args)
+
+        # The policy starts from its parent; the pairs are of the parent's data.
+        parent = load_parent(args.checkpoint, args.model_type)
+        model, tokenizer = parent.model.to(device), parent.tokenizer
+        block, stop_id = model.config.block_size, tokenizer.stop_id
+        questions = stages.load_questions(args, tokenizer, block, parent)
+        held_out = questions.held_out
+        train, unseen = stages.load_pairs(args, questions, tokenizer, block)
+        per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
+        max_steps = stages.plan_steps(args, per_epoch)
+
+        # What the frozen reference says about every pair that will be seen, once.
+        needed = stages.trees_of_steps(train, args, min(max_steps, per_epoch))
+        reference, reference_seconds = stages.reference_logps(model, train, needed, stop_id, device)
+        reference_seconds /= per_epoch
+        unseen_reference = policy_scores(model, unseen, stop_id, device)
+        optimizer = make_optimizer({"model": model}, args.weight_decay)
+        run.start()
+
+        def evaluate(step: int):
+            """The policy's answers and what it says of the held-out pairs."""
+            result = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device)
+            scores = policy_scores(model, unseen, stop_id, device)
+            stages.log_pair_figures(run, step, scores, unseen_reference, unseen, args.beta)
+            return result, points_in_order(scores[:, 0].numpy(), scores[:, 1].numpy()).tolist()
+
+        # The step loop.
+        extra: dict = {}
+        if run.last is None:
+            before, preferred_before = evaluate(0)
+            extra |= {"before": list(before), "preferred_before": preferred_before}
+        batches = pair_batches(
+            train.trees, batch_size=args.batch_size, seed=args.seed, start_step=run.steps_done
+        )
+        for step in steps(run, max_steps, {"model": model}, optimizer, extra):
+            started = time.perf_counter() - reference_seconds
+            batch = next(batches)
+            numbers = [n for row in batch.index for n in row]
+            record = dpo_backward(model, batch.trees, reference[numbers], stop_id, args, device)
+            rate = learning_rate(step, max_steps, args.warmup, args.lr)
+            norm = optimizer_step(
+                optimizer, rate, args.grad_clip, record["loss"], args.skip_nonfinite
+            )
+            record |= {"learning_rate": rate, "gradient_norm": norm}
+            stages.log_step(
+                run, step, started, len(numbers), record,
+                loss=record["loss"], accuracy=record["preference_accuracy"],
+            )  # fmt: skip
+            if stages.due(run, step):
+                evaluate(step + 1)
+
+        # What it learnt, on articles that it never saw.
+        result, preferred = evaluate(max_steps)
+        before = PolicyResult(*extra["before"])
+        metrics = {k: v.value for k, v in result.summary(held_out.groups).items()}
+        groups = [pair.paragraph for pair in unseen.in_order()]
+        metrics |= stages.compare(
+            "preference_accuracy", preferred, extra["preferred_before"], groups
+        )
+        metrics |= stages.compare("em", result.em, before.em, held_out.groups)
+        metrics |= stages.compare("f1", result.f1, before.f1, held_out.groups)
+        return stages.finish(run, model, tokenizer, questions.identity, metrics, [parent])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Reward model: a scalar for each answer, higher for the chosen one of a pair.
+
+    PYTHONPATH=src python train_reward_model.py --model_type transformer
+
+The SFT model's trunk, trained further, with a scalar head read at the stop token. Writes
+checkpoints/{model_type}_train_reward_model/.
+"""
+
+import time
+
+from src.names import STAGES
+from src.utils import cli
+
+STAGE = STAGES[2]
+
+
+def build_parser() -> cli.Parser:
+    """All flags with their units and defaults."""
+    parser = cli.Parser(prog="train_reward_model.py", description=__doc__.split("\n")[0])
+    cli.add_model_flag(parser)
+    cli.add_parent_flag(parser)
+    cli.add_data_flags(parser, default=None)
+    cli.add_training_flags(
+        parser, lr=5e-4, batch_size=16, batch_unit="contexts", epochs=1, eval_limit=500
+    )
+    cli.add_machine_flags(parser)
+    parser.add_argument(
+        "--corruptions", help="kind=weight,... of the rejected answers; default: equal weights"
+    )
+    return parser
+
+
+def reward_backward(reward, trees, stop_id: int, args, device) -> dict[str, float]:
+    """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected]."""
+    from src.losses import pairwise_reward_loss
+    from src.scoring import build_forest, hidden_at_end, leaf_hidden
+    from src.stages import micro_batches
+
+    pairs = sum(len(qs) for _, qs in trees)
+    sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
+    for part in micro_batches(trees, args.micro_batch_size):
+        forest = build_forest(part, stop_id, device, reads_stop=True)
+        end = hidden_at_end(forest, leaf_hidden(reward.trunk, forest))
+        scores = reward.raw_score(end).view(-1, 2)
+        result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=pairs)
+        result.loss.backward()
+        sums["loss"] += result.loss.item()
+        sums["accuracy"] += result.accuracy.item()
+        sums["margin_nats"] += (scores[:, 0] - scores[:, 1]).sum().item() / pairs
+    return sums
+
+
+@cli.command
+def main(argv=None) -> dict:
+    """Train and return the final metrics."""
+    parser = build_parser()
+    parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
+
+    from src import stages
+    from src.data.squad_dataset import steps_per_epoch
+    from src.data.squad_pairs import pair_batches
+    from src.model.heads import RewardModel
+    from src.pairs import accuracy, accuracy_by_kind, length_rule, reward_scores
+    from src.rewards import model_rewards
+    from src.training import learning_rate, make_optimizer, optimizer_step, steps
+    from src.utils.checkpoint_utils import load_parent
+    from src.utils.run import Run, say, set_up_torch
+
+    with Run(parser, argv, STAGE) as run:
+        args = run.args
+        if run.finished:
+            return run.final_metrics()
+        device = set_up_torch(args)
+
+        # The trunk starts from its parent; the pairs are of the parent's data.
+        parent = load_parent(args.checkpoint, args.model_type)
+        tokenizer, stop_id = parent.tokenizer, parent.tokenizer.stop_id
+        reward = RewardModel(parent.model).to(device)
+        block = parent.model.config.block_size
+        questions = stages.load_questions(args, tokenizer, block, parent)
+        train, unseen = stages.load_pairs(args, questions, tokenizer, block)
+        optimizer = make_optimizer({"reward": reward}, args.weight_decay)
+        max_steps = stages.plan_steps(
+            args, steps_per_epoch(len(train.trees.trees), args.batch_size)
+        )
+        run.start()
+
+        def evaluate(step: int) -> dict[str, float]:
+            """Held-out accuracy, overall and by kind, beside what a length rule scores."""
+            scores = reward_scores(reward, unseen, stop_id, device)
+            table = {"accuracy": accuracy(scores, unseen), "length_rule": length_rule(unseen)}
+            kinds = accuracy_by_kind(scores, unseen)
+            table |= {f"accuracy_{kind}": interval for kind, interval in kinds.items()}
+            stages.log_intervals(run, step, table)
+            return {name: interval.value for name, interval in table.items()}
+
+        # The step loop.
+        extra: dict = {}
+        if run.last is None:
+            extra["before"] = evaluate(0)
+        batches = pair_batches(
+            train.trees, batch_size=args.batch_size, seed=args.seed, start_step=run.steps_done
+        )
+        for step in steps(run, max_steps, {"reward": reward}, optimizer, extra):
+            started = time.perf_counter()
+            trees = next(batches).trees
+            record = reward_backward(reward, trees, stop_id, args, device)
+            rate = learning_rate(step, max_steps, args.warmup, args.lr)
+            norm = optimizer_step(
+                optimizer, rate, args.grad_clip, record["loss"], args.skip_nonfinite
+            )
+            record |= {"learning_rate": rate, "gradient_norm": norm}
+            pairs = sum(len(qs) for _, qs in trees)
+            stages.log_step(
+                run, step, started, pairs, record,
+                loss=record["loss"], accuracy=record["accuracy"],
+            )  # fmt: skip
+            if stages.due(run, step):
+                evaluate(step + 1)
+
+        # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
+        golds = stages.some_gold_trees(questions.encoded, block, args.seed)
+        reward.set_normalisation(model_rewards(reward, golds, stop_id, device, raw=True))
+        metrics = evaluate(max_steps)
+        say(f"held-out accuracy: {extra['before']['accuracy']:.1f}% before, {metrics['accuracy']:.1f}% after")
+        return stages.finish(run, reward, tokenizer, questions.identity, metrics, [parent])
+
+
+if __name__ == "__main__":
+    main()
