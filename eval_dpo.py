@@ -35,8 +35,7 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint", nargs="+", help="policies of any stage; default: DPO and its SFT parent")
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
-    add("--split", choices=("train", "validation"), help="of a data set with several; default "
-        "validation")  # fmt: skip
+    add("--split", choices=("train", "validation"), help="of a data set that has several")
     add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
     add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights")
     add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file")
@@ -85,7 +84,7 @@ def load_reward(args, tokenizer):
         return None
     found = load_parent(args.reward_checkpoint, args.model_type, (STAGES[2],), STAGES[2])
     if found.tokenizer.identity() != tokenizer.identity():
-        raise UserError(f"{found.path} reads another tokenizer than the policies, expected the same")
+        raise UserError(f"{found.path} reads another tokenizer than the policies do")
     return found.model
 
 
@@ -152,7 +151,8 @@ def main(argv=None) -> dict:
     table = {path: metrics for path, (_, metrics) in results.items()}
     rules = rule_rows(floors_of(held_out, policies[0].tokenizer, train), held_out)
     print_table({**table, **rules}, UNITS)
-    report = {"policies": {path: {k: v._asdict() for k, v in m.items()} for path, m in table.items()}}
+    values = {path: {k: v._asdict() for k, v in row.items()} for path, row in table.items()}
+    report = {"policies": values}
     if args.output:
         text = json.dumps(report, indent=1)
         write_atomically(Path(args.output), lambda file: file.write(text.encode()))

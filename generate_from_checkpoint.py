@@ -11,7 +11,7 @@ three held-out questions. The text goes to stdout, everything else to stderr.
 import json
 import sys
 
-from src.names import UserError
+from src.names import STAGES, UserError
 from src.utils import cli
 
 
@@ -21,7 +21,7 @@ def build_parser() -> cli.Parser:
     cli.add_model_flag(parser)
     add = parser.add_argument
     add("--checkpoint", help="default checkpoints/{model_type}_main_squad/final.pt")
-    add("--prompt", help="the whole prompt, as 'Context: ...\\nQuestion: ...\\nAnswer:' or any text")
+    add("--prompt", help="'Context: ...\\nQuestion: ...\\nAnswer:' with line ends, or any text")
     add("--context", help="a paragraph; goes with --question")
     add("--question", help="a question about --context")
     add("--prompts_file", help="JSON lines with the key prompt, or context and question")
@@ -46,76 +46,19 @@ def check(args) -> None:
         raise UserError("one of --context and --question given, expected both or neither")
     if not args.temperature and (args.top_k or args.top_p < 1 or args.num_samples > 1):
         raise UserError(
-            "--top_k, --top_p or --num_samples given with --temperature 0, which always gives the one "
-            "most probable answer, add --temperature 1"
+            "--top_k, --top_p or --num_samples given with --temperature 0, which always gives "
+            "the one most probable answer, add --temperature 1"
         )
-
-
-def prompts_of_file(path: str) -> list[tuple[str, str]]:
-    """(context, question) or ("", prompt) of each line."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            rows = [(n, json.loads(line)) for n, line in enumerate(file, 1) if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--prompts_file {path} given, expected JSON lines ({error})") from None
-    prompts = []
-    for number, row in rows:
-        keys = set(row) if isinstance(row, dict) else set()
-        wanted = ("context", "question") if {"context", "question"} <= keys else ("prompt",)
-        if not set(wanted) <= keys or not all(isinstance(row[k], str) for k in wanted):
-            raise UserError(
-                f"--prompts_file {path} line {number}: expected texts under prompt, or context and question"
-            )
-        prompts.append((row["context"], row["question"]) if len(wanted) == 2 else (None, row["prompt"]))
-    return prompts
-
-
-def prompts_of_flags(args, checkpoint) -> list[tuple[str | None, str]]:
-    """All prompts there are, but for those of a terminal: (context, question) or (None, prompt)."""
-    from src.data.squad_loader import load_from_identity
-    from src.utils.run import say
-
-    if args.prompt is not None:
-        return [(None, args.prompt)]
-    if args.question is not None:
-        return [(args.context, args.question)]
-    if args.prompts_file is not None:
-        return prompts_of_file(args.prompts_file)
-    if not sys.stdin.isatty():
-        lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
-        if lines:
-            return [(None, line.replace("\\n", "\n")) for line in lines]
-    say("no prompt given: three held-out questions")
-    paragraphs = load_from_identity(checkpoint.data).validation[:3]
-    return [(p.context, p.questions[0].text) for p in paragraphs]
-
-
-def encode(tokenizer, prompt: tuple[str | None, str], room: int) -> tuple[list[int], list[int]]:
-    """(context ids, question ids), refused where they are empty or leave no room for an answer."""
-    from src.data.squad_dataset import encode_prompt, split_prompt
-
-    context, question = prompt
-    if context is not None:
-        ids = encode_prompt(tokenizer, context, question)
-    else:
-        ids = tuple(tokenizer.encode(part) for part in split_prompt(question))
-    if not ids[1]:
-        raise UserError("an empty prompt given, expected some text")
-    if len(ids[0]) + len(ids[1]) > room:
-        raise UserError(
-            f"a prompt of {len(ids[0]) + len(ids[1])} tokens given, expected at most {room} beside the "
-            "answer, shorten it or lower --max_new_tokens"
-        )
-    return ids
 
 
 def answer(args, checkpoint, prompt, device) -> dict:
     """One prompt's answers as text, with their log-probabilities in nats."""
     from src.generation import Sampling, generate
+    from src.prompts import encode_within
 
     trunk = checkpoint.model
     room = trunk.config.block_size - args.max_new_tokens
-    context, question = encode(checkpoint.tokenizer, prompt, room)
+    context, question = encode_within(checkpoint.tokenizer, prompt, room)
     answers = generate(
         trunk,
         [(context, [question])],
@@ -127,7 +70,7 @@ def answer(args, checkpoint, prompt, device) -> dict:
         device=device,
     )
     texts = [checkpoint.tokenizer.decode(ids).strip() for ids in answers.texts()]
-    shown = {"prompt": prompt[1]} if prompt[0] is None else dict(zip(("context", "question"), prompt, strict=True))
+    shown = {"context": prompt[0], "question" if prompt[0] is not None else "prompt": prompt[1]}
     return {**shown, "answers": texts, "logp_nats": answers.logp.sum(1).tolist(),
             "stopped": answers.stopped.tolist()}  # fmt: skip
 
@@ -135,11 +78,12 @@ def answer(args, checkpoint, prompt, device) -> dict:
 def score(args, checkpoint, prompt, device) -> dict:
     """The reward model's normalised score of --answer to the prompt."""
     from src.data.squad_encoding import answer_text
+    from src.prompts import encode_within
     from src.rewards import model_rewards
 
     ids = checkpoint.tokenizer.encode(answer_text(args.answer.strip()))
     room = checkpoint.model.trunk.config.block_size - len(ids) - 1
-    context, question = encode(checkpoint.tokenizer, prompt, room)
+    context, question = encode_within(checkpoint.tokenizer, prompt, room)
     trees = [(context, [(question, [ids])])]
     value = model_rewards(checkpoint.model, trees, checkpoint.tokenizer.stop_id, device)
     return {"answer": args.answer, "score": value.item()}
@@ -161,7 +105,7 @@ def main(argv=None) -> dict:
     args = build_parser().parse_args(argv)
     check(args)
 
-    from src.names import STAGES
+    from src.prompts import prompts_of_flags
     from src.utils.checkpoint_utils import REWARD_STAGE, describe_lineage, load_parent
     from src.utils.run import say, set_up_torch
 
@@ -178,7 +122,7 @@ def main(argv=None) -> dict:
     respond = score if scores else answer
     alone = all(v is None for v in (args.prompt, args.question, args.prompts_file))
     results = []
-    if alone and sys.stdin.isatty():
+    if alone and sys.stdin and sys.stdin.isatty():
         while True:
             try:
                 line = input("prompt> ")

@@ -99,9 +99,8 @@ def main(argv=None) -> dict:
     from src import stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
     from src.data.tokenizer import load_tokenizer
-    from src.held_out import PolicyResult
     from src.model.model import build_model
-    from src.training import learning_rate, make_optimizer, optimizer_step, steps
+    from src.training import make_optimizer, steps, update
     from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
@@ -125,13 +124,17 @@ def main(argv=None) -> dict:
         optimizer = make_optimizer({"model": model}, args.weight_decay)
         units = training_units(questions.encoded, block).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
-        run.start()
+        run.start(stages.inputs_of(questions))
+
+        def evaluate(step: int) -> stages.Figures:
+            """Answers and answer loss on the held-out questions."""
+            result = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device)
+            return stages.figures_of(result, held_out)
 
         # The step loop. extra: what is known from before training, kept when the run is resumed.
         extra: dict = {}
         if run.last is None:
-            before = stages.evaluate_and_log(run, 0, model, tokenizer, held_out, device)
-            extra["before"] = list(before)
+            extra["before"] = evaluate(0)
         batches = indexed_batches(
             questions.encoded,
             batch_size=args.batch_size,
@@ -143,22 +146,14 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             trees = apply_control(next(batches).trees, args.control, f"{args.seed}/{step}")
             record = sft_backward(model, trees, tokenizer.stop_id, args, device)
-            rate = learning_rate(step, max_steps, args.warmup, args.lr)
-            norm = optimizer_step(
-                optimizer, rate, args.grad_clip, record["loss"], args.skip_nonfinite
-            )
-            record |= {"learning_rate": rate, "gradient_norm": norm}
+            record |= update(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)
             stages.log_step(run, step, started, examples, record, loss=record["answer_loss_nats"])
             if stages.due(run, step):
-                stages.evaluate_and_log(run, step + 1, model, tokenizer, held_out, device)
+                evaluate(step + 1)
 
         # What it learnt, on articles that it never saw.
-        result = stages.evaluate_and_log(run, max_steps, model, tokenizer, held_out, device)
-        before = PolicyResult(*extra["before"])
-        metrics = {k: v.value for k, v in result.summary(held_out.groups).items()}
-        metrics |= stages.compare("em", result.em, before.em, held_out.groups)
-        metrics |= stages.compare("f1", result.f1, before.f1, held_out.groups)
+        metrics = stages.compare(extra["before"], evaluate(max_steps))
         return stages.finish(run, model, tokenizer, questions.identity, metrics)
 
 

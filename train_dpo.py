@@ -28,7 +28,7 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
     add("--beta", type=cli.positive, default=0.1, help="per nat; for ipo the paper's tau")
-    add("--loss_type", choices=("sigmoid", "ipo"), default="sigmoid", help="Rafailov or Azar et al.")
+    add("--loss_type", choices=("sigmoid", "ipo"), default="sigmoid", help="the loss")
     add("--label_smoothing", type=cli.number(float, 0, 0.5), default=0.0,
         help="share of pairs taken to be labelled the wrong way round; sigmoid only")  # fmt: skip
     add("--nll_weight", type=cli.non_negative, default=0.0,
@@ -40,8 +40,8 @@ def check(args) -> None:
     """Refuse combinations that mean nothing."""
     if args.loss_type == "ipo" and args.label_smoothing:
         raise UserError(
-            f"--label_smoothing {args.label_smoothing} given with --loss_type ipo, expected 0: the ipo "
-            "loss has no smoothing, use --loss_type sigmoid"
+            f"--label_smoothing {args.label_smoothing} given with --loss_type ipo, expected 0: the "
+            "ipo loss has no smoothing, use --loss_type sigmoid"
         )
 
 
@@ -96,9 +96,8 @@ def main(argv=None) -> dict:
     from src.data.squad_dataset import steps_per_epoch
     from src.data.squad_pairs import pair_batches
     from src.evaluation import points_in_order
-    from src.held_out import PolicyResult
-    from src.pairs import policy_scores
-    from src.training import learning_rate, make_optimizer, optimizer_step, steps
+    from src.pairs import policy_scores, reference_logps, trees_of_steps
+    from src.training import make_optimizer, steps, update
     from src.utils.checkpoint_utils import load_parent
     from src.utils.run import Run, set_up_torch
 
@@ -119,25 +118,27 @@ def main(argv=None) -> dict:
         max_steps = stages.plan_steps(args, per_epoch)
 
         # What the frozen reference says about every pair that will be seen, once.
-        needed = stages.trees_of_steps(train, args, min(max_steps, per_epoch))
-        reference, reference_seconds = stages.reference_logps(model, train, needed, stop_id, device)
-        reference_seconds /= per_epoch
+        needed = trees_of_steps(train, args, min(max_steps, per_epoch))
+        reference, reference_seconds = reference_logps(model, train, needed, stop_id, device)
+        reference_seconds /= min(max_steps, per_epoch)
         unseen_reference = policy_scores(model, unseen, stop_id, device)
         optimizer = make_optimizer({"model": model}, args.weight_decay)
-        run.start()
+        run.start(stages.inputs_of(questions, [parent]))
 
-        def evaluate(step: int):
+        def evaluate(step: int) -> stages.Figures:
             """The policy's answers and what it says of the held-out pairs."""
             result = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device)
             scores = policy_scores(model, unseen, stop_id, device)
             stages.log_pair_figures(run, step, scores, unseen_reference, unseen, args.beta)
-            return result, points_in_order(scores[:, 0].numpy(), scores[:, 1].numpy()).tolist()
+            points = points_in_order(*scores.numpy().T).tolist()
+            groups = [pair.paragraph for pair in unseen.in_order()]
+            preferred = (points, [0.01] * len(points), groups)
+            return stages.figures_of(result, held_out) | {"preference_accuracy": preferred}
 
         # The step loop.
         extra: dict = {}
         if run.last is None:
-            before, preferred_before = evaluate(0)
-            extra |= {"before": list(before), "preferred_before": preferred_before}
+            extra["before"] = evaluate(0)
         batches = pair_batches(
             train.trees, batch_size=args.batch_size, seed=args.seed, start_step=run.steps_done
         )
@@ -146,11 +147,7 @@ def main(argv=None) -> dict:
             batch = next(batches)
             numbers = [n for row in batch.index for n in row]
             record = dpo_backward(model, batch.trees, reference[numbers], stop_id, args, device)
-            rate = learning_rate(step, max_steps, args.warmup, args.lr)
-            norm = optimizer_step(
-                optimizer, rate, args.grad_clip, record["loss"], args.skip_nonfinite
-            )
-            record |= {"learning_rate": rate, "gradient_norm": norm}
+            record |= update(run, optimizer, step, max_steps, record["loss"])
             stages.log_step(
                 run, step, started, len(numbers), record,
                 loss=record["loss"], accuracy=record["preference_accuracy"],
@@ -159,15 +156,7 @@ def main(argv=None) -> dict:
                 evaluate(step + 1)
 
         # What it learnt, on articles that it never saw.
-        result, preferred = evaluate(max_steps)
-        before = PolicyResult(*extra["before"])
-        metrics = {k: v.value for k, v in result.summary(held_out.groups).items()}
-        groups = [pair.paragraph for pair in unseen.in_order()]
-        metrics |= stages.compare(
-            "preference_accuracy", preferred, extra["preferred_before"], groups
-        )
-        metrics |= stages.compare("em", result.em, before.em, held_out.groups)
-        metrics |= stages.compare("f1", result.f1, before.f1, held_out.groups)
+        metrics = stages.compare(extra["before"], evaluate(max_steps))
         return stages.finish(run, model, tokenizer, questions.identity, metrics, [parent])
 
 

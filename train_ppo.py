@@ -31,12 +31,12 @@ def build_parser() -> cli.Parser:
     add("--reward", default="model", help="model, f1, em, or module:function of your own, called "
         "with (prediction, golds, context, question)")  # fmt: skip
     add("--algorithm", choices=("ppo", "rloo", "reinforce"), default="ppo",
-        help="ppo with a critic; rloo: leave-one-out baseline; reinforce: mean baseline")  # fmt: skip
+        help="ppo: a critic; rloo: leave-one-out baseline; reinforce: mean baseline")
     add("--num_samples", type=cli.positive_int, default=2, help="answers sampled a question")
     add("--max_new_tokens", type=cli.positive_int, default=16, help="longest answer, stop included")
     add("--temperature", type=cli.positive, default=1.0, help="of sampling and of log-probs")
     add("--kl_coef", type=cli.non_negative, default=0.05, help="reward lost per nat of KL")
-    add("--kl_target", type=cli.positive, help="nats an answer to steer --kl_coef to; default: fixed")
+    add("--kl_target", type=cli.positive, help="nats an answer to steer --kl_coef to")
     add("--kl_horizon", type=cli.positive_int, default=10_000, help="episodes of the steering")
     add("--kl_limit", type=cli.positive, default=20.0, help="nats an answer at which to stop")
     add("--gamma", type=cli.share, default=1.0, help="discount a token")
@@ -61,30 +61,67 @@ def check(args) -> None:
             setattr(args, name, 1 if on_policy else value)
         elif on_policy and given > 1:
             raise UserError(
-                f"--{name} {given} given with reinforce, whose gradient holds for fresh samples only, "
-                "expected 1"
+                f"--{name} {given} given with reinforce, whose gradient holds for fresh "
+                "samples only, expected 1"
             )
     if args.algorithm == "rloo" and args.num_samples < 2:
         raise UserError("--num_samples 1 given with rloo, expected 2 or more to leave one out")
 
 
-def reward_of_trees(args, reward, tokenizer, asked, device):
-    """trees with answers -> rewards (N,): the reward model's score, or a function of the texts.
+def load_models(args, device):
+    """The parent, the reward model and its checkpoint if one is used, and PPO's models.
 
-    asked: the questions of those trees, in order; used by functions only.
+    The policy starts from its parent, which stays beside it as the frozen reference. The critic has a
+    trunk of its own: the reward model's with its head, or without one the policy's with a head of 0.
     """
-    from src.rewards import function_rewards, model_rewards, reward_function
+    from src.model.heads import Critic
+    from src.ppo import Models
+    from src.rewards import reward_function
+    from src.stages import require_same_tokenizer
+    from src.utils.checkpoint_utils import load_parent
 
-    if reward is not None:
-        return lambda trees: model_rewards(reward, trees, tokenizer.stop_id, device)
-    function = reward_function(args.reward)
+    parent = load_parent(args.checkpoint, args.model_type)
+    policy = parent.model.to(device)
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    scored_by, reward = None, None
+    if args.reward == "model":
+        path = args.reward_checkpoint
+        scored_by = load_parent(path, args.model_type, (REWARD_STAGE,), REWARD_STAGE)
+        require_same_tokenizer(parent, scored_by)
+        reward = scored_by.model.to(device).requires_grad_(False)
+    else:
+        reward_function(args.reward)  # refused here, before an earlier run's files go
+    critic = None
+    if args.algorithm == "ppo":
+        critic = Critic(copy.deepcopy(policy)).to(device)
+        if reward is not None:
+            critic.start_from_reward(reward)
+    return parent, scored_by, reward, Models(policy, reference, critic)
 
-    def score(trees):
-        texts = [[tokenizer.decode(a).strip() for a in answers] for _, qs in trees for _, answers in qs]
-        repeated = [about for about, answers in zip(asked, texts, strict=True) for _ in answers]
-        return function_rewards(function, [t for answers in texts for t in answers], repeated)
 
-    return score
+def ask(batch, paragraphs):
+    """A batch's prompts without golds, and the same questions as people read them."""
+    from src.evaluation import Asked
+
+    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in batch.trees]
+    places = [(paragraphs[p], q) for row in batch.index for p, q in row]
+    asked = [Asked(p.context, p.questions[q].text, p.questions[q].answers) for p, q in places]
+    return prompts, asked
+
+
+def steer_kl(args, extra: dict, kl_nats: float, episodes: int) -> None:
+    """Adapt the coefficient to its target (Ziegler et al. 2019, section 2.2); stop at a collapse."""
+    from src.losses import adaptive_kl_coefficient
+
+    if args.kl_target:
+        extra["kl_coef"] = adaptive_kl_coefficient(
+            extra["kl_coef"], kl_nats, args.kl_target, episodes, args.kl_horizon
+        )
+    if kl_nats > args.kl_limit:
+        raise cli.NonFiniteError(
+            f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit "
+            f"{args.kl_limit}: a collapse, raise --kl_coef or lower --lr"
+        )
 
 
 @cli.command
@@ -95,14 +132,9 @@ def main(argv=None) -> dict:
 
     from src import ppo, stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
-    from src.evaluation import Asked
-    from src.held_out import PolicyResult
-    from src.losses import adaptive_kl_coefficient
-    from src.model.heads import Critic
-    from src.training import learning_rate, make_optimizer, optimizer_step, steps
-    from src.utils.checkpoint_utils import load_parent
-    from src.utils.cli import NonFiniteError
-    from src.utils.run import Run, say, set_up_torch
+    from src.rewards import reward_of_trees
+    from src.training import make_optimizer, steps, update
+    from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
@@ -110,104 +142,60 @@ def main(argv=None) -> dict:
         if run.finished:
             return run.final_metrics()
         device = set_up_torch(args)
-
-        # 1. The policy starts from its parent, and the parent stays beside it as the reference.
-        parent = load_parent(args.checkpoint, args.model_type)
-        tokenizer = parent.tokenizer
-        policy = parent.model.to(device)
-        reference = copy.deepcopy(policy).requires_grad_(False)
-        block = policy.config.block_size
+        parent, scored_by, reward, models = load_models(args, device)
+        policy, tokenizer = models.policy, parent.tokenizer
+        block, room = policy.config.block_size, args.max_new_tokens + 1
         questions = stages.load_questions(args, tokenizer, block, parent)
-        held_out = questions.held_out
-
-        # 2. The reward, and a critic of its own that starts from the reward model, or from 0.
-        reward, ancestor = None, None
-        if args.reward == "model":
-            ancestor = load_parent(
-                args.reward_checkpoint, args.model_type, (REWARD_STAGE,), REWARD_STAGE
-            )
-            stages.require_same_tokenizer(parent, ancestor)
-            reward = ancestor.model.to(device).requires_grad_(False)
-        critic = None
-        modules = {"policy": policy}
-        if args.algorithm == "ppo":
-            critic = modules["critic"] = Critic(copy.deepcopy(policy))
-            if reward is not None:
-                critic.start_from_reward(reward)
-            critic.to(device).requires_grad_(True)
-        models = ppo.Models(policy, reference, critic)
-        optimizer = make_optimizer(modules, args.weight_decay)
-        room = args.max_new_tokens + 1
         units = training_units(questions.encoded, block, answer_room=room).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
-        settings = ppo.Settings(
-            args.algorithm, tokenizer.stop_id, args.num_samples, args.max_new_tokens,
-            args.temperature, args.gamma, args.lam, args.clip_range, args.value_clip_range,
-            args.value_coef, args.no_stop_penalty, args.ppo_epochs, args.minibatches,
-            args.micro_batch_size or args.batch_size, args.seed, device,
-        )  # fmt: skip
-        run.start()
+        trained = {"policy": policy} | ({"critic": models.critic} if models.critic else {})
+        optimizer = make_optimizer(trained, args.weight_decay)
+        settings = ppo.settings_of(args, tokenizer.stop_id, device)
+        parents = [parent, scored_by] if scored_by else [parent]
+        run.start(stages.inputs_of(questions, parents))
 
-        def evaluate(step: int):
+        def evaluate(step: int) -> stages.Figures:
             """Greedy answers with their metrics and their reward."""
-            result = stages.evaluate_and_log(run, step, policy, tokenizer, held_out, device)
-            score = reward_of_trees(args, reward, tokenizer, held_out.asked, device)
-            return result, score(held_out.with_answers(result.ids)).tolist()
+            result = stages.evaluate_and_log(
+                run, step, policy, tokenizer, questions.held_out, device
+            )
+            score = reward_of_trees(
+                args.reward, reward, tokenizer, questions.held_out.asked, device
+            )
+            rewards = score(questions.held_out.with_answers(result.ids)).tolist()
+            figures = stages.figures_of(result, questions.held_out)
+            return figures | {"reward": (rewards, [1.0] * len(rewards), questions.held_out.groups)}
 
-        # 3. The step loop: collect a batch of episodes, then learn from it.
         extra = {"kl_coef": args.kl_coef}
         if run.last is None:
-            before, rewards_before = evaluate(0)
-            extra |= {"before": list(before), "rewards_before": rewards_before}
+            extra["before"] = evaluate(0)
         batches = indexed_batches(
             questions.encoded, batch_size=args.batch_size, seed=args.seed, block_size=block,
             start_step=run.steps_done, answer_room=room,
         )  # fmt: skip
-        for step in steps(run, max_steps, modules, optimizer, extra):
+        for step in steps(run, max_steps, trained, optimizer, extra):
             started = time.perf_counter()
-            batch = next(batches)
-            prompts = [(context, [q for q, _ in qs]) for context, qs in batch.trees]
-            raw = [(questions.train[p], q) for places in batch.index for p, q in places]
-            asked = [Asked(p.context, p.questions[q].text, p.questions[q].answers) for p, q in raw]
-            score = reward_of_trees(args, reward, tokenizer, asked, device)
+            # Collect a batch of episodes with the policy as it is ...
+            prompts, asked = ask(next(batches), questions.train)
+            score = reward_of_trees(args.reward, reward, tokenizer, asked, device)
             rollout = ppo.collect(models, prompts, score, extra["kl_coef"], step, settings)
-            record = ppo.describe(rollout, settings)
-            rate = learning_rate(step, max_steps, args.warmup, args.lr)
+            record = {"kl_coef": extra["kl_coef"], **ppo.describe(rollout, settings)}
+            # ... then learn from it for a few epochs.
             record |= ppo.learn(
                 models, rollout, step, settings,
-                lambda loss, rate=rate: optimizer_step(
-                    optimizer, rate, args.grad_clip, loss, args.skip_nonfinite
-                ),
+                lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
-            record |= {"learning_rate": rate, "kl_coef": extra["kl_coef"]}
             episodes = len(rollout.score)
-            if args.kl_target:
-                # 4. Adaptive KL (Ziegler et al. 2019, section 2.2).
-                extra["kl_coef"] = adaptive_kl_coefficient(
-                    extra["kl_coef"], record["kl_nats"], args.kl_target, episodes, args.kl_horizon
-                )
             stages.log_step(
                 run, step, started, episodes, record,
                 reward=record["reward_mean"], kl=record["kl_nats"],
             )  # fmt: skip
-            if record["kl_nats"] > args.kl_limit:
-                raise NonFiniteError(
-                    f"the KL to the reference is {record['kl_nats']:.1f} nats an answer, above "
-                    f"--kl_limit {args.kl_limit}: the policy has collapsed, raise --kl_coef or lower --lr"
-                )
+            steer_kl(args, extra, record["kl_nats"], episodes)
             if stages.due(run, step):
                 evaluate(step + 1)
 
-        # 5. What it learnt, on articles that neither it nor the reward model ever saw.
-        result, rewards = evaluate(max_steps)
-        before = PolicyResult(*extra["before"])
-        metrics = {k: v.value for k, v in result.summary(held_out.groups).items()}
-        metrics["reward"] = sum(rewards) / len(rewards)
-        metrics |= stages.compare("reward", rewards, extra["rewards_before"], held_out.groups, unit=1.0)
-        metrics |= stages.compare("em", result.em, before.em, held_out.groups)
-        metrics |= stages.compare("f1", result.f1, before.f1, held_out.groups)
-        say(f"reward: {args.reward}")
-        parents = [parent, ancestor] if ancestor else [parent]
+        # What it learnt, on articles that neither it nor the reward model ever saw.
+        metrics = stages.compare(extra["before"], evaluate(max_steps))
         return stages.finish(run, policy, tokenizer, questions.identity, metrics, parents)
 
 

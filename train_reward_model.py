@@ -62,7 +62,7 @@ def main(argv=None) -> dict:
     from src.model.heads import RewardModel
     from src.pairs import accuracy, accuracy_by_kind, length_rule, reward_scores
     from src.rewards import model_rewards
-    from src.training import learning_rate, make_optimizer, optimizer_step, steps
+    from src.training import make_optimizer, steps, update
     from src.utils.checkpoint_utils import load_parent
     from src.utils.run import Run, say, set_up_torch
 
@@ -83,7 +83,7 @@ def main(argv=None) -> dict:
         max_steps = stages.plan_steps(
             args, steps_per_epoch(len(train.trees.trees), args.batch_size)
         )
-        run.start()
+        run.start(stages.inputs_of(questions, [parent]))
 
         def evaluate(step: int) -> dict[str, float]:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
@@ -105,11 +105,7 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             trees = next(batches).trees
             record = reward_backward(reward, trees, stop_id, args, device)
-            rate = learning_rate(step, max_steps, args.warmup, args.lr)
-            norm = optimizer_step(
-                optimizer, rate, args.grad_clip, record["loss"], args.skip_nonfinite
-            )
-            record |= {"learning_rate": rate, "gradient_norm": norm}
+            record |= update(run, optimizer, step, max_steps, record["loss"])
             pairs = sum(len(qs) for _, qs in trees)
             stages.log_step(
                 run, step, started, pairs, record,
@@ -122,7 +118,8 @@ def main(argv=None) -> dict:
         golds = stages.some_gold_trees(questions.encoded, block, args.seed)
         reward.set_normalisation(model_rewards(reward, golds, stop_id, device, raw=True))
         metrics = evaluate(max_steps)
-        say(f"held-out accuracy: {extra['before']['accuracy']:.1f}% before, {metrics['accuracy']:.1f}% after")
+        was, now = extra["before"]["accuracy"], metrics["accuracy"]
+        say(f"held-out accuracy: {was:.1f}% before, {now:.1f}% after")
         return stages.finish(run, reward, tokenizer, questions.identity, metrics, [parent])
 
 

@@ -82,7 +82,8 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     cumulated = logits.double().softmax(-1).cumsum(-1)
     point = uniform.double()[:, None] * cumulated[:, -1:]
     token = torch.searchsorted(cumulated, point, right=True).squeeze(1)
-    # Rounding may carry a point past the last token of any probability; step back to that token.
+    # Logits that are not finite have no such token; an id all the same, so that the loss, which is
+    # not finite either, is what gets reported.
     last = (cumulated < cumulated[:, -1:]).sum(-1)
     return torch.minimum(token, last)
 

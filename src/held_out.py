@@ -146,6 +146,6 @@ def sample_lines(held_out: HeldOut, answers: Sequence[str], number: int = 3) -> 
     """A few questions, evenly spread, with an answer and the gold, for people to read."""
     spread = range(0, len(answers), max(1, len(answers) // number))
     return [
-        f"  Q: {held_out.asked[i].question}  gold: {held_out.asked[i].golds[0]!r}  answer: {answers[i]!r}"
-        for i in list(spread)[:number]
+        f"  Q: {about.question}  gold: {about.golds[0]!r}  answer: {answer!r}"
+        for about, answer in [(held_out.asked[i], answers[i]) for i in spread][:number]
     ]

@@ -2,14 +2,25 @@
 them.
 """
 
+import argparse
+import hashlib
+import itertools
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from src.data.squad_dataset import EncodedParagraph
-from src.data.squad_pairs import PairTrees, evaluation_pair_trees, preference_trees
+from src.data.squad_pairs import (
+    PairTrees,
+    evaluation_pair_trees,
+    pair_batches,
+    preference_trees,
+)
 from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizer import Tokenizer
@@ -19,6 +30,10 @@ from src.model.heads import RewardModel
 from src.names import CORRUPTIONS
 from src.rewards import model_rewards
 from src.scoring import answer_logps
+from src.utils.checkpoint_utils import weights_hash
+from src.utils.payload import load_payload, save_payload
+
+REFERENCE_DIR = ".cache/reference"
 
 
 class PairSet(NamedTuple):
@@ -98,3 +113,42 @@ def length_rule(pair_set: PairSet) -> Interval:
     pairs = pair_set.in_order()
     points = points_in_order([len(p.rejected) for p in pairs], [len(p.chosen) for p in pairs])
     return bootstrap_interval(points, [0.01] * len(pairs), [p.paragraph for p in pairs])
+
+
+def trees_of_steps(pair_set: PairSet, args: argparse.Namespace, steps: int) -> PairTrees:
+    """The trees that the first `steps` steps of the first epoch will see."""
+    batches = pair_batches(pair_set.trees, batch_size=args.batch_size, seed=args.seed)
+    seen = list(itertools.islice(batches, steps))
+    return PairTrees(
+        [tree for batch in seen for tree in batch.trees],
+        [numbers for batch in seen for numbers in batch.index],
+        0,
+    )
+
+
+def reference_logps(
+    reference: nn.Module,
+    pair_set: PairSet,
+    needed: PairTrees,
+    stop_id: int,
+    device: torch.device,
+    cache_dir: str = REFERENCE_DIR,
+) -> tuple[Tensor, float]:
+    """What a frozen reference says of pairs: log-probs (pairs, 2) in nats, and the seconds it took.
+
+    Row n is pair number n; NaN where the pair is not needed, so that a missing entry shows. Cached
+    on disk under a hash of the weights and of every token that was read, so a resumed run finds it.
+    """
+    started = time.perf_counter()
+    key = hashlib.sha256(f"{weights_hash(reference)}{stop_id}{needed}".encode()).hexdigest()
+    path = Path(cache_dir) / f"{key}.pt"
+    numbers = [n for row in needed.index for n in row]
+    rows = torch.full((len(pair_set.pairs), 2), torch.nan)
+    if path.exists():
+        found = load_payload(path, "delete it")["logp"]
+    else:
+        found = answer_logps(reference, needed.trees, stop_id, device).view(-1, 2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_payload(path, {"logp": found})
+    rows[numbers] = found
+    return rows, time.perf_counter() - started

@@ -7,6 +7,7 @@ source of a detail: IGPT = Ouyang et al. 2022 (2203.02155), N = Huang et al., "T
 Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031).
 """
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -57,6 +58,14 @@ class Settings(NamedTuple):
     device: torch.device
 
 
+def settings_of(args: argparse.Namespace, stop_id: int, device: torch.device) -> Settings:
+    """The settings of train_ppo.py's flags."""
+    own = {"stop_id": stop_id, "device": device, "epochs": args.ppo_epochs}
+    own["micro_contexts"] = args.micro_batch_size or args.batch_size
+    flags = {name: getattr(args, name) for name in Settings._fields if name not in own}
+    return Settings(**own, **flags)
+
+
 class Models(NamedTuple):
     """The policy, the frozen policy it starts from, and the critic where the algorithm has one."""
 
@@ -94,8 +103,7 @@ def collect(
     step: int,
     s: Settings,
 ) -> Rollout:
-    """Sample answers to the prompts with the policy as it is, score them, and work out advantages.
-    """
+    """Sample answers to the prompts with the policy as it is, score them, work out advantages."""
     # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
     answers = generate(
         models.policy,
@@ -162,8 +170,7 @@ def _consecutive(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 def _advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, s: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and value targets (N, A) of the algorithm; for reinforce, each episode's return.
-    """
+    """Advantages and value targets (N, A) of the algorithm; of reinforce, each episode's return."""
     episode = sequence_sum(rewards, mask)
     if s.algorithm == "ppo":
         advantages, returns = gae(rewards, values, mask, s.gamma, s.lam)
@@ -178,7 +185,7 @@ def learn(
     rollout: Rollout,
     step: int,
     s: Settings,
-    optimizer_step: Callable[[float], float],
+    update: Callable[[float], dict[str, float]],
 ) -> dict[str, float]:
     """Several epochs over the batch in minibatches of whole contexts; returns means of what it saw.
 
@@ -201,7 +208,7 @@ def learn(
             for part in _consecutive(batch, s.micro_contexts):
                 for name, value in _backward(models, rollout, part, actions, episodes, s).items():
                     figures[name] = figures.get(name, 0.0) + value
-            figures["gradient_norm"] = optimizer_step(figures["loss"])
+            figures |= update(figures["loss"])
             if not minibatches:
                 sums["first_approx_kl"] = figures["approx_kl_nats"]
             for name, value in figures.items():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from src.data.tokenizer import Tokenizer
 from src.evaluation import Asked, exact_match, f1_score
 from src.model.heads import RewardModel
 from src.names import UserError
@@ -26,10 +27,10 @@ def reward_function(name: str) -> RewardFunction:
         raise UserError(f"--reward {name} given, expected model, f1, em or module:function")
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # importing runs the user's own module
         raise UserError(
             f"--reward {name} given, but {error}: expected an importable function"
-        ) from None
+        ) from error
     if not callable(function):
         raise UserError(
             f"--reward {name} given, expected a function, found a {type(function).__name__}"
@@ -42,18 +43,24 @@ def function_rewards(
 ) -> Tensor:
     """Rewards (N,) float32 of predictions, each with the question it answers.
 
-    Raises UserError when the function returns something that is no finite number.
+    Raises UserError when the function fails or returns something that is no finite number.
     """
     values = []
     for prediction, about in zip(predictions, asked, strict=True):
-        value = function(prediction, about.golds, about.context, about.question)
+        try:
+            value = function(prediction, about.golds, about.context, about.question)
+        except Exception as error:  # the user's own code
+            raise UserError(
+                f"the reward function failed for {prediction!r} with {type(error).__name__}: "
+                f"{error}, expected a finite number"
+            ) from error
         try:
             value = float(value)
         except (TypeError, ValueError):
             value = float("nan")
         if not -float("inf") < value < float("inf"):
             raise UserError(
-                f"the reward function returned {value!r} for {prediction!r}, expected a finite number"
+                f"the reward function gave {value!r} for {prediction!r}, expected a finite number"
             )
         values.append(value)
     return torch.tensor(values)
@@ -78,3 +85,27 @@ def model_rewards(
 
     with torch.inference_mode():
         return for_all_leaves(trees, of_batch)
+
+
+def reward_of_trees(
+    name: str,
+    reward: RewardModel | None,
+    tokenizer: Tokenizer,
+    asked: Sequence[Asked],
+    device: torch.device | str = "cpu",
+) -> Callable[[Sequence[Tree]], Tensor]:
+    """A function from trees with answers to their rewards (N,), as `--reward name` says.
+
+    reward: the model for `model`, else None. asked: the trees' questions, in order, for functions.
+    """
+    if reward is not None:
+        return lambda trees: model_rewards(reward, trees, tokenizer.stop_id, device)
+    function = reward_function(name)
+
+    def score(trees: Sequence[Tree]) -> Tensor:
+        answers = [answers for _, questions in trees for _, answers in questions]
+        repeated = [about for about, texts in zip(asked, answers, strict=True) for _ in texts]
+        texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
+        return function_rewards(function, texts, repeated)
+
+    return score

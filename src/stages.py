@@ -1,13 +1,10 @@
 """What the training scripts share: loading questions, planning steps, evaluating, finishing."""
 
 import argparse
-import hashlib
-import itertools
 import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +13,6 @@ from torch import Tensor, nn
 
 from src.data.squad_dataset import EncodedParagraph, encode_paragraphs, training_trees
 from src.data.squad_loader import load_from_identity, load_squad
-from src.data.squad_pairs import PairTrees, pair_batches
 from src.data.squad_preferences import parse_corruptions
 from src.data.squad_types import Paragraph
 from src.data.tokenizer import Tokenizer
@@ -31,18 +27,17 @@ from src.held_out import (
 )
 from src.names import UserError
 from src.pairs import PairSet, accuracy, held_out_pairs, training_pairs
-from src.scoring import Tree, answer_logps
+from src.scoring import Tree
 from src.utils.checkpoint_utils import (
     Checkpoint,
-    load_payload,
     save_checkpoint,
-    save_payload,
-    weights_hash,
 )
 from src.utils.run import Run, say
 
 CACHE_DIR = ".cache/encoded"
-REFERENCE_DIR = ".cache/reference"
+
+# name -> numerators, denominators and groups, one of each a question or pair
+Figures = dict[str, tuple[list[float], list[float], list[int]]]
 
 
 class Questions(NamedTuple):
@@ -65,7 +60,8 @@ def load_questions(
     """The data of the flags; what they leave out is the parent's. Says what was used and dropped.
     """
     inherited = parent is not None and args.dataset is None
-    if inherited and args.difficulty is None and args.num_examples is None:
+    changed = args.difficulty or args.num_examples or args.strict_data
+    if inherited and not changed:
         data = load_from_identity(parent.data)
         say(f"data: {data.identity['dataset']}, inherited from {parent.path}")
     else:
@@ -74,7 +70,7 @@ def load_questions(
             stored["dataset"] if inherited else args.dataset,
             seed=stored.get("seed", args.seed),
             difficulty=args.difficulty or stored.get("difficulty") or 2,
-            num_examples=args.num_examples,
+            num_examples=args.num_examples or (stored.get("num_examples") if inherited else None),
             strict=args.strict_data,
         )
         say(f"data: {data.identity['dataset']}, as the flags say")
@@ -96,6 +92,12 @@ def load_questions(
         f"{len(held_out.asked)} held out; windows cut off {held_out.lost:.1%} of the held-out golds"
     )
     return Questions(data.train, encoded, chosen, chosen_encoded, held_out, data.identity)
+
+
+def inputs_of(questions: Questions, parents: Sequence[Checkpoint] = ()) -> dict[str, str]:
+    """What a run depends on besides its flags -> its hash, for `Run.start`."""
+    data = f"the data of --dataset {questions.identity['dataset']}"
+    return {data: questions.identity["fingerprint"]} | {p.path: p.sha256 for p in parents}
 
 
 def require_same_tokenizer(policy: Checkpoint, reward: Checkpoint) -> None:
@@ -174,28 +176,33 @@ def evaluate_and_log(
     return result
 
 
-def compare(
-    name: str,
-    after: Sequence[float],
-    before: Sequence[float],
-    groups: Sequence[int],
-    unit: float = 0.01,
-) -> dict:
-    """Say whether a figure is above its parent's; returns the paired difference with its interval.
-    """
-    ones = [unit] * len(after)
-    difference = paired_difference(after, before, ones, groups)
-    verdict = (
-        "above" if difference.low > 0 else "below" if difference.high < 0 else "not different from"
-    )
-    say(
-        f"{name}: {verdict} the parent's by {difference.value:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-    )
+def figures_of(result: PolicyResult, held_out: HeldOut) -> Figures:
+    """A policy's EM, F1 and answer loss, question by question, for `compare`."""
+    percent = [0.01] * len(result.em)
     return {
-        f"{name}_gain": difference.value,
-        f"{name}_gain_low": difference.low,
-        f"{name}_gain_high": difference.high,
+        "em": (result.em, percent, held_out.groups),
+        "f1": (result.f1, percent, held_out.groups),
+        "answer_loss_nats": (result.nats, result.tokens, held_out.groups),
     }
+
+
+def compare(before: Figures, after: Figures) -> dict[str, float]:
+    """Say whether each figure is above the parent's, by the interval of the paired difference.
+
+    Returns the figures from after training, and what was gained with its 95% interval.
+    """
+    metrics = {}
+    for name, (values, denominators, groups) in after.items():
+        gain = paired_difference(values, before[name][0], denominators, groups)
+        verdict = "above" if gain.low > 0 else "below" if gain.high < 0 else "not different from"
+        metrics[name] = sum(values) / sum(denominators)
+        metrics |= {f"{name}_gain": gain.value}
+        metrics |= {f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
+        say(
+            f"{name} {metrics[name]:.2f}: {verdict} the figure before training, by "
+            f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+        )
+    return metrics
 
 
 def load_pairs(
@@ -216,45 +223,6 @@ def load_pairs(
         dropped = pair_set.trees.dropped
         say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block")
     return train, unseen
-
-
-def trees_of_steps(pair_set: PairSet, args: argparse.Namespace, steps: int) -> PairTrees:
-    """The trees that the first `steps` steps of the first epoch will see."""
-    batches = pair_batches(pair_set.trees, batch_size=args.batch_size, seed=args.seed)
-    seen = list(itertools.islice(batches, steps))
-    return PairTrees(
-        [tree for batch in seen for tree in batch.trees],
-        [numbers for batch in seen for numbers in batch.index],
-        0,
-    )
-
-
-def reference_logps(
-    reference: nn.Module,
-    pair_set: PairSet,
-    needed: PairTrees,
-    stop_id: int,
-    device: torch.device,
-    cache_dir: str = REFERENCE_DIR,
-) -> tuple[Tensor, float]:
-    """What a frozen reference says of pairs: log-probs (pairs, 2) in nats, and the seconds it took.
-
-    Row n is pair number n; NaN where the pair is not needed, so that a missing entry shows. Cached
-    on disk under a hash of the weights and of every token that was read, so a resumed run finds it.
-    """
-    started = time.perf_counter()
-    key = hashlib.sha256(f"{weights_hash(reference)}{stop_id}{needed}".encode()).hexdigest()
-    path = Path(cache_dir) / f"{key}.pt"
-    numbers = [n for row in needed.index for n in row]
-    rows = torch.full((len(pair_set.pairs), 2), torch.nan)
-    if path.exists():
-        found = load_payload(path, "delete it")["logp"]
-    else:
-        found = answer_logps(reference, needed.trees, stop_id, device).view(-1, 2)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_payload(path, {"logp": found})
-    rows[numbers] = found
-    return rows, time.perf_counter() - started
 
 
 def log_pair_figures(
@@ -311,7 +279,7 @@ def finish(
         model,
         tokenizer,
         identity,
-        vars(run.args),
+        {name: v for name, v in vars(run.args).items() if name not in ("resume", "overwrite")},
         lineage,
         metrics,
     )

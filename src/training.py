@@ -74,6 +74,16 @@ def optimizer_step(
     return float(norm)
 
 
+def update(
+    run: Run, optimizer: torch.optim.Optimizer, step: int, max_steps: int, loss: float
+) -> dict[str, float]:
+    """`optimizer_step` at the schedule's rate for this step, as the flags say; returns what to log."""
+    args = run.args
+    rate = learning_rate(step, max_steps, args.warmup, args.lr)
+    norm = optimizer_step(optimizer, rate, args.grad_clip, loss, args.skip_nonfinite)
+    return {"learning_rate": rate, "gradient_norm": norm}
+
+
 def steps(
     run: Run,
     max_steps: int,
@@ -107,6 +117,8 @@ def save_last(
     payload = {
         "step": step,
         "args": vars(run.args),
+        "asked": run.asked,
+        "inputs": run.inputs,
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimizer": optimizer.state_dict(),
         "torch_rng": torch.get_rng_state(),

@@ -268,6 +268,11 @@ def test_draw_at_the_ends_of_a_large_vocabulary():
     assert (draw(logits, torch.zeros(8)) == 3).all()
 
 
+def test_logits_that_are_not_finite_give_an_id_and_no_crash():
+    """The log-prob is NaN then, which the training loop reports."""
+    assert draw(torch.full((2, 5), torch.nan), torch.tensor([0.0, 0.9])).tolist() == [0, 0]
+
+
 def test_frequencies_are_the_probabilities():
     """Chi-square of 40,000 draws, 5 degrees of freedom: 25.74 is passed once in 10,000."""
     probability = torch.tensor([0.3, 0.02, 0.25, 0.08, 0.25, 0.1])

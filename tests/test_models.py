@@ -1,4 +1,4 @@
-"""The contract that every architecture keeps (src/model/__init__.py), and parity with transformers' Llama."""
+"""The contract that every architecture keeps (src/model/__init__.py), and parity with Llama."""
 
 import pytest
 import torch
@@ -237,8 +237,9 @@ def test_transformer_equals_transformers_llama(kv_heads):
         {"vocab_size": VOCAB, "n_layer": 3, "n_embd": 32, "n_head": 4, "n_kv_head": kv_heads},
     )
     config = transformers.LlamaConfig(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=ours.config.n_inner, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=kv_heads, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=ours.config.n_inner,
+        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=kv_heads,
+        rms_norm_eps=1e-5, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
     theirs = transformers.LlamaForCausalLM(config).eval()
@@ -254,8 +255,10 @@ def test_transformer_equals_transformers_llama(kv_heads):
             gate, up = block.gate_up.weight.chunk(2)
             for target, source in (
                 (layer.self_attn.q_proj, block.query.weight), (layer.self_attn.k_proj, keys),
-                (layer.self_attn.v_proj, values), (layer.self_attn.o_proj, block.attention_out.weight),
-                (layer.mlp.gate_proj, gate), (layer.mlp.up_proj, up), (layer.mlp.down_proj, block.down.weight),
+                (layer.self_attn.v_proj, values),
+                (layer.self_attn.o_proj, block.attention_out.weight),
+                (layer.mlp.gate_proj, gate), (layer.mlp.up_proj, up),
+                (layer.mlp.down_proj, block.down.weight),
             ):  # fmt: skip
                 target.weight.copy_(source)
         tokens = ids(2, 20)

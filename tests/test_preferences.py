@@ -177,7 +177,7 @@ def test_a_question_that_nothing_can_spoil_has_no_pair():
     assert pair.kind == "unrelated"
 
 
-@pytest.mark.parametrize("block", [40, 500])
+@pytest.mark.parametrize("block", [32, 500])
 def test_trees_carry_chosen_then_rejected(block):
     """Each pair once or counted; paths fit; a window holds the chosen answer's place."""
     paragraphs = generate_articles(0, "train", 8, 2)

@@ -60,6 +60,7 @@ class Scene(NamedTuple):
 
 
 def make_view(paragraph: Paragraph) -> View:
+    """Everything about a paragraph that its questions' corruptions look up."""
     context = paragraph.context
     ends = [0, *(match.end() for match in _SENTENCE_END.finditer(context)), len(context)]
     typed = {kind: typed_spans(context, kind) for kind in ("date", "number", "name")}
@@ -69,6 +70,7 @@ def make_view(paragraph: Paragraph) -> View:
 
 
 def make_scene(view: View, question: int, gold: int) -> Scene:
+    """The paragraph seen from gold number `gold` of one of its questions."""
     asked = view.paragraph.questions[question]
     chosen, start = asked.answers[gold], asked.starts[gold]
     last = max(0, bisect_left(view.words, (start + len(chosen),)) - 1)

@@ -137,6 +137,7 @@ def _unit_trees(
 
 
 def steps_per_epoch(units: int, batch_size: int) -> int:
+    """Batches that hold all units once, the last one perhaps smaller."""
     return -(-units // batch_size)
 
 

@@ -28,6 +28,7 @@ class Dropped:
         self.counts: dict[str, int] = {}
 
     def add(self, reason: str, place: str, count: int = 1) -> None:
+        """Count what is dropped at `place`, or refuse it."""
         if self.strict and count:
             raise UserError(
                 f"{place}: {reason}; --strict_data takes only rows that can all be used: "

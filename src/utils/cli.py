@@ -3,6 +3,7 @@ at once.
 """
 
 import argparse
+import contextlib
 import functools
 import math
 import sys
@@ -57,6 +58,8 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> dict:
         name = main.__module__ if main.__module__ != "__main__" else sys.argv[0]
+        with contextlib.suppress(AttributeError):  # a stream that is closed or no file of text
+            sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show is no fault
         try:
             return main(argv)
         except UserError as error:
@@ -159,7 +162,7 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def add_data_flags(parser: Parser, default: str | None) -> None:
-    """--dataset --difficulty --num_examples --strict_data; later stages inherit what is left out."""
+    """--dataset --difficulty --num_examples --strict_data; later stages inherit the first three."""
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
         "--dataset",

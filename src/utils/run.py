@@ -21,8 +21,10 @@ from src.names import UserError
 from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
 from src.utils.cli import NonFiniteError, Parser, Stopped
 
+# Flags that say how a run is started, and are no part of it.
+START_FLAGS = {"output_dir", "resume", "overwrite"}
 # Flags that may differ when a run is resumed: none of them changes what the run computes.
-FREE_FLAGS = {"output_dir", "resume", "overwrite", "save_every", "log_every", "skip_nonfinite"}
+FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite"}
 # What last.pt must hold besides what `src.training.restore` checks.
 LAST_FIELDS = {"step": int, "args": dict, "metrics_bytes": int, "modules": dict}
 RUN_FILES = ("final.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt")
@@ -59,6 +61,7 @@ class Run:
 
     def __init__(self, parser: Parser, argv: list[str] | None, stage: str) -> None:
         self.args = args = parser.parse_args(argv)
+        self.asked = dict(vars(args))  # before the stage resolves them, as auto to a data set
         self.stage = stage
         self.folder = Path(args.output_dir or stage_folder(args.model_type, stage))
         if args.resume and args.overwrite:
@@ -99,15 +102,16 @@ class Run:
                     f"{folder / 'last.pt'} has no {field}, expected what a run saves to be "
                     "continued, restore it or start anew with --overwrite"
                 )
-        stored = self.last["args"]
+        stored, asked = self.last["args"], self.last.get("asked", {})
         for name in sorted(typed - FREE_FLAGS):
-            if getattr(args, name) != stored.get(name):
+            if getattr(args, name) not in (stored.get(name), asked.get(name)):
                 raise UserError(
                     f"--{name} {getattr(args, name)} given to resume a run with --{name} "
                     f"{stored.get(name)}, leave it out or start anew with --overwrite"
                 )
+        self.asked = asked
         for name, value in stored.items():
-            if name not in typed and name not in FREE_FLAGS:
+            if name not in START_FLAGS and not (name in typed and name in FREE_FLAGS):
                 setattr(args, name, value)
         if self.finished:
             say(f"{folder}: this run is finished, nothing to do")
@@ -117,12 +121,15 @@ class Run:
         """Steps that last.pt holds; 0 for a fresh run."""
         return self.last["step"] if self.last else 0
 
-    def start(self) -> None:
+    def start(self, inputs: dict[str, str] | None = None) -> None:
         """Write the resolved flags, cut the log back to the resumed step, and catch stop signals.
 
-        A fresh run removes an earlier run's files here, once its flags and its parent have proved
-        good.
+        inputs: what else the run depends on (parents' files, data) -> its hash; a resumed run is
+        refused where one has changed. A fresh run removes an earlier run's files here, once its
+        flags and its parent have proved good.
         """
+        self.inputs = inputs or {}
+        self._check_inputs()
         if self.last is None:
             for name in RUN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
@@ -138,6 +145,21 @@ class Run:
         self._log.truncate(keep)
         for number in self._previous:
             signal.signal(number, self._on_signal)
+
+    def _check_inputs(self) -> None:
+        for path in map(Path, self.inputs):
+            if path.name in RUN_FILES and path.parent.resolve() == self.folder.resolve():
+                raise UserError(
+                    f"--output_dir {self.folder} given, which holds {path} that the run starts "
+                    "from, expected a folder of its own"
+                )
+        known = self.last.get("inputs", self.inputs) if self.last else self.inputs
+        changed = [name for name in self.inputs if known.get(name) != self.inputs[name]]
+        if changed:
+            raise UserError(
+                f"{changed[0]} is not what this run started from, restore it or start anew with "
+                "--overwrite"
+            )
 
     def close(self) -> None:
         """Give back the lock, the log and the signals; the run may end here in any state."""
@@ -213,7 +235,7 @@ def say(text: str) -> None:
 
 
 def _lock_folder(folder: Path) -> Any:
-    """An exclusive lock that ends with the process, however it ends; UserError when another has it."""
+    """An exclusive lock that ends with the process, however it ends; UserError if it is taken."""
     file = open(folder / ".lock", "a+")  # noqa: SIM115 - held for the length of the run
     try:
         try:

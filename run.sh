@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# The whole chain for one model: SFT, DPO, reward model, PPO, and the table that compares them.
+#
+#   ./run.sh                          transformer on the embedded data, no network but the package registry
+#   ./run.sh lstm                     another architecture
+#   ./run.sh transformer --dataset ../shared/squad --seed 1   flags for every stage
+#
+# Run again, it resumes: finished stages are skipped, an interrupted one goes on where it was saved.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+model=transformer
+if [[ $# -gt 0 && $1 != --* ]]; then
+    model=$1
+    shift
+fi
+
+if [[ ! -f .venv/installed ]] || ! cmp -s requirements.txt .venv/installed; then
+    echo "setting up .venv"
+    "${PYTHON:-python3}" -m venv .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    cp requirements.txt .venv/installed
+fi
+python=.venv/bin/python
+
+# Flags meant for every stage; the data set is the embedded one unless one is named, and only the
+# first stage is told: the later ones inherit it.
+sft=("$@")
+later=()
+dataset_named=no
+while [[ $# -gt 0 ]]; do
+    case $1 in
+        --dataset | --difficulty | --num_examples | --tokenizer | --n_layer | --n_embd | --n_head | --kgram_k)
+            [[ $1 == --dataset ]] && dataset_named=yes
+            shift 2 || { echo "run.sh: $1 given without a value" >&2; exit 2; }
+            ;;
+        --dataset=*) dataset_named=yes; shift ;;
+        *) later+=("$1"); shift ;;
+    esac
+done
+[[ $dataset_named == yes ]] || sft+=(--dataset pico)
+
+stage() {
+    echo "== $1 ($model)"
+    $python "$@" --model_type "$model" --resume
+}
+stage main_squad.py "${sft[@]}"
+stage train_dpo.py ${later[@]+"${later[@]}"}
+stage train_reward_model.py ${later[@]+"${later[@]}"}
+stage train_ppo.py ${later[@]+"${later[@]}"}
+echo "== eval_dpo.py ($model)"
+dir=checkpoints/${model}
+$python eval_dpo.py --model_type "$model" --limit 500 --output "${dir}_evaluation.json" \
+    --checkpoint "${dir}_main_squad/final.pt" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt"
