@@ -11,7 +11,7 @@ against the SFT parent (where there is a reward checkpoint), KL from it, with 95
 import json
 from pathlib import Path
 
-from src.names import STAGES, UserError
+from src.names import UserError
 from src.utils import cli
 
 # metric -> its unit in the table
@@ -46,46 +46,13 @@ def build_parser() -> cli.Parser:
 def load_policies(args) -> list:
     """The policies to compare; the SFT parent that the others are measured against comes with them.
     """
+    from src.comparison import sft_ancestor
     from src.utils.checkpoint_utils import load_parent
 
     if args.checkpoint:
         return [load_parent(path, args.model_type) for path in args.checkpoint]
     policy = load_parent(None, args.model_type, ("train_dpo",), "train_dpo")
     return [policy, sft_ancestor(policy)]
-
-
-def sft_ancestor(policy):
-    """The SFT checkpoint of a policy's lineage, checked to be the very one; the policy if it is
-    SFT.
-    """
-    from src.utils.checkpoint_utils import load_checkpoint
-
-    if policy.stage == STAGES[0]:
-        return policy
-    entry = next(a for a in policy.lineage if a["stage"] == STAGES[0])
-    found = load_checkpoint(entry["path"], f"restore it: {policy.path} started from it")
-    if found.sha256 != entry["sha256"]:
-        raise UserError(
-            f"{entry['path']} is not the file that {policy.path} started from, expected sha256 "
-            f"{entry['sha256'][:12]}, retrain the later stages or restore it"
-        )
-    return found
-
-
-def load_reward(args, tokenizer):
-    """The reward model, or None where none was named and the default does not exist."""
-    from src.names import STAGES
-    from src.utils.checkpoint_utils import load_parent, stage_folder
-    from src.utils.run import say
-
-    default = stage_folder(args.model_type, STAGES[2]) / "final.pt"
-    if args.reward_checkpoint is None and not default.exists():
-        say(f"no reward checkpoint at {default}: reward and win rate are left out")
-        return None
-    found = load_parent(args.reward_checkpoint, args.model_type, (STAGES[2],), STAGES[2])
-    if found.tokenizer.identity() != tokenizer.identity():
-        raise UserError(f"{found.path} reads another tokenizer than the policies do")
-    return found.model
 
 
 def load_held_out(args, policy, block_size: int):
@@ -121,7 +88,14 @@ def main(argv=None) -> dict:
     """Print the table; returns {"policies": {path: {metric: {"value", "low", "high"}}}}."""
     args = build_parser().parse_args(argv)
 
-    from src.comparison import measure_policy, prepare, print_table, rule_rows
+    from src.comparison import (
+        load_reward,
+        measure_policy,
+        prepare,
+        print_table,
+        rule_rows,
+        sft_ancestor,
+    )
     from src.data.squad_preferences import parse_corruptions
     from src.held_out import floors_of, sample_lines
     from src.pairs import held_out_pairs

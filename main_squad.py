@@ -151,8 +151,6 @@ def main(argv=None) -> dict:
             stages.log_step(run, step, started, examples, record, loss=record["answer_loss_nats"])
             if stages.due(run, step):
                 evaluate(step + 1)
-
-        # What it learnt, on articles that it never saw.
         metrics = stages.compare(extra["before"], evaluate(max_steps))
         return stages.finish(run, model, tokenizer, questions.identity, metrics)
 

@@ -131,11 +131,9 @@ def main(argv=None) -> dict:
             scores = policy_scores(model, unseen, stop_id, device)
             stages.log_pair_figures(run, step, scores, unseen_reference, unseen, args.beta)
             points = points_in_order(*scores.numpy().T).tolist()
-            groups = [pair.paragraph for pair in unseen.in_order()]
-            preferred = (points, [0.01] * len(points), groups)
+            preferred = (points, [0.01] * len(points), [p.paragraph for p in unseen.in_order()])
             return stages.figures_of(result, held_out) | {"preference_accuracy": preferred}
 
-        # The step loop.
         extra: dict = {}
         if run.last is None:
             extra["before"] = evaluate(0)
@@ -155,7 +153,6 @@ def main(argv=None) -> dict:
             if stages.due(run, step):
                 evaluate(step + 1)
 
-        # What it learnt, on articles that it never saw.
         metrics = stages.compare(extra["before"], evaluate(max_steps))
         return stages.finish(run, model, tokenizer, questions.identity, metrics, [parent])
 

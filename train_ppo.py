@@ -7,13 +7,12 @@ batch of sampled answers and several epochs of updates on it. Writes
 checkpoints/{model_type}_train_ppo/.
 """
 
-import copy
 import time
 
 from src.names import STAGES
 from src.utils import cli
 
-REWARD_STAGE, STAGE = STAGES[2], STAGES[3]
+STAGE = STAGES[3]
 
 
 def build_parser() -> cli.Parser:
@@ -68,62 +67,6 @@ def check(args) -> None:
         raise UserError("--num_samples 1 given with rloo, expected 2 or more to leave one out")
 
 
-def load_models(args, device):
-    """The parent, the reward model and its checkpoint if one is used, and PPO's models.
-
-    The policy starts from its parent, which stays beside it as the frozen reference. The critic has a
-    trunk of its own: the reward model's with its head, or without one the policy's with a head of 0.
-    """
-    from src.model.heads import Critic
-    from src.ppo import Models
-    from src.rewards import reward_function
-    from src.stages import require_same_tokenizer
-    from src.utils.checkpoint_utils import load_parent
-
-    parent = load_parent(args.checkpoint, args.model_type)
-    policy = parent.model.to(device)
-    reference = copy.deepcopy(policy).requires_grad_(False)
-    scored_by, reward = None, None
-    if args.reward == "model":
-        path = args.reward_checkpoint
-        scored_by = load_parent(path, args.model_type, (REWARD_STAGE,), REWARD_STAGE)
-        require_same_tokenizer(parent, scored_by)
-        reward = scored_by.model.to(device).requires_grad_(False)
-    else:
-        reward_function(args.reward)  # refused here, before an earlier run's files go
-    critic = None
-    if args.algorithm == "ppo":
-        critic = Critic(copy.deepcopy(policy)).to(device)
-        if reward is not None:
-            critic.start_from_reward(reward)
-    return parent, scored_by, reward, Models(policy, reference, critic)
-
-
-def ask(batch, paragraphs):
-    """A batch's prompts without golds, and the same questions as people read them."""
-    from src.evaluation import Asked
-
-    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in batch.trees]
-    places = [(paragraphs[p], q) for row in batch.index for p, q in row]
-    asked = [Asked(p.context, p.questions[q].text, p.questions[q].answers) for p, q in places]
-    return prompts, asked
-
-
-def steer_kl(args, extra: dict, kl_nats: float, episodes: int) -> None:
-    """Adapt the coefficient to its target (Ziegler et al. 2019, section 2.2); stop at a collapse."""
-    from src.losses import adaptive_kl_coefficient
-
-    if args.kl_target:
-        extra["kl_coef"] = adaptive_kl_coefficient(
-            extra["kl_coef"], kl_nats, args.kl_target, episodes, args.kl_horizon
-        )
-    if kl_nats > args.kl_limit:
-        raise cli.NonFiniteError(
-            f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit "
-            f"{args.kl_limit}: a collapse, raise --kl_coef or lower --lr"
-        )
-
-
 @cli.command
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
@@ -132,6 +75,7 @@ def main(argv=None) -> dict:
 
     from src import ppo, stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
+    from src.ppo_models import load_models
     from src.rewards import reward_of_trees
     from src.training import make_optimizer, steps, update
     from src.utils.run import Run, set_up_torch
@@ -146,25 +90,22 @@ def main(argv=None) -> dict:
         policy, tokenizer = models.policy, parent.tokenizer
         block, room = policy.config.block_size, args.max_new_tokens + 1
         questions = stages.load_questions(args, tokenizer, block, parent)
+        held_out = questions.held_out
         units = training_units(questions.encoded, block, answer_room=room).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
         trained = {"policy": policy} | ({"critic": models.critic} if models.critic else {})
-        optimizer = make_optimizer(trained, args.weight_decay)
+        optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
         settings = ppo.settings_of(args, tokenizer.stop_id, device)
         parents = [parent, scored_by] if scored_by else [parent]
         run.start(stages.inputs_of(questions, parents))
 
         def evaluate(step: int) -> stages.Figures:
             """Greedy answers with their metrics and their reward."""
-            result = stages.evaluate_and_log(
-                run, step, policy, tokenizer, questions.held_out, device
-            )
-            score = reward_of_trees(
-                args.reward, reward, tokenizer, questions.held_out.asked, device
-            )
-            rewards = score(questions.held_out.with_answers(result.ids)).tolist()
-            figures = stages.figures_of(result, questions.held_out)
-            return figures | {"reward": (rewards, [1.0] * len(rewards), questions.held_out.groups)}
+            result = stages.evaluate_and_log(run, step, policy, tokenizer, held_out, device)
+            score = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
+            rewards = score(held_out.with_answers(result.ids)).tolist()
+            figures = stages.figures_of(result, held_out)
+            return figures | {"reward": (rewards, [1.0] * len(rewards), held_out.groups)}
 
         extra = {"kl_coef": args.kl_coef}
         if run.last is None:
@@ -176,7 +117,7 @@ def main(argv=None) -> dict:
         for step in steps(run, max_steps, trained, optimizer, extra):
             started = time.perf_counter()
             # Collect a batch of episodes with the policy as it is ...
-            prompts, asked = ask(next(batches), questions.train)
+            prompts, asked = ppo.ask(next(batches), questions.train)
             score = reward_of_trees(args.reward, reward, tokenizer, asked, device)
             rollout = ppo.collect(models, prompts, score, extra["kl_coef"], step, settings)
             record = {"kl_coef": extra["kl_coef"], **ppo.describe(rollout, settings)}
@@ -190,7 +131,7 @@ def main(argv=None) -> dict:
                 run, step, started, episodes, record,
                 reward=record["reward_mean"], kl=record["kl_nats"],
             )  # fmt: skip
-            steer_kl(args, extra, record["kl_nats"], episodes)
+            ppo.steer_kl(args, extra, record["kl_nats"], episodes)
             if stages.due(run, step):
                 evaluate(step + 1)
 

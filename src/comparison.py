@@ -1,5 +1,6 @@
 """Policies measured side by side: the table that eval_dpo.py prints."""
 
+import argparse
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,44 @@ from src.evaluation import (
 )
 from src.held_out import MAX_ANSWER_TOKENS, HeldOut, PolicyResult, evaluate_policy
 from src.model.heads import RewardModel
+from src.names import STAGES, UserError
 from src.pairs import PairSet, accuracy, policy_scores
 from src.rewards import model_rewards
+from src.utils.checkpoint_utils import (
+    Checkpoint,
+    load_checkpoint,
+    load_parent,
+    stage_folder,
+)
+from src.utils.run import say
+
+
+def sft_ancestor(policy: Checkpoint) -> Checkpoint:
+    """The SFT checkpoint of a policy's lineage, checked to be the very one; the policy if it is
+    SFT.
+    """
+    if policy.stage == STAGES[0]:
+        return policy
+    entry = next(a for a in policy.lineage if a["stage"] == STAGES[0])
+    found = load_checkpoint(entry["path"], f"restore it: {policy.path} started from it")
+    if found.sha256 != entry["sha256"]:
+        raise UserError(
+            f"{entry['path']} is not the file that {policy.path} started from, expected sha256 "
+            f"{entry['sha256'][:12]}, retrain the later stages or restore it"
+        )
+    return found
+
+
+def load_reward(args: argparse.Namespace, tokenizer: Tokenizer) -> RewardModel | None:
+    """The reward model, or None where none was named and the default does not exist."""
+    default = stage_folder(args.model_type, STAGES[2]) / "final.pt"
+    if args.reward_checkpoint is None and not default.exists():
+        say(f"no reward checkpoint at {default}: reward and win rate are left out")
+        return None
+    found = load_parent(args.reward_checkpoint, args.model_type, (STAGES[2],), STAGES[2])
+    if found.tokenizer.identity() != tokenizer.identity():
+        raise UserError(f"{found.path} reads another tokenizer than the policies do")
+    return found.model
 
 
 class Comparison(NamedTuple):

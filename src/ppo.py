@@ -16,8 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.data.squad_dataset import Batch
+from src.data.squad_types import Paragraph
+from src.evaluation import Asked
 from src.generation import Answers, PromptTree, Sampling, generate
 from src.losses import (
+    adaptive_kl_coefficient,
     explained_variance,
     gae,
     kl_estimates,
@@ -30,8 +34,9 @@ from src.losses import (
     sequence_sum,
     whiten,
 )
-from src.model.heads import Critic
+from src.ppo_models import Models
 from src.scoring import Forest, Tree, build_forest, leaf_hidden, logp_of_hidden
+from src.utils.cli import NonFiniteError
 
 # trees with sampled answers -> reward (N,) on the CPU, question after question
 RewardOf = Callable[[Sequence[Tree]], Tensor]
@@ -60,18 +65,12 @@ class Settings(NamedTuple):
 
 def settings_of(args: argparse.Namespace, stop_id: int, device: torch.device) -> Settings:
     """The settings of train_ppo.py's flags."""
-    own = {"stop_id": stop_id, "device": device, "epochs": args.ppo_epochs}
-    own["micro_contexts"] = args.micro_batch_size or args.batch_size
-    flags = {name: getattr(args, name) for name in Settings._fields if name not in own}
-    return Settings(**own, **flags)
-
-
-class Models(NamedTuple):
-    """The policy, the frozen policy it starts from, and the critic where the algorithm has one."""
-
-    policy: nn.Module
-    reference: nn.Module
-    critic: Critic | None
+    return Settings(
+        args.algorithm, stop_id, args.num_samples, args.max_new_tokens, args.temperature,
+        args.gamma, args.lam, args.clip_range, args.value_clip_range, args.value_coef,
+        args.no_stop_penalty, args.ppo_epochs, args.minibatches,
+        args.micro_batch_size or args.batch_size, args.seed, device,
+    )  # fmt: skip
 
 
 class Rollout(NamedTuple):
@@ -285,3 +284,24 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
 
 def _questions(trees: Sequence[Tree]) -> Iterator[tuple]:
     return (question for _, questions in trees for question in questions)
+
+
+def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree], list[Asked]]:
+    """A batch's prompts without golds, and the same questions as people read them."""
+    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in batch.trees]
+    places = [(paragraphs[p], q) for row in batch.index for p, q in row]
+    asked = [Asked(p.context, p.questions[q].text, p.questions[q].answers) for p, q in places]
+    return prompts, asked
+
+
+def steer_kl(args: argparse.Namespace, extra: dict, kl_nats: float, episodes: int) -> None:
+    """Adapt the coefficient to its target (Ziegler et al. 2019, sect. 2.2); stop at a collapse."""
+    if args.kl_target:
+        extra["kl_coef"] = adaptive_kl_coefficient(
+            extra["kl_coef"], kl_nats, args.kl_target, episodes, args.kl_horizon
+        )
+    if kl_nats > args.kl_limit:
+        raise NonFiniteError(
+            f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit "
+            f"{args.kl_limit}: a collapse, raise --kl_coef or lower --lr"
+        )

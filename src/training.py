@@ -18,10 +18,12 @@ def make_optimizer(
     modules: dict[str, nn.Module],
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
 ) -> torch.optim.AdamW:
     """AdamW over all parameters; decay on matrices only, never on embeddings, norms or biases.
 
-    eps 1e-5 (N, "Adam epsilon"): with 1e-8 a parameter whose gradient is nearly 0 takes full steps.
+    eps: PPO takes 1e-5 (N, "Adam epsilon"): a parameter whose gradient is nearly 0 then stays put.
+    From scratch 1e-8: the gradients of attention are that small until it has learnt to look.
     """
     decayed, free = [], []
     for module in modules.values():
@@ -33,7 +35,7 @@ def make_optimizer(
         {"params": free, "weight_decay": 0.0},
     ]
     # fused: one pass over the weights instead of several; the learning rate is set at every step.
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-5, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
 
 
 def learning_rate(step: int, max_steps: int, warmup: int, peak: float) -> float:
@@ -77,7 +79,7 @@ def optimizer_step(
 def update(
     run: Run, optimizer: torch.optim.Optimizer, step: int, max_steps: int, loss: float
 ) -> dict[str, float]:
-    """`optimizer_step` at the schedule's rate for this step, as the flags say; returns what to log."""
+    """`optimizer_step` at the schedule's rate, as the flags say; returns what to log."""
     args = run.args
     rate = learning_rate(step, max_steps, args.warmup, args.lr)
     norm = optimizer_step(optimizer, rate, args.grad_clip, loss, args.skip_nonfinite)

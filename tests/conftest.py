@@ -97,13 +97,13 @@ def model_type(request):
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, chain_of):
-    """workplace(model_type, *stages): a folder of its own, made the current one, that holds copies
-    of those stages' checkpoints (all stages if none is named)."""
+    """workplace(model_type, stages): a folder of its own, made the current one, that holds copies
+    of those stages' checkpoints (of all stages by default)."""
 
-    def enter(model_type, *stages, name="workplace"):
+    def enter(model_type, stages=STAGES, name="workplace"):
         source = chain_of(model_type).folder
         folder = tmp_path / name
-        for stage in stages or STAGES:
+        for stage in stages:
             part = f"checkpoints/{model_type}_{stage}"
             shutil.copytree(source / part, folder / part, dirs_exist_ok=True)
         folder.mkdir(exist_ok=True)

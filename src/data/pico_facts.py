@@ -2,7 +2,7 @@
 
 `FACTS[kind][type]` lists the facts of such an entity whose answer is of that type, years in the
 order of time, and always at least two. In a statement `{E}` is the entity and `{A}` the answer. The
-first `PLAIN` statements and questions of a fact serve difficulties 1 and 2, all of them 3 and 4. A
+first `PLAIN` statements and questions of a fact serve difficulties 1 to 3, all of them 4 and 5. A
 plain statement says what it tells before it gives the answer: who reads left to right and copies
 the answer by what stood before it would otherwise have to look back from "474" to "pages".
 """

@@ -1,15 +1,17 @@
 """`pico`, the embedded data set: SQuAD-shaped articles about invented people, works and places.
 
-A paragraph tells of 1 to 4 entities (the difficulty). Each has facts of the same two answer types,
-two facts a type, so that every answer stands among spans of its own type: at the default difficulty
-of 2 there are four, fewer where facts are left out, and the first of them is the answer in 25% to
-33% of questions. The sentences of all entities are shuffled.
+Every answer stands among spans of its own type: from difficulty 2 on a paragraph holds four or more
+of each type that is asked for (three where a fact is left out), so copying the first of them is
+right in about a quarter of the questions. The sentences of all entities are shuffled.
 
-    1  one entity, about 40 tokens
-    2  two entities, named in full in every sentence, two wordings of each fact and question;
-       no two names of a paragraph begin with the same syllable
-    3  three entities, surnames and pronouns, more wordings, facts before their entity
-    4  four entities, sentences about nobody who is asked for, questions that need two sentences
+    1  one entity, two facts of each of two answer types, about 45 tokens
+    2  two entities, two facts each, all four of one answer type, about 45 tokens
+    3  two entities, four facts each of two answer types, some left out, about 80 tokens
+    4  three entities, surnames and pronouns, more wordings, facts before their entity
+    5  four entities, sentences about nobody who is asked for, questions that need two sentences
+
+Up to 3, sentences name their entity in full, facts and questions have two wordings, and no two names
+of a paragraph begin with the same syllable.
 
 An invented name is a word that hashes to the validation bucket or to training, whatever it names,
 so no name of a validation article ever occurs in a training article, under any seed. Everything is
@@ -27,12 +29,18 @@ from src.data.squad_types import Paragraph, Question
 from src.names import UserError
 
 SPLITS = ("train", "validation")
-DIFFICULTIES = (1, 2, 3, 4)
+DIFFICULTIES = (1, 2, 3, 4, 5)
+# Entities of a paragraph, and answer types that they have two facts each of, by difficulty.
+_ENTITIES = {1: 1, 2: 2, 3: 2, 4: 3, 5: 4}
+_TYPES = {1: 2, 2: 1, 3: 2, 4: 2, 5: 2}
+# Up to this difficulty the language is plain.
+_PLAIN = 3
+_HARDEST = 5
 MAX_QUESTIONS = 8
 # One invented word in this many belongs to validation.
 _BUCKETS = 8
-# Facts left untold, at most, by difficulty: two spans of each type always stay at 2 and above.
-_DROPPED = {1: 0, 2: 2, 3: 3, 4: 4}
+# Facts left untold, at most, by difficulty.
+_DROPPED = {1: 0, 2: 0, 3: 2, 4: 3, 5: 4}
 
 
 def is_validation_name(word: str) -> bool:
@@ -106,8 +114,8 @@ class _Writer:
         return drawn
 
     def word(self, kind: str) -> str:
-        """An invented word; up to difficulty 2 no other begins with its syllable."""
-        key_length = 3 if self.difficulty <= 2 else None
+        """An invented word; up to difficulty 3 no other begins with its syllable."""
+        key_length = 3 if self.difficulty <= _PLAIN else None
         return self.fresh(lambda: self.pick(self.words[kind]), key_length)
 
     def value(self, answer_type: str) -> str:
@@ -143,7 +151,7 @@ class _Writer:
         return [_Told(index, fact, answer) for fact, answer in zip(chosen, answers, strict=True)]
 
     def wording(self, options: tuple[str, ...]) -> str:
-        return self.pick(options[: text.PLAIN] if self.difficulty <= 2 else options)
+        return self.pick(options[: text.PLAIN] if self.difficulty <= _PLAIN else options)
 
 
 def _mention(writer: _Writer, entity: _Entity, previous: bool, known: bool) -> str:
@@ -151,7 +159,7 @@ def _mention(writer: _Writer, entity: _Entity, previous: bool, known: bool) -> s
 
     previous: a pronoun can only mean it, since the last sentence was about it; known: named before.
     """
-    if writer.difficulty <= 2 or not known:
+    if writer.difficulty <= _PLAIN or not known:
         return entity.name
     chance = writer.rng.random()
     if previous and chance < 0.5:
@@ -205,9 +213,9 @@ def _kinds(writer: _Writer) -> list[str]:
     first = writer.pick(kinds)
     others = [
         first if writer.rng.random() < 0.5 else writer.pick(kinds)
-        for _ in range(writer.difficulty - 1)
+        for _ in range(_ENTITIES[writer.difficulty] - 1)
     ]
-    if writer.difficulty == 4 and "person" not in others:
+    if writer.difficulty == _HARDEST and "person" not in others:
         others[-1] = "person"  # somebody for the questions that need two sentences
     return writer.shuffled([first, *others])
 
@@ -220,9 +228,9 @@ def _facts(writer: _Writer, entities: list[_Entity]) -> list[_Told]:
         if all(answer_type in text.FACTS[entity.kind] for entity in entities)
     ]
     # "Born in 1823" and "born on 4 May" would both answer "When?".
-    types = writer.shuffled(shared)[:2]
+    types = writer.shuffled(shared)[: _TYPES[writer.difficulty]]
     while set(types) == {"year", "day"}:
-        types = writer.shuffled(shared)[:2]
+        types = writer.shuffled(shared)[: _TYPES[writer.difficulty]]
     told = [
         item
         for index, entity in enumerate(entities)
@@ -250,8 +258,8 @@ def _paragraph(rng: Random, split: str, difficulty: int, title: str, key: str) -
     writer = _Writer(rng, split, difficulty)
     entities = [writer.entity(kind) for kind in _kinds(writer)]
     told = _facts(writer, entities)
-    links = _linked(writer, entities, told) if difficulty == 4 else {}
-    context, starts = _write(writer, entities, told, fillers=2 if difficulty == 4 else 0)
+    links = _linked(writer, entities, told) if difficulty == _HARDEST else {}
+    context, starts = _write(writer, entities, told, fillers=2 if difficulty == _HARDEST else 0)
     asked = writer.shuffled(range(len(told)))[:MAX_QUESTIONS]
     questions = []
     for number, i in enumerate(asked):
@@ -278,7 +286,7 @@ def _article(seed: int, split: str, number: int, difficulty: int) -> list[Paragr
 def generate_articles(
     seed: int, split: str, num_articles: int, difficulty: int = 2
 ) -> list[Paragraph]:
-    """The paragraphs of `num_articles` articles (4 to 6 each, 6 to 8 questions a paragraph at 2).
+    """The paragraphs of `num_articles` articles (4 to 6 each, 4 questions a paragraph at 2).
 
     split: "train" or "validation", which share no invented name. Article i is a function of
     (seed, split, i, difficulty) alone, so asking for more changes none. Titles and question ids are
@@ -287,7 +295,7 @@ def generate_articles(
     if split not in SPLITS:
         raise UserError(f"pico has no split {split!r}: expected one of {', '.join(SPLITS)}")
     if difficulty not in DIFFICULTIES:
-        raise UserError(f"--difficulty {difficulty}: expected 1, 2, 3 or 4")
+        raise UserError(f"--difficulty {difficulty}: expected 1 to 5")
     if num_articles < 0:
         raise UserError(f"{num_articles} articles asked of pico: expected 0 or more")
     return [

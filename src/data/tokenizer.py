@@ -73,6 +73,7 @@ class Tokenizer:
         return [i for piece in _pieces(text) for i in self._encoding.encode_ordinary(piece)]
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        """The ids of each text."""
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -173,8 +173,8 @@ def add_data_flags(parser: Parser, default: str | None) -> None:
     )
     parser.add_argument(
         "--difficulty",
-        type=number(int, 1, 4),
-        help="entities in a paragraph of the embedded data, 1 to 4"
+        type=number(int, 1, 5),
+        help="of the embedded data, 1 to 5: entities, types, paraphrase"
         + (" (2 if left out)" if default else inherited),
     )
     parser.add_argument(

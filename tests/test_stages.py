@@ -1,0 +1,381 @@
+"""SFT, DPO and the reward model: gradients over micro-batches, step 0, the frozen reference."""
+
+import argparse
+import json
+import math
+
+import pytest
+import torch
+from conftest import call, flags
+
+import main_squad
+import train_dpo
+import train_reward_model
+from src.data.squad_dataset import encode_paragraphs
+from src.data.squad_loader import load_squad
+from src.data.squad_pairs import PairTrees
+from src.data.tokenizer import load_tokenizer
+from src.model.heads import RewardModel, ScalarHead
+from src.model.model import build_model
+from src.names import MODEL_TYPES
+from src.pairs import (
+    held_out_pairs,
+    policy_scores,
+    reference_logps,
+    reward_scores,
+    training_pairs,
+    trees_of_steps,
+)
+from src.rewards import model_rewards
+from src.scoring import Tree
+from src.stages import some_gold_trees
+from src.training import make_optimizer, optimizer_step
+from src.utils.checkpoint_utils import load_checkpoint
+from src.utils.payload import file_hash
+
+STOP = 0
+CPU = torch.device("cpu")
+SHAPE = {"vocab_size": 23, "n_embd": 16, "n_layer": 1}
+
+
+def model_of(name, seed=0):
+    torch.manual_seed(seed)
+    extra = {"n_head": 2} if name == "transformer" else {}
+    return build_model(name, {**SHAPE, **extra})
+
+
+def trees_of(answers, contexts=8, seed=0) -> list[Tree]:
+    """Ragged trees of ids 1 to 22: 1 to 3 questions a context, so many answers a question."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def ids(low, high):
+        length = int(torch.randint(low, high + 1, (), generator=draw))
+        return torch.randint(1, 23, (length,), generator=draw).tolist()
+
+    def questions():
+        number = int(torch.randint(1, 4, (), generator=draw))
+        return [(ids(2, 5), [ids(1, 6) for _ in range(answers)]) for _ in range(number)]
+
+    return [(ids(0, 9), questions()) for _ in range(contexts)]
+
+
+def flags_of(**values):
+    defaults = {
+        "micro_batch_size": None, "lm_weight": 0.3, "beta": 0.1, "label_smoothing": 0.0,
+        "loss_type": "sigmoid", "nll_weight": 0.0,
+    }  # fmt: skip
+    return argparse.Namespace(**{**defaults, **values})
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+BACKWARD = {
+    "sft": (1, lambda model, trees, args: main_squad.sft_backward(model, trees, STOP, args, CPU)),
+    "dpo": (2, lambda model, trees, args: train_dpo.dpo_backward(
+        model, trees, torch.linspace(-9, -2, 2 * pairs_in(trees)).view(-1, 2), STOP, args, CPU)),
+    "reward": (2, lambda model, trees, args: train_reward_model.reward_backward(
+        model, trees, STOP, args, CPU)),
+}  # fmt: skip
+
+
+def pairs_in(trees):
+    return sum(len(questions) for _, questions in trees)
+
+
+@pytest.mark.parametrize("stage", BACKWARD)
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_gradients_do_not_depend_on_the_micro_batch(name, stage):
+    """8 contexts at once, 4 + 4, 3 + 3 + 2 and one at a time, with ragged numbers of tokens."""
+    answers, backward = BACKWARD[stage]
+    trees = trees_of(answers)
+    found = []
+    for size in (None, 8, 4, 3, 1):
+        model = model_of(name)
+        if stage == "reward":
+            model = RewardModel(model)
+        figures = backward(model, trees, flags_of(micro_batch_size=size, nll_weight=0.5))
+        found.append((gradients(model), figures))
+    whole, whole_figures = found[0]
+    assert max(g.abs().max() for g in whole.values()) > 1e-4
+    for part, figures in found[1:]:
+        assert part.keys() == whole.keys()
+        for key, gradient in whole.items():
+            assert torch.allclose(part[key], gradient, rtol=1e-4, atol=1e-6), key
+        assert figures == pytest.approx(whole_figures, rel=1e-5, abs=1e-6)
+
+
+def test_sft_loss_counts_each_token_once_by_hand():
+    """A model without layers that says every token is equally probable: ln V a token."""
+    model = model_of("kgram")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    figures = main_squad.sft_backward(model, trees_of(1), STOP, flags_of(), CPU)
+    uniform = math.log(23)
+    assert figures["answer_loss_nats"] == pytest.approx(uniform, abs=1e-5)
+    assert figures["text_loss_nats"] == pytest.approx(uniform, abs=1e-5)
+    assert figures["loss"] == pytest.approx(1.3 * uniform, abs=1e-5)
+
+
+# --- control runs ---
+
+
+def test_a_control_run_empties_contexts_or_deals_answers_out_anew():
+    trees = trees_of(1)
+    assert main_squad.apply_control(trees, "none", "0/0") is trees
+    bare = main_squad.apply_control(trees, "no_context", "0/0")
+    assert [c for c, _ in bare] == [[]] * 8 and [q for _, q in bare] == [q for _, q in trees]
+    dealt = main_squad.apply_control(trees, "shuffled_answers", "0/0")
+    assert dealt == main_squad.apply_control(trees, "shuffled_answers", "0/0")
+    assert dealt != main_squad.apply_control(trees, "shuffled_answers", "0/1")
+
+    def answers(of):
+        return [a for _, questions in of for _, a in questions]
+
+    def without(of):
+        return [(c, [q for q, _ in questions]) for c, questions in of]
+
+    assert without(dealt) == without(trees)
+    assert sorted(answers(dealt)) == sorted(answers(trees)) and answers(dealt) != answers(trees)
+
+
+# --- DPO ---
+
+
+def nats_of(model, trees):
+    pairs = PairTrees(trees, [], 0)
+    return policy_scores(model, argparse.Namespace(trees=pairs), STOP)
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_dpo_starts_at_ln_2_with_rewards_0_and_a_gradient(name):
+    model, trees = model_of(name), trees_of(2)
+    reference = nats_of(model, trees).clone()
+    figures = train_dpo.dpo_backward(model, trees, reference, STOP, flags_of(), CPU)
+    assert figures["loss"] == pytest.approx(0.693147, abs=1e-5)
+    for name in ("chosen_reward", "rejected_reward", "reward_margin"):
+        assert figures[name] == pytest.approx(0, abs=1e-5)
+    assert figures["chosen_logp_nats"] == pytest.approx(float(reference[:, 0].mean()), rel=1e-5)
+    assert figures["rejected_logp_nats"] == pytest.approx(float(reference[:, 1].mean()), rel=1e-5)
+    assert sum(g.abs().sum() for g in gradients(model).values()) > 1e-2
+
+
+def train_on_pairs(name, steps, **values):
+    """Chosen and rejected log-probs (pairs, 2) before and after some DPO steps on a toy."""
+    model, trees = model_of(name), trees_of(2, contexts=3)
+    reference = nats_of(model, trees).clone()
+    optimizer = make_optimizer({"model": model})
+    for _ in range(steps):
+        figures = train_dpo.dpo_backward(model, trees, reference, STOP, flags_of(**values), CPU)
+        optimizer_step(optimizer, 3e-3, 1.0, figures["loss"], False)
+    return reference, nats_of(model, trees), figures
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_dpo_puts_the_chosen_above_the_rejected(name):
+    before, after, figures = train_on_pairs(name, 30)
+    margins = (after - before)[:, 0] - (after - before)[:, 1]
+    assert (margins > 1).all()
+    assert figures["loss"] < 0.6 and figures["preference_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_with_an_nll_term_the_chosen_log_prob_rises(name):
+    before, after, _ = train_on_pairs(name, 30, nll_weight=1.0)
+    assert (after[:, 0] > before[:, 0]).all()
+
+
+# --- the frozen reference ---
+
+
+@pytest.fixture(scope="module")
+def pico():
+    """(tokenizer, training pairs, held-out pairs, encoded) of 60 embedded questions."""
+    tokenizer = load_tokenizer("pico")
+    data = load_squad("pico", num_examples=60)
+    encoded = encode_paragraphs(data.train, tokenizer)
+    train = training_pairs(data.train, encoded, tokenizer, 512, "pico", None, 0)
+    few = data.validation[:3]
+    unseen = held_out_pairs(few, encode_paragraphs(few, tokenizer), tokenizer, 512, "pico", None)
+    return tokenizer, train, unseen, encoded
+
+
+def small_model(name, vocab_size):
+    torch.manual_seed(1)
+    return build_model(name, {"vocab_size": vocab_size, "n_embd": 8, "n_layer": 1,
+                              **({"n_head": 2} if name == "transformer" else {})})  # fmt: skip
+
+
+def test_the_reference_is_computed_once_and_cached_by_weights_and_data(tmp_path, pico):
+    tokenizer, train, _, _ = pico
+    model = small_model("kgram", tokenizer.vocab_size)
+    args = argparse.Namespace(batch_size=2, seed=0)
+    needed = trees_of_steps(train, args, 3)
+    numbers = [n for row in needed.index for n in row]
+    assert 0 < len(numbers) < len(train.pairs)
+
+    def rows(of=needed):
+        return reference_logps(model, train, of, tokenizer.stop_id, CPU, str(tmp_path))[0]
+
+    def files():
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.pt")}
+
+    first = rows()
+    # Every pair that is needed is filled with its own log-probs, every other one is NaN.
+    assert torch.isfinite(first[numbers]).all()
+    others = sorted(set(range(len(train.pairs))) - set(numbers))
+    assert torch.isnan(first[others]).all() and len(others) + len(numbers) == len(first)
+    by_number = dict(zip([n for row in train.trees.index for n in row],
+                         policy_scores(model, train, tokenizer.stop_id), strict=True))  # fmt: skip
+    for n in numbers:
+        assert torch.allclose(first[n], by_number[n], atol=1e-4)
+    made = files()
+    assert len(made) == 1
+    assert torch.equal(rows().nan_to_num(9), first.nan_to_num(9)) and files() == made
+
+    # Other pairs, or one changed weight: computed anew.
+    rows(trees_of_steps(train, args, 4))
+    assert len(files()) == 2
+    with torch.no_grad():
+        model.embedding.weight[5, 3] += 1e-3
+    changed = rows()
+    assert len(files()) == 3
+    assert not torch.equal(changed[numbers], first[numbers])
+
+
+def test_a_damaged_reference_cache_is_refused(tmp_path, pico):
+    from src.names import UserError
+
+    tokenizer, train, _, _ = pico
+    model = small_model("kgram", tokenizer.vocab_size)
+    needed = trees_of_steps(train, argparse.Namespace(batch_size=2, seed=0), 1)
+
+    def rows():
+        return reference_logps(model, train, needed, tokenizer.stop_id, CPU, str(tmp_path))
+
+    rows()
+    (path,) = tmp_path.glob("*.pt")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UserError, match="cannot be read safely|damaged"):
+        rows()
+
+
+@pytest.mark.parametrize("stage", ["train_dpo", "train_reward_model"])
+def test_training_leaves_its_parent_alone(workplace, model_type, stage, capsys):
+    """The reference's weights are those of the file, and nobody writes there."""
+    folder = workplace(model_type, ["main_squad"])
+    parent = folder / f"checkpoints/{model_type}_main_squad/final.pt"
+    before = file_hash(parent)
+    call(stage, [*flags(stage, model_type), "--lr", "0.01"])
+    assert file_hash(parent) == before
+    made = load_checkpoint(folder / f"checkpoints/{model_type}_{stage}/final.pt")
+    assert [a["sha256"] for a in made.lineage] == [before]
+    trained = getattr(made.model, "trunk", made.model).state_dict()
+    first = load_checkpoint(parent).model.state_dict()
+    assert trained.keys() == first.keys()
+    assert any(not torch.equal(trained[key], first[key]) for key in first)
+
+
+def test_dpo_logs_ln_2_at_its_first_step(chain_of, model_type):
+    chain = chain_of(model_type)
+    log = chain.folder / f"checkpoints/{model_type}_train_dpo/metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    first = next(line for line in lines if line["step"] == 1 and "loss" in line)
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert first["chosen_reward"] == pytest.approx(0, abs=1e-4)
+    assert first["rejected_reward"] == pytest.approx(0, abs=1e-4)
+    assert first["gradient_norm"] > 0
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == [1, 2, 3, 4]
+    keys = {
+        "reward_margin", "preference_accuracy", "chosen_logp_nats", "rejected_logp_nats",
+        "examples_per_second",
+    }  # fmt: skip
+    assert keys <= first.keys()
+    start = next(line for line in lines if line["step"] == 0 and "eval_chosen_reward" in line)
+    assert start["eval_chosen_reward"] == pytest.approx(0, abs=1e-5)
+    assert start["eval_reward_accuracy"] == pytest.approx(50)  # all ties
+
+
+# --- the reward model ---
+
+
+def test_the_head_is_normal_with_the_papers_deviation_and_no_bias():
+    """20,000 draws of width 99: std 1 / sqrt(100) = 0.1 within 3%, mean 0."""
+    torch.manual_seed(0)
+    heads = [ScalarHead(99) for _ in range(203)]
+    draws = torch.cat([head.linear.weight.detach().flatten() for head in heads])[:20_000]
+    assert len(draws) == 20_000
+    assert float(draws.std()) == pytest.approx(0.1, rel=0.03)
+    assert abs(float(draws.mean())) < 0.003
+    assert heads[0].linear.bias is None
+    # Normal: 68.27% of the draws within one deviation, which a uniform (57.7%) would miss.
+    assert float((draws.abs() < 0.1).float().mean()) == pytest.approx(0.6827, abs=0.012)
+
+
+def test_the_trunk_starts_as_the_sft_model(workplace, model_type, monkeypatch, capsys):
+    """At a learning rate too small to change a float32, all trunk keys are the parent's."""
+    folder = workplace(model_type, ["main_squad"])
+    call("train_reward_model", [*flags("train_reward_model", model_type), "--lr", "1e-30"])
+    found = load_checkpoint(folder / f"checkpoints/{model_type}_train_reward_model/final.pt")
+    parent = load_checkpoint(folder / f"checkpoints/{model_type}_main_squad/final.pt")
+    trunk = found.model.trunk.state_dict()
+    for key, weight in parent.model.state_dict().items():
+        assert torch.equal(trunk.pop(key), weight), key
+    assert not trunk
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_normalised_scores_have_mean_0_and_deviation_1_in_the_same_order(name, pico, tmp_path):
+    tokenizer, _, unseen, encoded = pico
+    reward = RewardModel(small_model(name, tokenizer.vocab_size))
+    golds = some_gold_trees(encoded, 512, 0)
+    raw = model_rewards(reward, golds, tokenizer.stop_id, raw=True)
+    before = reward_scores(reward, unseen, tokenizer.stop_id)
+    reward.set_normalisation(raw)
+    scores = model_rewards(reward, golds, tokenizer.stop_id)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-3)
+    assert torch.equal(scores.argsort(stable=True), raw.argsort(stable=True))
+    # Raw scores know nothing of it, and doing it again changes nothing.
+    assert torch.equal(reward_scores(reward, unseen, tokenizer.stop_id), before)
+    mean, std = reward.mean.clone(), reward.std.clone()
+    reward.set_normalisation(model_rewards(reward, golds, tokenizer.stop_id, raw=True))
+    assert torch.equal(reward.mean, mean) and torch.equal(reward.std, std)
+
+
+def test_the_stored_normalisation_is_that_of_the_golds(chain_of, model_type):
+    folder = chain_of(model_type).folder
+    found = load_checkpoint(folder / f"checkpoints/{model_type}_train_reward_model/final.pt")
+    data = load_squad("pico", num_examples=60)
+    golds = some_gold_trees(encode_paragraphs(data.train, found.tokenizer), 512, 0)
+    scores = model_rewards(found.model, golds, found.tokenizer.stop_id)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_a_reward_model_learns_a_toy(name):
+    """Loss ln 2 at equal scores, then far below it with every pair in order."""
+    reward, trees = RewardModel(model_of(name)), trees_of(2, contexts=3)
+    with torch.no_grad():
+        reward.head.linear.weight.zero_()
+    optimizer = make_optimizer({"reward": reward})
+    losses = []
+    for _ in range(40):
+        figures = train_reward_model.reward_backward(reward, trees, STOP, flags_of(), CPU)
+        losses.append(figures["loss"])
+        optimizer_step(optimizer, 1e-2, 1.0, figures["loss"], False)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert losses[-1] < 0.1 and figures["accuracy"] == 1.0 and figures["margin_nats"] > 2
+
+
+def test_accuracy_is_reported_by_kind_beside_a_length_rule(chain_of, model_type):
+    metrics = chain_of(model_type).metrics["train_reward_model"]
+    kinds = [key for key in metrics if key.startswith("accuracy_")]
+    assert {"accuracy", "length_rule"} <= metrics.keys() and len(kinds) >= 3
+    assert all(0 <= metrics[key] <= 100 for key in (*kinds, "accuracy", "length_rule"))
+
+
