@@ -30,7 +30,7 @@ def build_parser() -> cli.Parser:
     """All flags with their units and defaults."""
     parser = cli.Parser(prog="eval_dpo.py", description=__doc__.split("\n")[0])
     cli.add_model_flag(parser)
-    cli.add_data_flags(parser, default=None)
+    cli.add_data_flags(parser, default=None, trains=False)
     cli.add_machine_flags(parser)
     add = parser.add_argument
     add("--checkpoint", nargs="+", help="policies of any stage; default: DPO and its SFT parent")
@@ -41,6 +41,14 @@ def build_parser() -> cli.Parser:
     add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file")
     add("--predictions", help="write the first policy's {question id: answer} to this file")
     return parser
+
+
+def check(args) -> None:
+    """Refuse what could be written only after all has been measured, and then not at all."""
+    for flag in ("output", "predictions"):
+        path = getattr(args, flag)
+        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
+            raise UserError(f"--{flag} {path} given, expected a file in a folder that exists")
 
 
 def load_policies(args) -> list:
@@ -71,7 +79,7 @@ def load_held_out(args, policy, block_size: int):
             args.dataset or stored["dataset"],
             seed=stored.get("seed") or 0,
             difficulty=args.difficulty or stored.get("difficulty") or 2,
-            num_examples=args.num_examples,
+            num_examples=stored.get("num_examples"),
             strict=args.strict_data,
             evaluate=True,
             split=args.split,
@@ -87,6 +95,7 @@ def load_held_out(args, policy, block_size: int):
 def main(argv=None) -> dict:
     """Print the table; returns {"policies": {path: {metric: {"value", "low", "high"}}}}."""
     args = build_parser().parse_args(argv)
+    check(args)
 
     from src.comparison import (
         load_reward,

@@ -70,7 +70,8 @@ def answer(args, checkpoint, prompt, device) -> dict:
         device=device,
     )
     texts = [checkpoint.tokenizer.decode(ids).strip() for ids in answers.texts()]
-    shown = {"context": prompt[0], "question" if prompt[0] is not None else "prompt": prompt[1]}
+    raw = {"prompt": prompt[1]}
+    shown = raw if prompt[0] is None else {"context": prompt[0], "question": prompt[1]}
     return {**shown, "answers": texts, "logp_nats": answers.logp.sum(1).tolist(),
             "stopped": answers.stopped.tolist()}  # fmt: skip
 

@@ -24,7 +24,7 @@ def build_parser() -> cli.Parser:
     cli.add_shape_flags(parser)
     cli.add_data_flags(parser, default="auto")
     cli.add_training_flags(
-        parser, lr=4e-3, batch_size=16, batch_unit="contexts", epochs=4, eval_limit=500
+        parser, lr=3e-3, batch_size=8, batch_unit="contexts", epochs=2, eval_limit=500
     )
     cli.add_machine_flags(parser)
     parser.add_argument(

@@ -3,8 +3,7 @@
     PYTHONPATH=src python train_dpo.py --model_type lstm
 
 Starts from the SFT checkpoint, which is also the frozen reference; what the reference says about
-each
-pair is computed once. Writes checkpoints/{model_type}_train_dpo/.
+each pair is computed once. Writes checkpoints/{model_type}_train_dpo/.
 """
 
 import time

@@ -95,8 +95,9 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
     stop_id, groups = c.tokenizer.stop_id, c.held_out.groups
     result = evaluate_policy(model, c.tokenizer, c.held_out, c.device)
     metrics = result.summary(groups)
-    scores = policy_scores(model, c.pairs, stop_id, c.device)
-    metrics["preference_accuracy"] = accuracy(scores, c.pairs)
+    if c.pairs.trees.trees:  # a small file may give none
+        scores = policy_scores(model, c.pairs, stop_id, c.device)
+        metrics["preference_accuracy"] = accuracy(scores, c.pairs)
     if c.reward is not None:
         trees = c.held_out.with_answers(result.ids)
         rewards = model_rewards(c.reward, trees, stop_id, c.device).numpy()

@@ -18,6 +18,7 @@ from src.evaluation import (
     metric_points,
 )
 from src.generation import PromptTree, generate_all
+from src.names import UserError
 from src.scoring import Tree, answer_logps
 
 # Tokens that an answer may take at evaluation, its stop token included.
@@ -71,6 +72,11 @@ def held_out_questions(
     """All questions of some paragraphs, each context read from its start. No window sees a gold."""
     trees = evaluate_on(encoded, block_size=block_size, answer_room=MAX_ANSWER_TOKENS)
     places = [place for index in trees.index for place in index]
+    if not places:
+        raise UserError(
+            f"no held-out question leaves room for an answer of {MAX_ANSWER_TOKENS} tokens in a "
+            f"block of {block_size}, expected a larger --block_size of main_squad.py"
+        )
     questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
     gold_trees = [
         (

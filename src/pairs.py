@@ -71,9 +71,8 @@ def held_out_pairs(
 ) -> PairSet:
     """One pair a held-out question, below the context's first tokens; the same for every seed."""
     pairs = make_pairs(paragraphs, 0, data_name, weights)
-    trees = evaluation_pair_trees(
-        encoded, pairs, tokenizer, block_size, answer_room=4 * MAX_ANSWER_TOKENS
-    )
+    room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
+    trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_room=room)
     return PairSet(pairs, trees)
 
 

@@ -114,8 +114,15 @@ def require_same_tokenizer(policy: Checkpoint, reward: Checkpoint) -> None:
 def plan_steps(args: argparse.Namespace, steps_per_epoch: int) -> int:
     """How many optimizer steps the run has: --max_steps, else --epochs; written back to the flags.
     """
+    if not steps_per_epoch:
+        raise UserError(
+            "no training question fits the model's block beside its answer, expected some: train "
+            "on shorter ones, or from main_squad.py --block_size on with a larger block"
+        )
     if args.max_steps is None:
         args.max_steps = max(1, math.ceil(args.epochs * steps_per_epoch))
+    if args.eval_every is None:
+        args.eval_every = math.ceil(args.max_steps / 4)
     return args.max_steps
 
 
@@ -221,6 +228,11 @@ def load_pairs(
         kinds = Counter(pair.kind for pair in pair_set.in_order())
         mix = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
         dropped = pair_set.trees.dropped
+        if not kinds:
+            raise UserError(
+                f"no {what} pair of {dropped} fits a block of {block_size} tokens, expected some: "
+                "shorter data, or a larger --block_size of main_squad.py"
+            )
         say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block")
     return train, unseen
 

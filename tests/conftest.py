@@ -1,4 +1,4 @@
-"""A tiny chain of all stages for each model, trained once a session, for tests that need parents."""
+"""A tiny chain of all stages for each model, trained once a session: parents for tests."""
 
 import contextlib
 import importlib
@@ -15,7 +15,7 @@ from src.names import MODEL_TYPES, STAGES
 SHAPES = {
     "transformer": ["--n_embd", "16", "--n_layer", "1", "--n_head", "2"],
     "lstm": ["--n_embd", "16", "--n_layer", "2"],
-    "kgram": ["--n_embd", "16", "--n_layer", "1", "--kgram_k", "4"],
+    "kgram": ["--n_embd", "16", "--n_layer", "1", "--kgram_k", "12"],
 }
 # What every stage gets here: few questions, few steps, few of them evaluated.
 SMALL = ["--eval_limit", "6", "--batch_size", "2", "--max_steps", "4", "--warmup", "1"]

@@ -81,7 +81,7 @@ def test_the_message_of_a_number_says_its_ends():
     [
         ["--lr", "-1"], ["--lr", "nan"], ["--lr"], ["--batch_size", "0"], ["--max_steps", "1.5"],
         ["--model_type", "rnn"], ["--model_type", "two\nlines"], ["--no_such"], ["stray"],
-        ["--overwrit"], ["--seed", "-1"], ["--seed", str(2**63)], ["--difficulty", "5"],
+        ["--overwrit"], ["--seed", "-1"], ["--seed", str(2**63)], ["--difficulty", "6"],
         ["--resume=1"],
     ],
     ids=str,
@@ -445,7 +445,7 @@ def test_decay_is_for_matrices_but_embeddings():
     assert decays[id(module["linear"].weight)] == 0.5
     assert decays[id(module["linear"].bias)] == 0.0
     assert decays[id(module["embedding"].weight)] == 0.0
-    assert {group["eps"] for group in optimizer.param_groups} == {1e-5}
+    assert {group["eps"] for group in optimizer.param_groups} == {1e-8}
 
 
 def test_last_pt_holds_the_random_state(tmp_path):

@@ -5,7 +5,7 @@
 On SQuAD (CC BY-SA 4.0) text, 70% of the characters, and generated `pico` training text, 30%. Mean
 tokens of a held-out context, by the number of ids:
 
-    ids      SQuAD    pico (difficulty 2)
+    ids      SQuAD    pico (difficulty 3)
     1,024    447      106
     2,048    355       82
     4,096    297       80
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from src.data.pico_squad import generate_articles
+from src.data.pico_squad import DIFFICULTIES, generate_articles
 from src.data.squad_types import Paragraph
 from src.data.tokenizer import PATTERNS, PICO_FILE
 
@@ -40,10 +40,10 @@ def squad_texts(path: Path) -> Iterator[str]:
 
 
 def pico_texts(size: int, seed: int) -> Iterator[str]:
-    """Generated training paragraphs, all four difficulties in turn, about `size` characters."""
+    """Generated training paragraphs, all difficulties in turn, about `size` characters."""
     article = 0
     while size > 0:
-        difficulty = 1 + article % 4
+        difficulty = DIFFICULTIES[article % len(DIFFICULTIES)]
         for paragraph in generate_articles(seed + article, "train", 1, difficulty):
             asked = [(question.text, question.answers[0]) for question in paragraph.questions]
             text = prompt_text(paragraph.context, asked)

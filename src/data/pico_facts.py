@@ -248,7 +248,7 @@ FACTS: dict[str, dict[str, tuple[Fact, ...]]] = {
     },
 }
 
-# Told at difficulty 4, of nobody who is asked about: person P, towns T and U, year Y, number N.
+# Told at difficulty 5, of nobody who is asked about: person P, towns T and U, year Y, number N.
 FILLERS = (
     "{P} once walked from {T} to {U}.",
     "In {Y} the rain in {T} fell for {N} days.",

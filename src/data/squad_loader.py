@@ -32,7 +32,7 @@ __all__ = ["Paragraph", "Question", "SquadData", "load_from_identity", "load_squ
 
 HUB_SQUAD = "rajpurkar/squad"
 AUTO_SECONDS = 10
-PICO_TRAIN_QUESTIONS = 40_000
+PICO_TRAIN_QUESTIONS = 120_000
 PICO_VALIDATION_QUESTIONS = 1_000
 FOLDER_FILES = {"train": ("train*.json",), "validation": ("dev*.json", "validation*.json")}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -63,7 +63,7 @@ def load_squad(
 
     seed, difficulty: the generator's; `seed` also draws the sample of `num_examples`.
     num_examples: training questions to keep, in whole paragraphs, so a few more may come; None: all
-        there are (of pico, which has no end, 40,000).
+        there are (of pico, which has no end, 120,000).
     strict: refuse data of which anything would be dropped.
     evaluate: what is measured on becomes `validation`, and `train` is empty: a lone file is taken
         whole, and of several splits `split` (train or validation, the default) is taken.

@@ -161,7 +161,7 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
     return {n: getattr(args, n) for n in SHAPE_FLAGS if getattr(args, n) is not None}
 
 
-def add_data_flags(parser: Parser, default: str | None) -> None:
+def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
     """--dataset --difficulty --num_examples --strict_data; later stages inherit the first three."""
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
@@ -177,12 +177,13 @@ def add_data_flags(parser: Parser, default: str | None) -> None:
         help="of the embedded data, 1 to 5: entities, types, paraphrase"
         + (" (2 if left out)" if default else inherited),
     )
-    parser.add_argument(
-        "--num_examples",
-        type=positive_int,
-        help="training questions to use, a seeded choice of whole paragraphs"
-        + (inherited or "; all if left out"),
-    )
+    if trains:
+        parser.add_argument(
+            "--num_examples",
+            type=positive_int,
+            help="training questions to use, a seeded choice of whole paragraphs"
+            + (inherited or "; all if left out"),
+        )
     parser.add_argument(
         "--strict_data",
         action="store_true",
@@ -211,7 +212,9 @@ def add_training_flags(
     add("--weight_decay", type=non_negative, default=0.0, help="AdamW's, on matrices only")
     add("--grad_clip", type=positive, default=1.0, help="largest norm of the gradient")
     add(
-        "--eval_every", type=count, default=0, help="steps between evaluations; 0: only at the ends"
+        "--eval_every",
+        type=count,
+        help="steps between evaluations; 0: only at the ends; default: a quarter of the run",
     )
     add("--eval_limit", type=positive_int, default=eval_limit, help="held-out questions evaluated")
     add("--save_every", type=positive_int, default=100, help="steps between last.pt files")

@@ -5,6 +5,7 @@ stop it.
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -130,6 +131,9 @@ class Run:
         """
         self.inputs = inputs or {}
         self._check_inputs()
+        for name in RUN_FILES:  # what a run that was killed while it wrote left behind
+            for stale in self.folder.glob(f".{name}.*.tmp"):
+                stale.unlink(missing_ok=True)
         if self.last is None:
             for name in RUN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
@@ -196,8 +200,12 @@ class Run:
             )
 
     def log(self, record: dict) -> None:
-        """Append one JSON line to metrics.jsonl."""
-        self._log.write((json.dumps(record) + "\n").encode())
+        """Append one JSON line to metrics.jsonl; JSON has no NaN, so what is not finite is null."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
+        self._log.write((json.dumps(finite) + "\n").encode())
         self._log.flush()
 
     def final_metrics(self) -> dict:

@@ -27,7 +27,7 @@ class TransformerConfig:
     """
 
     vocab_size: int
-    n_layer: int = 4
+    n_layer: int = 3
     n_embd: int = 128
     n_head: int = 4
     n_kv_head: int | None = None

@@ -1,0 +1,595 @@
+"""PPO beyond its formulas: rollouts, where rewards fall, minibatches, the critic, and learning."""
+
+import argparse
+import copy
+import json
+
+import pytest
+import torch
+from conftest import flags, outcome, refusal
+from torch import nn
+
+from src import ppo
+from src.model.heads import Critic, RewardModel
+from src.model.model import build_model
+from src.names import MODEL_TYPES, UserError
+from src.ppo import Models, Settings, collect, describe, learn, steer_kl
+from src.rewards import function_rewards, model_rewards, reward_function
+from src.scoring import build_forest, hidden_at_end, leaf_hidden
+from src.training import make_optimizer, optimizer_step
+from src.utils.cli import NonFiniteError
+from src.utils.payload import load_payload
+
+VOCAB, STOP = 23, 0
+PROMPTS = [
+    ([3, 9, 4, 11, 5], [[7, 8], [9, 2, 6]]),
+    ([], [[5]]),
+    ([12, 13, 14], [[1, 2, 3, 4]]),
+    ([6, 6, 17, 18, 19, 20, 21], [[22, 1], [4, 4], [8, 15, 16]]),
+]
+QUESTIONS = [(context, question) for context, questions in PROMPTS for question in questions]
+ALGORITHMS = ("ppo", "rloo", "reinforce")
+
+
+def settings(**values):
+    default = Settings(
+        algorithm="ppo", stop_id=STOP, num_samples=3, max_new_tokens=6, temperature=1.0, gamma=1.0,
+        lam=0.95, clip_range=0.2, value_clip_range=0.2, value_coef=0.1, no_stop_penalty=1.0,
+        epochs=1, minibatches=1, micro_contexts=8, seed=0, device=torch.device("cpu"),
+    )  # fmt: skip
+    return default._replace(**values)
+
+
+def model_of(name, seed=0):
+    """A tiny model with weights so large that tokens differ in probability and contexts count."""
+    torch.manual_seed(seed)
+    heads = {"n_head": 2} if name == "transformer" else {}
+    model = build_model(name, {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 1, **heads})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        model.embedding.weight.normal_(std=0.4)
+        model.embedding.weight[STOP] *= 2  # answers of different lengths
+    return model
+
+
+def models_of(name, critic=True):
+    """Policy, another model as its reference, and a critic with a head that is not zero."""
+    policy = model_of(name)
+    values = Critic(model_of(name, seed=2)) if critic else None
+    if critic:
+        nn.init.normal_(values.head.weight, std=0.3)
+    return Models(policy, model_of(name, seed=1), values)
+
+
+def length_of_answers(trees):
+    """A reward that differs from answer to answer, and is not 0."""
+    answers = [a for _, questions in trees for _, texts in questions for a in texts]
+    return torch.tensor([2.5 - len(a) + 0.01 * sum(a) for a in answers])
+
+
+def slow_logp(model, s, answers_of_trees):
+    """Log-probs of each answer's tokens and a stop token, one row and one token at a time."""
+    rows = []
+    for context, questions in answers_of_trees:
+        for question, answers in questions:
+            for answer in answers:
+                state, logp = None, []
+                row = [*context, *question, *answer, STOP]
+                for place, token in enumerate(row[:-1]):
+                    hidden, state = model(torch.tensor([[token]]), torch.tensor([1]), state)
+                    if place >= len(context) + len(question) - 1:
+                        scaled = model.logits(hidden[0, 0]) / s.temperature
+                        logp.append(float(scaled.log_softmax(-1)[row[place + 1]]))
+                rows.append(logp)
+    return rows
+
+
+@pytest.fixture(params=MODEL_TYPES)
+def name(request):
+    return request.param
+
+
+# --- sampling ---
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_the_log_probs_of_a_rollout_equal_their_rescoring(name, temperature):
+    """In old and reference, at the sampling temperature, token by token without any forest."""
+    models, s = models_of(name), settings(temperature=temperature, micro_contexts=2)
+    rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    assert rollout.stopped.any() and rollout.mask.sum(1).unique().numel() > 1
+    with torch.no_grad():
+        policy = slow_logp(models.policy, s, rollout.trees)
+        reference = slow_logp(models.reference, s, rollout.trees)
+    lengths = rollout.mask.sum(1).tolist()
+    for fast, slow in ((rollout.logp, policy), (rollout.reference_logp, reference)):
+        for row, (logp, length) in enumerate(zip(slow, lengths, strict=True)):
+            assert torch.allclose(fast[row, :length], torch.tensor(logp[:length]), atol=1e-5)
+    assert lengths == [len(a) + int(stopped) for a, stopped in zip(
+        (a for _, qs in rollout.trees for _, texts in qs for a in texts),
+        rollout.stopped, strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_ratio_is_1_on_the_first_minibatch(name, algorithm, temperature):
+    """Nothing is clipped and the approximate KL is 0 to rounding before the first update."""
+    models = models_of(name, critic=algorithm == "ppo")
+    s = settings(algorithm=algorithm, temperature=temperature, minibatches=2, micro_contexts=1)
+    rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    for row in range(len(rollout.trees)):
+        forest = build_forest([rollout.trees[row]], STOP)
+        with torch.no_grad():
+            logp = ppo._logp(models.policy, forest, leaf_hidden(models.policy, forest), s)
+        width, rows = logp.shape[1], rollout.rows[row]
+        mask = rollout.mask[rows, :width]
+        ratio = (logp - rollout.logp[rows, :width]).exp()[mask]
+        assert ratio.numel() and torch.allclose(ratio, torch.ones_like(ratio), atol=1e-5)
+    figures = learn(models, rollout, 0, s, lambda loss: {})
+    assert abs(figures["first_approx_kl_nats"]) < 1e-8
+    assert figures["clip_share"] == 0
+
+
+def test_a_rollout_depends_on_the_step_and_the_seed_alone(name):
+    models = models_of(name)
+    first, same, later, other = (
+        collect(models, PROMPTS, length_of_answers, 0.1, step, settings(seed=seed))
+        for step, seed in ((3, 0), (3, 0), (4, 0), (3, 1))
+    )
+    assert first.trees == same.trees and torch.equal(first.logp, same.logp)
+    assert first.trees != later.trees and first.trees != other.trees
+
+
+# --- rewards ---
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.05, 2.0])
+def test_a_row_of_rewards_sums_to_the_score_less_the_kl(name, beta):
+    models, s = models_of(name), settings(no_stop_penalty=0.0)
+    rollout = collect(models, PROMPTS, length_of_answers, beta, 0, s)
+    mask = rollout.mask
+    kl = torch.where(mask, rollout.logp - rollout.reference_logp, 0.0).sum(1)
+    assert kl.abs().max() > 1
+    expected = length_of_answers(rollout.trees) - beta * kl
+    assert torch.allclose(rollout.rewards.sum(1), expected, atol=1e-4)
+    assert not rollout.rewards[~mask].any()
+
+
+def test_without_a_kl_term_the_score_stands_once_on_the_last_action(name):
+    """On the stop token where there is one, else on the last sampled token."""
+    rollout = collect(models_of(name), PROMPTS, length_of_answers, 0.0, 0, settings())
+    for row, length in enumerate(rollout.mask.sum(1).tolist()):
+        assert rollout.rewards[row].nonzero().flatten().tolist() == [length - 1]
+    texts = [a for _, questions in rollout.trees for _, answers in questions for a in answers]
+    stopped = [row for row in range(len(texts)) if rollout.stopped[row]]
+    assert stopped
+    for row in stopped:
+        assert rollout.rewards[row, len(texts[row])] == rollout.score[row]
+
+
+def test_an_answer_that_was_cut_off_loses_exactly_the_penalty(name):
+    models = models_of(name)
+    free, fined = (
+        collect(
+            models, PROMPTS, length_of_answers, 0.05, 0,
+            settings(no_stop_penalty=penalty, max_new_tokens=2),
+        )
+        for penalty in (0.0, 1.75)
+    )
+    assert free.trees == fined.trees
+    lost = free.rewards - fined.rewards
+    last = free.mask.sum(1) - 1
+    cut = ~free.stopped
+    assert cut.any() and free.stopped.any()
+    expected = torch.zeros_like(lost)
+    expected[cut.nonzero().flatten(), last[cut]] = 1.75
+    assert torch.allclose(lost, expected, atol=1e-6)
+    assert torch.equal(free.score, fined.score)  # what is logged is the reward itself
+
+
+def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
+    """The reward model reads a stop token after it, as after any other answer."""
+    reward = RewardModel(model_of(name, seed=4)).requires_grad_(False)
+    s = settings(max_new_tokens=2)
+    rollout = collect(
+        models_of(name), PROMPTS, lambda trees: model_rewards(reward, trees, STOP), 0.0, 0, s
+    )
+    row, slow = 0, []
+    for context, questions in rollout.trees:
+        for question, answers in questions:
+            for answer in answers:
+                tokens = torch.tensor([[*context, *question, *answer, STOP]])
+                hidden, _ = reward.trunk(tokens, torch.tensor([tokens.shape[1]]))
+                slow.append(float(reward.score(hidden[0, -1])))
+                row += 1
+    assert not rollout.stopped.all()
+    assert torch.allclose(rollout.score, torch.tensor(slow), atol=1e-5)
+
+
+# --- advantages and the critic ---
+
+
+def test_advantages_are_whitened_over_the_whole_batch(name):
+    """Generalised advantages by their definition, a double loop; then mean 0 and variance 1."""
+    s = settings(gamma=0.9, lam=0.8)
+    rollout = collect(models_of(name), PROMPTS, length_of_answers, 0.1, 0, s)
+    mask, values, rewards = rollout.mask, rollout.values.double(), rollout.rewards.double()
+    plain = torch.zeros_like(rewards)
+    for row, length in enumerate(mask.sum(1).tolist()):
+        following = [*values[row, 1:length].tolist(), 0.0]
+        deltas = [rewards[row, t] + 0.9 * following[t] - values[row, t] for t in range(length)]
+        for t in range(length):
+            plain[row, t] = sum((0.9 * 0.8) ** (k - t) * deltas[k] for k in range(t, length))
+    real = plain[mask]
+    expected = (real - real.mean()) / real.std(correction=0)
+    assert torch.allclose(rollout.advantages[mask].double(), expected, atol=1e-4)
+    assert abs(rollout.advantages[mask].mean()) < 1e-5
+    assert abs(rollout.advantages[mask].var(correction=0) - 1) < 1e-4
+    assert not rollout.advantages[~mask].any()
+    assert torch.allclose(rollout.returns[mask].double(), (plain + values)[mask], atol=1e-4)
+
+
+def test_rloo_leaves_the_question_s_mean_out(name):
+    s = settings(algorithm="rloo", num_samples=3, no_stop_penalty=0.0)
+    rollout = collect(models_of(name, critic=False), PROMPTS, length_of_answers, 0.0, 0, s)
+    scores = rollout.score.tolist()
+    for row, score in enumerate(scores):
+        start = row - row % 3
+        others = [scores[i] for i in range(start, start + 3) if i != row]
+        assert rollout.advantages[row, 0] == pytest.approx(score - sum(others) / 2, abs=1e-5)
+    assert torch.equal(rollout.advantages, rollout.advantages[:, :1].expand_as(rollout.mask))
+
+
+def test_a_fresh_critic_values_everything_at_0(name):
+    models = models_of(name)._replace(critic=Critic(model_of(name)))
+    rollout = collect(models, PROMPTS, length_of_answers, 0.0, 0, settings())
+    assert not rollout.values.any()
+
+
+def test_a_critic_from_the_reward_model_gives_the_normalised_score_at_the_stop_token(name):
+    reward = RewardModel(model_of(name, seed=4))
+    reward.set_normalisation(torch.tensor([-3.0, 1.0, 8.0]))
+    critic = Critic(model_of(name))
+    critic.start_from_reward(reward)
+    trees = [(context, [(q, [[5, 6], [], [9, 9, 2]]) for q in qs]) for context, qs in PROMPTS]
+    forest = build_forest(trees, STOP, reads_stop=True)
+    with torch.no_grad():
+        end = hidden_at_end(forest, leaf_hidden(critic.trunk, forest))
+        values = critic.values(end)
+    assert torch.allclose(values, model_rewards(reward, trees, STOP), atol=1e-5)
+    assert values.std() > 0.01
+    # A trunk of its own: what the critic learns leaves the reward model as it is.
+    with torch.no_grad():
+        critic.trunk.embedding.weight.add_(1.0)
+    assert not torch.equal(critic.trunk.embedding.weight, reward.trunk.embedding.weight)
+
+
+# --- learning ---
+
+
+@pytest.mark.parametrize(("minibatches", "micro"), [(1, 4), (2, 1), (3, 2), (4, 1), (9, 1)])
+def test_each_epoch_meets_each_episode_once(minibatches, micro, monkeypatch):
+    """As whole contexts; a minibatch's counts are those of its own episodes and actions."""
+    s = settings(epochs=3, minibatches=minibatches, micro_contexts=micro)
+    models = models_of("kgram")
+    rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    seen, updates = [], []
+
+    def backward(models, rollout, part, actions, episodes, s):
+        seen.append((list(part), actions, episodes))
+        return {"loss": 1.0, "approx_kl_nats": 0.0}
+
+    monkeypatch.setattr(ppo, "_backward", backward)
+    learn(models, rollout, 0, s, lambda loss: updates.append(len(seen)) or {})
+    per_epoch = -(-4 // -(-4 // min(minibatches, 4)))
+    assert len(updates) == 3 * per_epoch
+    starts = [0, *updates]
+    orders = [[], [], []]
+    for epoch in range(3):
+        rows = []
+        for update in range(epoch * per_epoch, (epoch + 1) * per_epoch):
+            parts = seen[starts[update] : starts[update + 1]]
+            assert all(len(part) <= micro for part, _, _ in parts)
+            batch = [i for part, _, _ in parts for i in part]
+            here = [row for i in batch for row in range(*rollout.rows[i].indices(10**6))]
+            assert {(actions, episodes) for _, actions, episodes in parts} == {
+                (int(rollout.mask[here].sum()), len(here))
+            }
+            rows += here
+            orders[epoch] += parts
+        assert sorted(rows) == list(range(len(QUESTIONS) * s.num_samples))
+    if minibatches > 1:
+        assert not orders[0] == orders[1] == orders[2], "every epoch dealt the same minibatches"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_gradients_do_not_depend_on_the_micro_batch(name, algorithm):
+    gradients = []
+    for micro in (1, 2, 8):
+        models = models_of(name, critic=algorithm == "ppo")
+        s = settings(algorithm=algorithm, micro_contexts=micro)
+        rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        # Away from the sampling policy, so that ratios differ and some are clipped.
+        with torch.no_grad():
+            models.policy.embedding.weight.mul_(1.2)
+        figures = learn(models, rollout, 0, s, lambda loss: {})
+        trained = [models.policy, *([models.critic] if models.critic else [])]
+        gradients.append((figures, [
+            p.grad.clone() for m in trained for p in m.parameters() if p.grad is not None
+        ]))  # fmt: skip
+    figures, whole = gradients[-1]
+    assert max(g.abs().max() for g in whole) > 1e-3
+    assert figures["clip_share"] > 0.05
+    for part_figures, part in gradients[:-1]:
+        assert part_figures == pytest.approx(figures, rel=1e-4, abs=1e-6)
+        for one, other in zip(part, whole, strict=True):
+            assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_the_reference_and_the_reward_model_never_change(name):
+    models, s = models_of(name), settings(epochs=2, minibatches=2)
+    reward = RewardModel(model_of(name, seed=4)).requires_grad_(False)
+    frozen = [copy.deepcopy(m.state_dict()) for m in (models.reference, reward)]
+    models.reference.requires_grad_(False)
+    optimizer = make_optimizer({"policy": models.policy, "critic": models.critic})
+    before = models.policy.embedding.weight.clone()
+    rollout = collect(models, PROMPTS, lambda t: model_rewards(reward, t, STOP), 0.1, 0, s)
+    learn(models, rollout, 0, s,
+          lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})  # fmt: skip
+    assert not torch.equal(models.policy.embedding.weight, before)
+    for module, old in zip((models.reference, reward), frozen, strict=True):
+        assert all(torch.equal(module.state_dict()[key], old[key]) for key in old)
+
+
+def odd_first(trees):
+    """1 for an answer that begins with an odd token, else 0."""
+    answers = [a for _, questions in trees for _, texts in questions for a in texts]
+    return torch.tensor([float(bool(a) and a[0] % 2 == 1) for a in answers])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_improves_a_simple_reward(name, algorithm):
+    """From about half the answers to nearly all, in three dozen steps."""
+    policy = model_of(name)
+    critic = Critic(copy.deepcopy(policy)) if algorithm == "ppo" else None
+    models = Models(policy, copy.deepcopy(policy).requires_grad_(False), critic)
+    epochs, minibatches = (1, 1) if algorithm == "reinforce" else (2, 2)
+    s = settings(
+        algorithm=algorithm, num_samples=6, max_new_tokens=3, epochs=epochs,
+        minibatches=minibatches, no_stop_penalty=0.0,
+    )  # fmt: skip
+    optimizer = make_optimizer({"policy": policy, **({"critic": critic} if critic else {})})
+    means = []
+    for step in range(36):
+        rollout = collect(models, PROMPTS, odd_first, 0.0, step, s)
+        means.append(float(rollout.score.mean()))
+        learn(models, rollout, step, s,
+              lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})  # fmt: skip
+    first, last = sum(means[:3]) / 3, sum(means[-3:]) / 3
+    assert first < 0.75 and last > 0.9 and last - first > 0.2, means
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_reward_that_is_the_same_for_all_moves_nothing(algorithm):
+    """No advantage, no gradient of the policy: baselines take a constant out."""
+    models = models_of("lstm", critic=False)
+    if algorithm == "ppo":
+        models = models._replace(critic=Critic(model_of("lstm")))
+    s = settings(algorithm=algorithm, no_stop_penalty=0.0, lam=1.0)
+    rollout = collect(models, PROMPTS, lambda t: torch.full((21,), 3.0), 0.0, 0, s)
+    learn(models, rollout, 0, s, lambda loss: {})
+    for parameter in models.policy.parameters():
+        assert parameter.grad is None or parameter.grad.abs().max() < 1e-3
+
+
+def test_there_is_no_dropout_to_switch_off(name):
+    """Two forwards in train mode are equal, and no module would drop anything."""
+    for module in (model_of(name), RewardModel(model_of(name)), Critic(model_of(name))):
+        trunk = getattr(module, "trunk", module).train()
+        assert not [m for m in module.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+        assert all(getattr(m, "dropout", 0) == 0 for m in module.modules())
+        tokens, lengths = torch.tensor([[3, 4, 5, 6]]), torch.tensor([4])
+        assert torch.equal(trunk(tokens, lengths)[0], trunk(tokens, lengths)[0])
+
+
+# --- what is reported ---
+
+
+def test_a_collapse_shows_in_the_figures():
+    """A policy that says one thing with certainty, far from its reference."""
+    models = models_of("lstm")
+    s = settings(num_samples=4)
+    healthy = describe(collect(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
+    models.policy.logits = lambda hidden: torch.nn.functional.one_hot(
+        torch.full(hidden.shape[:-1], 7), VOCAB).float() * 40.0  # fmt: skip
+    collapsed = describe(collect(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
+    assert healthy["entropy_nats"] > 0.5 and 0 <= collapsed["entropy_nats"] < 1e-3
+    assert healthy["distinct_share"] > 0.5 and collapsed["distinct_share"] == 0.25
+    assert collapsed["kl_nats"] > 5 and collapsed["stopped_share"] == 0
+    assert collapsed["answer_tokens"] == 6 and collapsed["reward_std"] < 1e-5
+
+
+def test_the_kl_is_the_mean_over_answers_of_summed_k3():
+    """By hand from the rollout's log-probs: exp(-k1) - 1 + k1 with k1 = logp - reference."""
+    s = settings()
+    rollout = collect(models_of("lstm"), PROMPTS, length_of_answers, 0.0, 0, s)
+    sums = []
+    for row, length in enumerate(rollout.mask.sum(1).tolist()):
+        k1 = (rollout.logp - rollout.reference_logp)[row, :length].double()
+        sums.append(float((torch.exp(-k1) - 1 + k1).sum()))
+    figures = describe(rollout, s)
+    assert figures["kl_nats"] == pytest.approx(sum(sums) / len(sums), rel=1e-4)
+    assert figures["kl_nats"] > 0.1
+    assert figures["reward_mean"] == pytest.approx(
+        float(length_of_answers(rollout.trees).mean()), rel=1e-5
+    )
+    tokens = int(rollout.mask.sum())
+    assert figures["answer_tokens"] == pytest.approx(tokens / len(rollout.mask))
+    assert figures["entropy_nats"] == pytest.approx(
+        -float(rollout.logp[rollout.mask].sum()) / tokens, rel=1e-5
+    )
+
+
+def test_the_coefficient_is_steered_and_a_collapse_stops_the_run():
+    args = argparse.Namespace(kl_target=2.0, kl_horizon=10, kl_limit=5.0)
+    for kl_nats, expected in ((2.0, 0.1), (4.0, 0.12), (1.0, 0.08), (2.2, 0.11)):
+        extra = {"kl_coef": 0.1}
+        steer_kl(args, extra, kl_nats, 10)
+        assert extra["kl_coef"] == pytest.approx(expected)
+    with pytest.raises(NonFiniteError, match="5.1 nats an answer, above --kl_limit 5.0"):
+        steer_kl(args, {"kl_coef": 0.1}, 5.1, 10)
+    fixed = {"kl_coef": 0.1}
+    steer_kl(argparse.Namespace(kl_target=None, kl_limit=5.0), fixed, 4.0, 10)
+    assert fixed == {"kl_coef": 0.1}
+
+
+# --- the script ---
+
+
+def loss_lines(model_type):
+    with open(f"checkpoints/{model_type}_train_ppo/metrics.jsonl") as log:
+        return [r for r in map(json.loads, log) if "loss" in r]
+
+
+def test_the_run_logs_its_schedule_and_its_first_ratio(chain_of, model_type, monkeypatch):
+    monkeypatch.chdir(chain_of(model_type).folder)
+    lines = loss_lines(model_type)
+    # A warm-up of 1 step, then linear to 0: 1, 3/3, 2/3, 1/3 of the peak.
+    expected = [1e-4, 1e-4, 2e-4 / 3, 1e-4 / 3]
+    assert [r["learning_rate"] for r in lines] == pytest.approx(expected)
+    assert all(abs(r["first_approx_kl_nats"]) < 1e-8 for r in lines)
+    assert lines[0]["kl_nats"] == pytest.approx(0, abs=1e-6)
+    wanted = {
+        "step", "loss", "examples_per_second", "reward_mean", "kl_nats", "entropy_nats",
+        "stopped_share", "answer_tokens", "distinct_share", "clip_share", "value_loss", "kl_coef",
+    }  # fmt: skip
+    assert wanted <= lines[0].keys()
+    last = load_payload(f"checkpoints/{model_type}_train_ppo/last.pt")
+    assert {group["eps"] for group in last["optimizer"]["param_groups"]} == {1e-5}
+
+
+UPPER = "def upper(prediction, golds, context, question):\n    return prediction[:1].isupper()\n"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [("ppo", "transformer"), ("rloo", "lstm"), ("reinforce", "kgram")]
+)
+def test_a_function_of_your_own_is_optimised(algorithm, name, workplace, monkeypatch):
+    """--reward module:function, here 1 for an answer that begins with a capital letter."""
+    folder = workplace(name, ["main_squad"])
+    (folder / f"upper_for_{name}.py").write_text(UPPER)
+    monkeypatch.syspath_prepend(folder)
+    steps = "40" if algorithm == "reinforce" else "20"
+    ended = outcome("train_ppo", [
+        *flags("train_ppo", name), "--algorithm", algorithm, "--max_steps", steps,
+        "--reward", f"upper_for_{name}:upper", "--lr", "0.03", "--kl_coef", "0",
+        "--kl_limit", "1000", "--no_stop_penalty", "0", "--num_samples", "8",
+        "--max_new_tokens", "3", "--minibatches", "1" if algorithm == "reinforce" else "4",
+    ])  # fmt: skip
+    assert ended.code == 0, ended.err
+    rewards = [r["reward_mean"] for r in loss_lines(name)]
+    first, last = sum(rewards[:3]) / 3, sum(rewards[-3:]) / 3
+    assert first < 0.35 and last > first + 0.3, rewards
+
+
+@pytest.mark.parametrize("reward", ["f1", "em"])
+def test_the_metric_itself_is_a_reward(reward, workplace):
+    """No reward checkpoint is asked for, and every mean is a share."""
+    workplace("kgram", ["main_squad"])
+    ended = outcome("train_ppo", [*flags("train_ppo", "kgram"), "--reward", reward])
+    assert ended.code == 0, ended.err
+    assert all(0 <= r["reward_mean"] <= 1 for r in loss_lines("kgram"))
+    metrics = load_payload("checkpoints/kgram_train_ppo/final.pt")["metrics"]
+    assert metrics["reward"] == pytest.approx(metrics[reward] / 100)
+    lineage = load_payload("checkpoints/kgram_train_ppo/final.pt")["lineage"]
+    assert [a["stage"] for a in lineage] == ["main_squad"]
+
+
+def test_reward_functions_are_called_with_the_prediction_and_all_about_it():
+    from src.evaluation import Asked
+
+    seen = []
+
+    def function(*about):
+        seen.append(about)
+        return len(seen)
+
+    asked = [Asked("a context", "a question?", ("gold", "other")), Asked("c", "q", ("g",))]
+    assert function_rewards(function, ["x", "y"], asked).tolist() == [1.0, 2.0]
+    assert seen == [("x", ("gold", "other"), "a context", "a question?"), ("y", ("g",), "c", "q")]
+    assert reward_function("f1")("a red fox", ("the red dog",), "", "") == pytest.approx(0.5)
+    assert reward_function("em")("The Fox!", ("dog", "fox"), "", "") == 1.0
+    assert reward_function("math:hypot") is __import__("math").hypot
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("f2", "--reward f2 given, expected model, f1, em or module:function"),
+        ("nosuchmodule:f", "No module named 'nosuchmodule'"),
+        ("math:nosuch", "has no attribute 'nosuch'"),
+        ("math:pi", "expected a function, found a float"),
+        (":f", "expected an importable function"),
+        (".x:f", "expected an importable function"),
+        ("broken_module:f", "expected an importable function"),
+    ],
+)
+def test_what_is_no_reward_is_refused(name, line, tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="--reward") as error:
+        reward_function(name)
+    assert line in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["None", "'a'", "float('nan')", "float('inf')", "1 / 0"])
+def test_a_reward_that_is_no_finite_number_ends_in_one_line(value, workplace, monkeypatch):
+    folder = workplace("kgram", ["main_squad"])
+    body = f"def f(prediction, golds, context, question):\n    return {value}\n"
+    module = f"bad_{sum(map(ord, value))}"
+    (folder / f"{module}.py").write_text(body)
+    monkeypatch.syspath_prepend(folder)
+    ended = outcome("train_ppo", [*flags("train_ppo", "kgram"), "--reward", f"{module}:f"])
+    assert ended.code == 2
+    assert ended.err[-1].startswith("train_ppo: the reward function")
+    assert "expected a finite number" in ended.err[-1]
+
+
+def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
+    """The step that went too far is logged, what was saved stays, and no final.pt is made."""
+    workplace("kgram", ["main_squad"])
+    argv = [*flags("train_ppo", "kgram"), "--reward", "f1", "--lr", "1", "--kl_coef", "0",
+            "--kl_limit", "0.5", "--save_every", "1"]  # fmt: skip
+    ended = outcome("train_ppo", argv)
+    assert ended.code == 1
+    line = ended.err[-1]
+    assert line.startswith("train_ppo: step 2: the KL to the reference is ")
+    assert "above --kl_limit 0.5" in line and "raise --kl_coef or lower --lr" in line
+    assert "last.pt keeps the last saved step" in line
+    assert loss_lines("kgram")[-1]["kl_nats"] > 0.5
+    assert load_payload("checkpoints/kgram_train_ppo/last.pt")["step"] == 1
+    with pytest.raises(UserError):
+        load_payload("checkpoints/kgram_train_ppo/final.pt")
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (["--algorithm", "reinforce", "--ppo_epochs", "2"], "--ppo_epochs 2 given with"),
+        (["--algorithm", "reinforce", "--minibatches", "4"], "--minibatches 4 given with"),
+        (["--algorithm", "rloo", "--num_samples", "1"], "--num_samples 1 given with rloo"),
+        (["--algorithm", "grpo"], "'grpo'"),
+        (["--temperature", "0"], "expected a number above 0"),
+        (["--gamma", "1.5"], "--gamma"),
+        (["--lam", "-0.1"], "--lam"),
+        (["--kl_coef", "-1"], "--kl_coef"),
+        (["--clip_range", "0"], "--clip_range"),
+        (["--max_new_tokens", "0"], "--max_new_tokens"),
+    ],
+)  # fmt: skip
+def test_meaningless_flags_are_refused(more, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert line in refusal("train_ppo", more)
+    assert not list(tmp_path.iterdir())
