@@ -24,24 +24,17 @@ def build_parser() -> cli.Parser:
     cli.add_shape_flags(parser)
     cli.add_data_flags(parser, default="auto")
     cli.add_training_flags(
-        parser, lr=3e-3, batch_size=8, batch_unit="contexts", epochs=2, eval_limit=500
+        parser, lr=1e-3, batch_size=8, batch_unit="contexts", epochs=1.5, eval_limit=500
     )
     cli.add_machine_flags(parser)
-    parser.add_argument(
-        "--tokenizer", default="pico", help="pico, gpt2, cl100k_base, o200k_base or a FILE.tiktoken"
-    )
-    parser.add_argument(
-        "--lm_weight",
-        type=cli.non_negative,
-        default=0.3,
-        help="weight of the language-model loss on context and question",
-    )
-    parser.add_argument(
-        "--control",
-        choices=("none", "shuffled_answers", "no_context"),
-        default="none",
-        help="train where learning must vanish: with other questions' answers, or without contexts",
-    )
+    add = parser.add_argument
+    add("--tokenizer", default="pico", help="pico, gpt2, cl100k_base, o200k_base, a FILE.tiktoken")
+    add("--initialisation", choices=("copy_head", "normal"), help="copy_head: a transformer that "
+        "can copy before training (the default where the shape has room); normal: all random")
+    add("--lm_weight", type=cli.non_negative, default=0.3,
+        help="weight of the language-model loss on context and question")
+    add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
+        help="train where learning must vanish: with others' answers, or without contexts")
     return parser
 
 
@@ -99,7 +92,7 @@ def main(argv=None) -> dict:
     from src import stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
     from src.data.tokenizer import load_tokenizer
-    from src.model.model import build_model
+    from src.model.model import build_model, initialise
     from src.training import make_optimizer, steps, update
     from src.utils.run import Run, set_up_torch
 
@@ -113,14 +106,13 @@ def main(argv=None) -> dict:
         tokenizer = load_tokenizer(args.tokenizer)
         config = {"vocab_size": tokenizer.vocab_size, **cli.shape_of(args)}
         model = build_model(args.model_type, config).to(device)
+        args.initialisation = initialise(model, args.initialisation, args.seed)
         block = model.config.block_size
         questions = stages.load_questions(args, tokenizer, block)
         held_out = questions.held_out
         if args.control == "no_context":
-            held_out = held_out._replace(
-                prompts=apply_control(held_out.prompts, args.control, ""),
-                gold_trees=apply_control(held_out.gold_trees, args.control, ""),
-            )
+            prompts = apply_control(held_out.prompts, args.control, "")
+            held_out = held_out._replace(prompts=prompts)
         optimizer = make_optimizer({"model": model}, args.weight_decay)
         units = training_units(questions.encoded, block).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))

@@ -113,8 +113,8 @@ def main(argv=None) -> dict:
         questions = stages.load_questions(args, tokenizer, block, parent)
         held_out = questions.held_out
         train, unseen = stages.load_pairs(args, questions, tokenizer, block)
+        max_steps = args.max_steps
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
-        max_steps = stages.plan_steps(args, per_epoch)
 
         # What the frozen reference says about every pair that will be seen, once.
         needed = trees_of_steps(train, args, min(max_steps, per_epoch))

@@ -21,7 +21,7 @@ def build_parser() -> cli.Parser:
     cli.add_parent_flag(parser)
     cli.add_data_flags(parser, default=None)
     cli.add_training_flags(
-        parser, lr=5e-4, batch_size=16, batch_unit="contexts", epochs=1, eval_limit=500
+        parser, lr=5e-4, batch_size=16, batch_unit="contexts", epochs=0.5, eval_limit=500
     )
     cli.add_machine_flags(parser)
     parser.add_argument(
@@ -57,7 +57,6 @@ def main(argv=None) -> dict:
     parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
 
     from src import stages
-    from src.data.squad_dataset import steps_per_epoch
     from src.data.squad_pairs import pair_batches
     from src.model.heads import RewardModel
     from src.pairs import accuracy, accuracy_by_kind, length_rule, reward_scores
@@ -80,9 +79,7 @@ def main(argv=None) -> dict:
         questions = stages.load_questions(args, tokenizer, block, parent)
         train, unseen = stages.load_pairs(args, questions, tokenizer, block)
         optimizer = make_optimizer({"reward": reward}, args.weight_decay)
-        max_steps = stages.plan_steps(
-            args, steps_per_epoch(len(train.trees.trees), args.batch_size)
-        )
+        max_steps = args.max_steps
         run.start(stages.inputs_of(questions, [parent]))
 
         def evaluate(step: int) -> dict[str, float]:

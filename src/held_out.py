@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from src.data.squad_dataset import EncodedParagraph, evaluate_on, golds_lost
@@ -28,13 +29,13 @@ MAX_ANSWER_TOKENS = 32
 class HeldOut(NamedTuple):
     """Lists run question after question in the order of the prompts.
 
-    prompts: cut to their windows; gold_trees: the same with each question's first gold.
+    prompts: cut to their windows; golds: ids of each question's first gold.
     groups: the paragraph of each question, for intervals. lost: share of questions of which the
     window keeps no gold; dropped: questions that leave no room for a context.
     """
 
     prompts: list[PromptTree]
-    gold_trees: list[Tree]
+    golds: list[list[int]]
     asked: list[Asked]
     ids: list[str]
     groups: list[int]
@@ -78,19 +79,9 @@ def held_out_questions(
             f"block of {block_size}, expected a larger --block_size of main_squad.py"
         )
     questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
-    gold_trees = [
-        (
-            context,
-            [
-                (q, [encoded[i].questions[j].golds[0]])
-                for (q, _), (i, j) in zip(qs, at, strict=True)
-            ],
-        )
-        for (context, qs), at in zip(trees.trees, trees.index, strict=True)
-    ]
     return HeldOut(
         [(context, [q for q, _ in qs]) for context, qs in trees.trees],
-        gold_trees,
+        [encoded[p].questions[q].golds[0] for p, q in places],
         [Asked(p.context, q.text, q.answers) for p, q in questions],
         [q.id for _, q in questions],
         [p for p, _ in places],
@@ -101,7 +92,7 @@ def held_out_questions(
 
 class PolicyResult(NamedTuple):
     """answers, ids: greedy texts and tokens; em, f1: points (Q,); nats, tokens: of the first gold
-    and its stop (Q,).
+    and its stop (Q,), 0 where that gold is longer than an answer may be.
     """
 
     answers: list[str]
@@ -134,8 +125,11 @@ def evaluate_policy(
     )
     answers = [tokenizer.decode(answer).strip() for answer in ids]
     em, f1 = metric_points(answers, held_out.asked)
-    nats = -answer_logps(model, held_out.gold_trees, tokenizer.stop_id, device)
-    tokens = [len(answers[0]) + 1 for _, qs in held_out.gold_trees for _, answers in qs]
+    # The windows leave MAX_ANSWER_TOKENS; a longer gold has no place in them, and no loss.
+    tokens = [n if (n := len(gold) + 1) <= MAX_ANSWER_TOKENS else 0 for gold in held_out.golds]
+    golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
+    logp = answer_logps(model, held_out.with_answers(golds), tokenizer.stop_id, device)
+    nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
     return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens)
 
 

@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.data.squad_dataset import EncodedParagraph, encode_paragraphs, training_trees
+from src.data.squad_dataset import (
+    EncodedParagraph,
+    encode_paragraphs,
+    steps_per_epoch,
+    training_trees,
+)
 from src.data.squad_loader import load_from_identity, load_squad
 from src.data.squad_preferences import parse_corruptions
 from src.data.squad_types import Paragraph
@@ -35,6 +40,8 @@ from src.utils.checkpoint_utils import (
 from src.utils.run import Run, say
 
 CACHE_DIR = ".cache/encoded"
+# What a stream of random numbers is for.
+_GOLDS, _PAIRS = 3, 4
 
 # name -> numerators, denominators and groups, one of each a question or pair
 Figures = dict[str, tuple[list[float], list[float], list[int]]]
@@ -111,16 +118,16 @@ def require_same_tokenizer(policy: Checkpoint, reward: Checkpoint) -> None:
         )
 
 
-def plan_steps(args: argparse.Namespace, steps_per_epoch: int) -> int:
+def plan_steps(args: argparse.Namespace, per_epoch: int) -> int:
     """How many optimizer steps the run has: --max_steps, else --epochs; written back to the flags.
     """
-    if not steps_per_epoch:
+    if not per_epoch:
         raise UserError(
             "no training question fits the model's block beside its answer, expected some: train "
             "on shorter ones, or from main_squad.py --block_size on with a larger block"
         )
     if args.max_steps is None:
-        args.max_steps = max(1, math.ceil(args.epochs * steps_per_epoch))
+        args.max_steps = max(1, math.ceil(args.epochs * per_epoch))
     if args.eval_every is None:
         args.eval_every = math.ceil(args.max_steps / 4)
     return args.max_steps
@@ -215,11 +222,23 @@ def compare(before: Figures, after: Figures) -> dict[str, float]:
 def load_pairs(
     args: argparse.Namespace, questions: Questions, tokenizer: Tokenizer, block_size: int
 ) -> tuple[PairSet, PairSet]:
-    """Training and held-out preference pairs of the flags' mix of corruptions."""
+    """Training and held-out preference pairs of the flags' mix of corruptions.
+
+    Also plans the steps, and makes training pairs only for as many contexts as they will see.
+    """
     weights = parse_corruptions(args.corruptions)
     name = questions.identity["dataset"]
+    contexts = len(questions.train)
+    seen = plan_steps(args, steps_per_epoch(contexts, args.batch_size)) * args.batch_size
+    chosen = sorted(np.random.default_rng([args.seed, _PAIRS]).permutation(contexts)[:seen])
     train = training_pairs(
-        questions.train, questions.encoded, tokenizer, block_size, name, weights, args.seed
+        [questions.train[i] for i in chosen],
+        [questions.encoded[i] for i in chosen],
+        tokenizer,
+        block_size,
+        name,
+        weights,
+        args.seed,
     )
     unseen = held_out_pairs(
         questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights
@@ -263,7 +282,7 @@ def some_gold_trees(
     encoded: Sequence[EncodedParagraph], block_size: int, seed: int, paragraphs: int = 128
 ) -> list[Tree]:
     """Gold answers of a seeded choice of training paragraphs, to normalise scores on."""
-    rng = np.random.default_rng([seed, 3])
+    rng = np.random.default_rng([seed, _GOLDS])
     chosen = rng.permutation(len(encoded))[:paragraphs]
     return training_trees([encoded[i] for i in sorted(chosen)], block_size, rng, gold="first")
 
