@@ -38,12 +38,16 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
 
 
-def learning_rate(step: int, max_steps: int, warmup: int, peak: float) -> float:
-    """Linear from 0 to `peak` over `warmup` steps, then linear to 0 at the end; step counts from 0.
+def learning_rate(
+    step: int, max_steps: int, warmup: int, peak: float, hold: float = 0.0
+) -> float:
+    """Linear from 0 to `peak` over `warmup` steps, held for the first `hold` share of the run, then
+    linear to 0 at the end; step counts from 0.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * (max_steps - step) / max(1, max_steps - warmup)
+    falls = max(warmup, hold * max_steps)
+    return peak * min(1.0, (max_steps - step) / max(1, max_steps - falls))
 
 
 def optimizer_step(
@@ -81,7 +85,7 @@ def update(
 ) -> dict[str, float]:
     """`optimizer_step` at the schedule's rate, as the flags say; returns what to log."""
     args = run.args
-    rate = learning_rate(step, max_steps, args.warmup, args.lr)
+    rate = learning_rate(step, max_steps, args.warmup, args.lr, args.hold)
     norm = optimizer_step(optimizer, rate, args.grad_clip, loss, args.skip_nonfinite)
     return {"learning_rate": rate, "gradient_norm": norm}
 

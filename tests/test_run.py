@@ -382,6 +382,12 @@ def test_learning_rate_by_hand(step, expected):
     assert learning_rate(step, 10, 4, 3e-4) == pytest.approx(3e-4 * expected, rel=1e-12)
 
 
+def test_learning_rate_held():
+    """Ten steps held for 0.6 of them: the peak up to step 6, then quarters of it to 0 at 10."""
+    rates = [learning_rate(step, 10, 2, 1.0, 0.6) for step in range(11)]
+    assert rates == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+
+
 def test_learning_rate_at_its_ends():
     assert learning_rate(10, 10, 4, 1.0) == 0.0
     assert [learning_rate(s, 4, 0, 1.0) for s in range(4)] == [1.0, 0.75, 0.5, 0.25]

@@ -192,31 +192,36 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
 
 
 def add_training_flags(
-    parser: Parser, *, lr: float, batch_size: int, batch_unit: str, epochs: float, eval_limit: int
+    parser: Parser,
+    *,
+    lr: float,
+    batch_size: int,
+    epochs: float,
+    hold: float = 0.0,
+    weight_decay: float = 0.0,
 ) -> None:
-    """Flags of every training stage: length, optimizer, logging, resuming. `epochs` and so on are
-    its defaults.
-    """
+    """Flags of every training stage: length, optimizer, logging, resuming; its own defaults."""
     add = parser.add_argument
     add("--output_dir", help="the stage's own folder; default checkpoints/{model_type}_{stage}")
     add("--epochs", type=positive, default=epochs, help="passes over the training data")
     add("--max_steps", type=positive_int, help="optimizer steps; overrides --epochs")
-    add("--batch_size", type=positive_int, default=batch_size, help=f"{batch_unit} a step")
+    add("--batch_size", type=positive_int, default=batch_size, help="contexts a step")
     add(
         "--micro_batch_size",
         type=positive_int,
-        help=f"{batch_unit} in memory at a time (same result); default: all of --batch_size",
+        help="contexts in memory at a time (same result); default: all of --batch_size",
     )
     add("--lr", type=positive, default=lr, help="peak learning rate")
     add("--warmup", type=count, default=20, help="steps over which the rate rises from 0")
-    add("--weight_decay", type=non_negative, default=0.0, help="AdamW's, on matrices only")
+    add("--hold", type=share, default=hold, help="share of the run at the peak rate")
+    add("--weight_decay", type=non_negative, default=weight_decay, help="on matrices only")
     add("--grad_clip", type=positive, default=1.0, help="largest norm of the gradient")
     add(
         "--eval_every",
         type=count,
         help="steps between evaluations; 0: only at the ends; default: a quarter of the run",
     )
-    add("--eval_limit", type=positive_int, default=eval_limit, help="held-out questions evaluated")
+    add("--eval_limit", type=positive_int, default=500, help="held-out questions evaluated")
     add("--save_every", type=positive_int, default=100, help="steps between last.pt files")
     add("--log_every", type=positive_int, default=1, help="steps between lines of metrics.jsonl")
     add("--resume", action="store_true", help="continue from last.pt with the stored flags")
