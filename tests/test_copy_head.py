@@ -23,10 +23,10 @@ def copying_accuracy(model):
 
 
 # With grouped queries another head shares the key-value head, and blurs it.
-@pytest.mark.parametrize("n_kv_head, least", [(4, 0.9), (2, 0.7)])
+@pytest.mark.parametrize("n_kv_head, least", [(4, 0.9), (2, 0.4)])
 def test_copies_before_training(n_kv_head, least):
     torch.manual_seed(0)
-    shape = {"n_layer": 3, "n_embd": 128, "n_head": 4, "n_kv_head": n_kv_head}
+    shape = {"n_layer": 2, "n_embd": 128, "n_head": 4, "n_kv_head": n_kv_head}
     model = build_model("transformer", {"vocab_size": 2000, **shape})
     assert copying_accuracy(model) < 0.01
     lay_out_copy_head(model)
@@ -44,7 +44,7 @@ def test_is_a_function_of_the_seeds():
     assert not torch.equal(weights(0), weights(1))
 
 
-@pytest.mark.parametrize("shape", [{"n_layer": 1}, {"n_embd": 8, "n_head": 4}])
+@pytest.mark.parametrize("shape", [{"n_layer": 1}, {"n_embd": 8, "n_head": 4}, {"n_kv_head": 1}])
 def test_shapes_without_room(shape):
     model = build_model("transformer", {"vocab_size": 50, **shape})
     before = model.embedding.weight.clone()
