@@ -28,7 +28,7 @@ def build_parser() -> cli.Parser:
     add("--loss_type", choices=("sigmoid", "ipo"), default="sigmoid", help="the loss")
     add("--label_smoothing", type=cli.number(float, 0, 0.5), default=0.0,
         help="share of pairs taken to be labelled the wrong way round; sigmoid only")  # fmt: skip
-    add("--nll_weight", type=cli.non_negative, default=0.0,
+    add("--nll_weight", type=cli.non_negative, default=1.0,
         help="weight of the chosen answers' loss in nats a token, beside the DPO loss")  # fmt: skip
     return parser
 
@@ -69,7 +69,8 @@ def dpo_backward(model, trees, reference, stop_id: int, args, device) -> dict[st
         loss = dpo.loss + args.nll_weight * nll
         loss.backward()
         figures = {
-            "loss": loss,
+            "loss": dpo.loss,
+            "total_loss": loss,
             "preference_accuracy": dpo.accuracy,
             "chosen_reward": dpo.chosen_reward.sum() / pairs,
             "rejected_reward": dpo.rejected_reward.sum() / pairs,
@@ -142,7 +143,7 @@ def main(argv=None) -> dict:
             batch = next(batches)
             numbers = [n for row in batch.index for n in row]
             record = dpo_backward(model, batch.trees, reference[numbers], stop_id, args, device)
-            record |= update(run, optimizer, step, max_steps, record["loss"])
+            record |= update(run, optimizer, step, max_steps, record["total_loss"])
             stages.log_step(
                 run, step, started, len(numbers), record,
                 loss=record["loss"], accuracy=record["preference_accuracy"],

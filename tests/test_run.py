@@ -27,9 +27,7 @@ def parser():
     made = Parser(prog="stage.py")
     cli.add_model_flag(made)
     cli.add_data_flags(made, default="pico")
-    cli.add_training_flags(
-        made, lr=1e-3, batch_size=4, batch_unit="questions", epochs=1.0, eval_limit=10
-    )
+    cli.add_training_flags(made, lr=1e-3, batch_size=4, epochs=1.0)
     cli.add_machine_flags(made)
     return made
 
