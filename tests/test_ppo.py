@@ -457,7 +457,7 @@ def test_the_run_logs_its_schedule_and_its_first_ratio(chain_of, model_type, mon
     monkeypatch.chdir(chain_of(model_type).folder)
     lines = loss_lines(model_type)
     # A warm-up of 1 step, then linear to 0: 1, 3/3, 2/3, 1/3 of the peak.
-    expected = [2e-4, 2e-4, 4e-4 / 3, 2e-4 / 3]
+    expected = [1e-4, 1e-4, 2e-4 / 3, 1e-4 / 3]
     assert [r["learning_rate"] for r in lines] == pytest.approx(expected)
     assert all(abs(r["first_approx_kl_nats"]) < 1e-8 for r in lines)
     assert lines[0]["kl_nats"] == pytest.approx(0, abs=1e-6)
