@@ -39,9 +39,9 @@ while [[ $# -gt 0 ]]; do
     esac
 done
 [[ $dataset_named == yes ]] || sft+=(--dataset pico)
-# Stopped early, so that the later stages have something to add; without this flag SFT runs on to the
-# figure in the README.
-sft=(--max_steps 2200 "${sft[@]}")
+# A transformer is stopped early, so that the later stages have something to add; without this flag SFT
+# runs on to the figure in the README.
+[[ $model != transformer ]] || sft=(--max_steps 2200 "${sft[@]}")
 
 stage() {
     echo "== $1 ($model)"
