@@ -3,9 +3,8 @@
     PYTHONPATH=src python eval_dpo.py --model_type transformer
 
 Without --checkpoint: the DPO checkpoint of --model_type and its SFT parent. Prints answers to
-sample
-prompts and a table: EM, F1, answer loss, preference accuracy, reward-model score and win rate
-against the SFT parent (where there is a reward checkpoint), KL from it, with 95% intervals.
+sample prompts and a table: EM, F1, answer loss, preference accuracy, reward-model score and win
+rate against the SFT parent (where there is a reward checkpoint), KL from it, with 95% intervals.
 """
 
 import json

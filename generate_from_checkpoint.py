@@ -4,8 +4,7 @@
         --checkpoint checkpoints/transformer_train_dpo/final.pt --context "..." --question "..."
 
 Without a prompt: on a terminal it asks for prompts, from a pipe it reads one a line, else it
-answers
-three held-out questions. The text goes to stdout, everything else to stderr.
+answers three held-out questions. The text goes to stdout, everything else to stderr.
 """
 
 import json

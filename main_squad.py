@@ -3,8 +3,7 @@
     PYTHONPATH=src python main_squad.py --model_type transformer --dataset pico
 
 Trains on (context, question) -> answer and stop token, with a language-model loss on the context
-and
-the question beside it: from scratch that loss is what teaches a model to read. Writes
+and the question beside it: from scratch that loss is what teaches a model to read. Writes
 checkpoints/{model_type}_main_squad/.
 """
 

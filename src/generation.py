@@ -33,9 +33,8 @@ class Answers(NamedTuple):
     tokens: (N, A) int64, the stop token included where one was sampled; lengths: (N,) sampled
     tokens.
     logp: (N, A) nats of each sampled token under the distribution it was drawn from before top-k
-    and top-p
-        (greedy: at temperature 1), 0 beyond the length; stopped: (N,) bool, True where the stop
-        token came.
+        and top-p (greedy: at temperature 1), 0 beyond the length; stopped: (N,) bool, True where
+        the stop token came.
     """
 
     tokens: Tensor
@@ -54,10 +53,8 @@ def filter_logits(logits: Tensor, sampling: Sampling) -> Tensor:
     top_p.
 
     The set is the shortest run of the most probable tokens that reaches top_p (Holtzman et al.
-    2020, 1904.09751);
-    the most probable token always stays. Tokens that tie with the k-th stay too; at the edge of the
-    set, ties
-    go to the lower id.
+    2020, 1904.09751); the most probable token always stays. Tokens that tie with the k-th stay too;
+    at the edge of the set, ties go to the lower id.
     """
     if 0 < sampling.top_k < logits.shape[-1]:
         lowest = logits.topk(sampling.top_k).values[:, -1:]
@@ -104,8 +101,7 @@ def generate(
     token included.
 
     Contexts and questions are read once. Rows that have stopped leave the batch. A sample depends
-    on the weights, its
-    prompt, the seed and its place among the samples, and on no other row.
+    on the weights, its prompt, the seed and its place among the samples, and on no other row.
     """
     contexts, questions, last_token = _prompt_levels(prompts, device)
     state = read_prompts(model, contexts, questions)

@@ -1,10 +1,9 @@
 """One PPO step in two halves: collect a batch of answers, then learn from it.
 
 C contexts, Q questions, N = Q * samples answers (episodes), A answer positions. An episode's
-actions
-are its sampled tokens, the stop token included when the policy chose it. Numbered comments give the
-source of a detail: IGPT = Ouyang et al. 2022 (2203.02155), N = Huang et al., "The N Implementation
-Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031).
+actions are its sampled tokens, the stop token included when the policy chose it. Numbered comments
+give the source of a detail: IGPT = Ouyang et al. 2022 (2203.02155), N = Huang et al., "The N
+Implementation Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031).
 """
 
 import argparse
@@ -77,8 +76,7 @@ class Rollout(NamedTuple):
     """A batch of episodes. Tensors (N, A) but where said; mask is True at actions, bool.
 
     logp: of each action when it was drawn. rewards: per token, KL penalty and score. score,
-    stopped:
-    (N,). advantages: whitened over the whole batch (PPO).
+    stopped: (N,). advantages: whitened over the whole batch (PPO).
     """
 
     trees: list[Tree]

@@ -211,10 +211,8 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
     once.
 
     A context's first token has nothing before it. A question's first token is the same word every
-    time and follows
-    the context's last, which has many questions after it: neither is predicted. The last token of
-    a question
-    without answers stands in no leaf and is not predicted either.
+    time and follows the context's last, which has many questions after it: neither is predicted.
+    The last token of a question without answers stands in no leaf and is not predicted either.
     """
     contexts, questions, leaves = forest.contexts, forest.questions, forest.leaves
     context_hidden, state = model(contexts.tokens, contexts.lengths)

@@ -2,15 +2,11 @@
 read them.
 
 A state is a chain of segments (a context, its question, an answer). `select` repeats or drops batch
-rows by
-changing a row map; no key or value is copied. To attend, the children of one parent are folded into
-the query axis,
-so that a shared prefix costs one product with many queries and not many products with one copy
-each. The parts
-(each earlier segment, and the tokens of this call among themselves) are joined by their
-log-sum-exp, which is exact:
-softmax over the concatenation (Milakov & Gimelshein 2018, 1805.02867; Juravsky et al. 2024,
-2402.05099).
+rows by changing a row map; no key or value is copied. To attend, the children of one parent are
+folded into the query axis, so that a shared prefix costs one product with many queries and not many
+products with one copy each. The parts (each earlier segment, and the tokens of this call among
+themselves) are joined by their log-sum-exp, which is exact: softmax over the concatenation (Milakov
+& Gimelshein 2018, 1805.02867; Juravsky et al. 2024, 2402.05099).
 """
 
 from typing import NamedTuple
@@ -34,9 +30,8 @@ class Segment(NamedTuple):
     real: (S, C) bool, True where a column holds a real token of that row.
     rows: (B,) int64, which segment row each batch row reads; None when they are the same rows.
     written: a one-element list shared by all states on a decoding buffer: how many columns are
-    taken. A state
-        whose `used` is smaller was continued by someone else and must not write over it. None: not
-        a buffer.
+    taken. A state whose `used` is smaller was continued by someone else and must not write over it.
+    None: not a buffer.
     """
 
     keys: tuple[Tensor, ...]
