@@ -13,6 +13,9 @@ tokens of a held-out context, by the number of ids:
 2,048 is where every function word and syllable of pico is one token; twice as many ids would cut
 SQuAD by a sixth and pico by nothing, for twice the embedding of a model of under a million weights.
 Without generated text 2,048 ids give 346 and 123: what pico gains costs SQuAD 3%.
+
+The shipped file was made before `pico` had its fifth level: the command above now gives one that
+differs in 46 of 2,047 tokens. It stays, because checkpoints name its fingerprint.
 """
 
 import argparse
