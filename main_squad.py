@@ -7,6 +7,7 @@ and the question beside it: from scratch that loss is what teaches a model to re
 checkpoints/{model_type}_main_squad/.
 """
 
+import math
 import random
 import time
 
@@ -32,6 +33,8 @@ def build_parser() -> cli.Parser:
         "can copy before training (the default where the shape has room); normal: all random")
     add("--lm_weight", type=cli.non_negative, default=0.3,
         help="weight of the language-model loss on context and question")
+    add("--snapshot_at", type=cli.share, default=0.0, help="share of the run after which to write "
+        "snapshot.pt too, a policy stopped early for later stages to start from; 0: none")
     add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
         help="train where learning must vanish: with others' answers, or without contexts")
     return parser
@@ -142,6 +145,9 @@ def main(argv=None) -> dict:
             stages.log_step(run, step, started, examples, record, loss=record["answer_loss_nats"])
             if stages.due(run, step):
                 evaluate(step + 1)
+            if step + 1 == math.ceil(args.snapshot_at * max_steps):
+                early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
+                stages.finish(run, model, tokenizer, questions.identity, early, file="snapshot.pt")
         metrics = stages.compare(extra["before"], evaluate(max_steps))
         return stages.finish(run, model, tokenizer, questions.identity, metrics)
 

@@ -39,19 +39,25 @@ while [[ $# -gt 0 ]]; do
     esac
 done
 [[ $dataset_named == yes ]] || sft+=(--dataset pico)
-# A transformer is stopped early, so that the later stages have something to add; without this flag SFT
-# runs on to the figure in the README.
-[[ $model != transformer ]] || sft=(--max_steps 2200 "${sft[@]}")
+# A transformer that has finished SFT on the embedded data leaves the later stages nothing to add: there
+# DPO and PPO start from its snapshot at two fifths of the way, the reward model from the finished one.
+dir=checkpoints/${model}
+policy=${dir}_main_squad/final.pt
+if [[ $model == transformer && $dataset_named == no ]]; then
+    sft=(--snapshot_at 0.4 "${sft[@]}")
+    policy=${dir}_main_squad/snapshot.pt
+fi
 
 stage() {
     echo "== $1 ($model)"
     $python "$@" --model_type "$model" --resume
 }
 stage main_squad.py "${sft[@]}"
-stage train_dpo.py ${later[@]+"${later[@]}"}
+stage train_dpo.py --checkpoint "$policy" ${later[@]+"${later[@]}"}
 stage train_reward_model.py ${later[@]+"${later[@]}"}
-stage train_ppo.py ${later[@]+"${later[@]}"}
+stage train_ppo.py --checkpoint "$policy" ${later[@]+"${later[@]}"}
 echo "== eval_dpo.py ($model)"
-dir=checkpoints/${model}
+compared=("${dir}_main_squad/final.pt" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
+[[ $policy == "${compared[0]}" ]] || compared=("$policy" "${compared[@]}")
 $python eval_dpo.py --model_type "$model" --limit 500 --output "${dir}_evaluation.json" \
-    --checkpoint "${dir}_main_squad/final.pt" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt"
+    --checkpoint "${compared[@]}"

@@ -294,8 +294,9 @@ def finish(
     identity: dict,
     metrics: dict,
     parents: Sequence[Checkpoint] = (),
+    file: str = "final.pt",
 ) -> dict:
-    """Write final.pt with its whole lineage; returns the metrics.
+    """Write final.pt (or a snapshot) with its whole lineage; returns the metrics.
 
     parents: the checkpoint that the weights start from first, then others that had a part.
     """
@@ -314,6 +315,6 @@ def finish(
         lineage,
         metrics,
     )
-    save_checkpoint(run.folder / "final.pt", final)
-    say(f"{run.folder / 'final.pt'} written")
+    save_checkpoint(run.folder / file, final)
+    say(f"{run.folder / file} written")
     return metrics

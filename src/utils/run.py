@@ -28,7 +28,7 @@ START_FLAGS = {"output_dir", "resume", "overwrite"}
 FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite"}
 # What last.pt must hold besides what `src.training.restore` checks.
 LAST_FIELDS = {"step": int, "args": dict, "metrics_bytes": int, "modules": dict}
-RUN_FILES = ("final.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt")
+RUN_FILES = ("final.pt", "snapshot.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt")
 
 
 def set_up_torch(args: argparse.Namespace) -> torch.device:

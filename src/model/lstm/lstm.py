@@ -19,7 +19,7 @@ class LSTMConfig:
 
     vocab_size: int
     n_layer: int = 2
-    n_embd: int = 256
+    n_embd: int = 128
     block_size: int = 1024
 
     def __post_init__(self) -> None:
