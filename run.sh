@@ -40,11 +40,11 @@ while [[ $# -gt 0 ]]; do
 done
 [[ $dataset_named == yes ]] || sft+=(--dataset pico)
 # A transformer that has finished SFT on the embedded data leaves the later stages nothing to add: there
-# DPO and PPO start from its snapshot at two fifths of the way, the reward model from the finished one.
+# DPO and PPO start from its snapshot at 45% of the way, the reward model from the finished one.
 dir=checkpoints/${model}
 policy=${dir}_main_squad/final.pt
 if [[ $model == transformer && $dataset_named == no ]]; then
-    sft=(--snapshot_at 0.4 "${sft[@]}")
+    sft=(--snapshot_at 0.45 "${sft[@]}")
     policy=${dir}_main_squad/snapshot.pt
 fi
 
