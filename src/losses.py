@@ -121,6 +121,19 @@ def kl_estimates(logp: Tensor, reference_logp: Tensor) -> KlEstimates:
     return KlEstimates(k1, k1.square() / 2, (torch.expm1(-k1) + k1).clamp(min=0))
 
 
+def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """Exact KL(policy || reference) in nats of two distributions of the next token.
+
+    logits, reference_logits: (..., V), all finite. Returns (...), never negative. Its mean over the
+    policy's own samples, summed along an answer, is the KL of whole answers; `kl_estimates` needs
+    the drawn token's log-probs only.
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    logp = logits.to(wide).log_softmax(-1)
+    reference = reference_logits.to(wide).log_softmax(-1)
+    return (logp.exp() * (logp - reference)).sum(-1).clamp(min=0)  # rounding may go below 0
+
+
 def sft_loss(logp: Tensor, mask: Tensor, count: int) -> Tensor:
     """Raise the log-prob of the given answers: cross-entropy in nats per answer token.
 

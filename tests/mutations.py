@@ -48,6 +48,10 @@ LOSSES = (
     Mutation("kl_estimates", "logp - reference_logp", "reference_logp - logp",
              "test_kl_estimates_of_a_five_way_categorical"),
     Mutation("kl_estimates", " / 2", "", "test_kl_estimates_of_a_five_way_categorical"),
+    Mutation("kl_divergence", "logp - reference", "reference - logp",
+             "test_kl_divergence_of_a_five_way_categorical"),
+    Mutation("kl_divergence", "logp.exp() *", "reference.exp() *",
+             "test_kl_divergence_of_a_five_way_categorical"),
     # supervised
     Mutation("sft_loss", "count=count", "count=None", "test_sft_loss_divides_by_the_global_count"),
     Mutation("sft_loss", "return -", "return ", "test_sft_loss_divides_by_the_global_count"),

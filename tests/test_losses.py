@@ -176,6 +176,15 @@ def test_kl_estimates_of_a_five_way_categorical():
     assert (k3 >= 0).all() and (k1 < 0).any()
 
 
+def test_kl_divergence_of_a_five_way_categorical():
+    """Logits with any constant added to them; nothing between equal distributions."""
+    p, q = [0.5, 0.2, 0.15, 0.1, 0.05], [0.1, 0.3, 0.2, 0.15, 0.25]
+    exact = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    logits = tensor([p, p, q], dtype=torch.float64).log() + tensor([[3.0], [0.0], [0.0]])
+    reference = tensor([q, p, q], dtype=torch.float64).log()
+    close(losses.kl_divergence(logits, reference), [exact, 0.0, 0.0], 1e-12)
+
+
 @QUICK
 @given(NATS, NATS)
 def test_k3_is_never_negative(logp, reference):

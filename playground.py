@@ -1,0 +1,77 @@
+"""Open a page on this machine where every stage's answers to a question stand side by side.
+
+    python playground.py
+
+Loads all of checkpoints/*/final.pt, or the files of --checkpoint, and prints the page's address.
+Needs an extra: python -m pip install -r requirements-playground.txt
+"""
+
+from pathlib import Path
+
+from src.names import UserError
+from src.utils import cli
+
+# Held-out questions that the page offers.
+OFFERED = 50
+
+
+def build_parser() -> cli.Parser:
+    """All flags with their units and defaults."""
+    parser = cli.Parser(prog="playground.py", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--checkpoints", default="checkpoints", help="folder of the stages' folders")
+    add("--checkpoint", nargs="+", help="files of any stage and model, instead of --checkpoints")
+    add("--dataset", metavar="pico|squad|PATH|HUB_ID",
+        help="held-out questions to pick from; default: those of the first checkpoint")  # fmt: skip
+    add("--port", type=cli.number(int, 1, 65535), default=7860, help="of the page on 127.0.0.1")
+    cli.add_machine_flags(parser)
+    return parser
+
+
+def questions_to_pick(dataset: str | None, stored: dict, seed: int) -> list:
+    """Held-out questions of --dataset, else of the data that a checkpoint was trained on.
+
+    A lone file was split for training, so that all of it has to be loaded to know what was held
+    out; other data need no training questions made.
+    """
+    from src.data.squad_loader import load_from_identity, load_squad
+    from src.held_out import choose_questions
+    from src.playground.page import known_questions
+
+    if dataset:
+        data = load_squad(dataset, evaluate=True)
+    elif Path(stored["dataset"]).is_file():
+        data = load_from_identity(stored)
+    else:
+        kept = {name: stored[name] for name in ("seed", "difficulty")}
+        data = load_squad(stored["dataset"], evaluate=True, **kept)
+    return known_questions(choose_questions(data.validation, OFFERED, seed))
+
+
+@cli.command
+def main(argv=None) -> dict:
+    """Serve the page until Ctrl-C; returns {"url": its address}."""
+    args = build_parser().parse_args(argv)
+
+    from src.playground.page import build, import_gradio, serve
+    from src.playground.shelf import find_checkpoints, load_shelf
+    from src.utils.run import say, set_up_torch
+
+    import_gradio()  # before what takes longer
+    device = set_up_torch(args)
+    shelf = load_shelf(args.checkpoint or find_checkpoints(args.checkpoints), device)
+    say(f"loaded: {', '.join([*shelf.policies, *shelf.judges])}")
+    for line in shelf.refused:
+        say(f"not loaded: {line}")
+    try:
+        known = questions_to_pick(args.dataset, shelf.data, args.seed)
+    except UserError as error:
+        if args.dataset:
+            raise
+        say(f"no held-out questions to pick from: {error}")
+        known = []
+    return {"url": serve(build(shelf, known, args.seed, device), args.port)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""What the page shows of a policy's answers: their tokens with what else could have stood there,
+log-probability, KL from the parent and reward. Functions of their arguments, without a page.
+
+N samples, M = answer tokens of all samples together, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from src.data.squad_dataset import encode_prompt, evaluation_trees
+from src.data.tokenizer import Tokenizer
+from src.evaluation import Asked, f1_score
+from src.generation import Sampling, generate
+from src.held_out import MAX_ANSWER_TOKENS
+from src.losses import kl_divergence, token_logp
+from src.names import UserError
+from src.playground.shelf import Judge, Policy
+from src.rewards import model_rewards
+from src.scoring import Forest, build_forest, leaf_hidden, pick
+
+# More is no paragraph, and would only be cut away after it was encoded.
+MAX_CHARACTERS = 1_000_000
+ALTERNATIVES = 5
+
+
+class Settings(NamedTuple):
+    """sampling: how tokens are drawn (temperature 0: one greedy answer); samples: answers."""
+
+    sampling: Sampling
+    samples: int = 1
+    seed: int = 0
+
+
+class Prompt(NamedTuple):
+    """context: ids, cut to what the model can read; dropped: context tokens that were cut off."""
+
+    context: list[int]
+    question: list[int]
+    dropped: int
+
+
+class Alternative(NamedTuple):
+    """What could stand at a token's place. text: None for the stop token; chosen: it does."""
+
+    text: str | None
+    probability: float
+    chosen: bool
+
+
+class Token(NamedTuple):
+    """text: what the token adds, '' while a character is not complete, None for the stop token.
+
+    alternatives: the most probable tokens in order and, after them, the chosen one where it is none
+    of them. Probabilities are the model's own, before temperature, top-k and top-p.
+    kl_nats: exact, over the vocabulary; None without a parent.
+    """
+
+    text: str | None
+    probability: float
+    kl_nats: float | None
+    alternatives: list[Alternative]
+
+
+class Sample(NamedTuple):
+    """logp_nats, kl_nats: sums over the tokens. reward: normalised; f1: 0 to 1, best of the golds.
+
+    stopped: whether the stop token came; it is then the last of the tokens.
+    """
+
+    text: str
+    tokens: list[Token]
+    logp_nats: float
+    kl_nats: float | None
+    reward: float | None
+    f1: float | None
+    stopped: bool
+
+
+class PolicyAnswers(NamedTuple):
+    """A policy's samples; refusal: in a line why there are none."""
+
+    name: str
+    samples: list[Sample]
+    parent_name: str = ""
+    context_tokens: int = 0
+    dropped_tokens: int = 0
+    refusal: str = ""
+
+
+def check_asked(asked: Asked) -> None:
+    """UserError for a question that nobody could answer."""
+    if not asked.question.strip():
+        raise UserError("an empty question given, expected some text: type or pick one")
+    longest = max(len(asked.context), len(asked.question))
+    if longest > MAX_CHARACTERS:
+        raise UserError(
+            f"a text of {longest:,} characters given, expected at most {MAX_CHARACTERS:,}, "
+            "paste less of it"
+        )
+
+
+def answers(
+    policies: Sequence[Policy],
+    judge: Judge | None,
+    asked: Asked,
+    settings: Settings,
+    device: torch.device | str = "cpu",
+) -> Iterator[PolicyAnswers]:
+    """Each policy's answers in turn, as soon as they are there; one that fails says why.
+
+    Raises UserError at once where the question is at fault.
+    """
+    check_asked(asked)
+    for policy in policies:
+        try:
+            yield answer(policy, judge, asked, settings, device)
+        except UserError as error:
+            yield PolicyAnswers(policy.name, [], refusal=" ".join(str(error).split()))
+
+
+def cut_prompt(tokenizer: Tokenizer, asked: Asked, block_size: int) -> Prompt:
+    """The ids of a prompt, its context cut as at evaluation: only the first tokens, where not all
+    fit beside the question and an answer. UserError where the question alone is too long.
+    """
+    context, question = encode_prompt(tokenizer, asked.context, asked.question)
+    trees = evaluation_trees(
+        [context], [[question]], block_size=block_size, answer_room=MAX_ANSWER_TOKENS
+    ).trees
+    if not trees:
+        raise UserError(
+            f"a question of {len(question)} tokens given, expected fewer than "
+            f"{block_size - MAX_ANSWER_TOKENS}, ask a shorter one"
+        )
+    kept = trees[0][0]
+    return Prompt(list(kept), question, len(context) - len(kept))
+
+
+@torch.inference_mode()
+def answer(
+    policy: Policy,
+    judge: Judge | None,
+    asked: Asked,
+    settings: Settings,
+    device: torch.device | str = "cpu",
+) -> PolicyAnswers:
+    """One policy's samples with their figures.
+
+    A sample that was cut off has no stop token in its log-probability and KL; its reward is read as
+    if one followed. Raises UserError where the question is too long or the weights are not finite.
+    """
+    tokenizer = policy.tokenizer
+    prompt = cut_prompt(tokenizer, asked, policy.model.config.block_size)
+    found = generate(
+        policy.model,
+        [(prompt.context, [prompt.question])],
+        tokenizer.stop_id,
+        sampling=settings.sampling,
+        num_samples=settings.samples if settings.sampling.temperature else 1,
+        max_new_tokens=MAX_ANSWER_TOKENS,
+        seed=settings.seed,
+        device=device,
+    )
+    ids, stopped = found.texts(), found.stopped.tolist()
+    tree = (prompt.context, [(prompt.question, ids)])
+    forest = build_forest([tree], tokenizer.stop_id, device)
+    tokens = _tokens(policy, forest, ids, stopped)
+    rewards = _rewards(judge, tokenizer, asked, ids, device)
+    samples = []
+    for row, reward, (row_tokens, logp), done in zip(ids, rewards, tokens, stopped, strict=True):
+        text = tokenizer.decode(row).strip()
+        kl = None if policy.parent is None else sum(t.kl_nats for t in row_tokens)
+        f1 = f1_score(text, asked.golds) if asked.golds else None
+        samples.append(Sample(text, row_tokens, logp, kl, reward, f1, done))
+    return PolicyAnswers(
+        policy.name, samples, policy.parent_name, len(prompt.context), prompt.dropped
+    )
+
+
+def _answer_logits(model: nn.Module, forest: Forest) -> Tensor:
+    """Logits (M, V) before every answer and stop token, sample after sample."""
+    return model.logits(pick(leaf_hidden(model, forest), forest.mask))
+
+
+def _tokens(
+    policy: Policy, forest: Forest, ids: Sequence[Sequence[int]], stopped: Sequence[bool]
+) -> list[tuple[list[Token], float]]:
+    """The tokens of each sample and their summed log-probability in nats."""
+    logits = _answer_logits(policy.model, forest)
+    targets = forest.targets[forest.mask]
+    logp = token_logp(logits, targets)  # (M,)
+    if not logp.isfinite().all():
+        raise UserError(
+            f"{policy.name} gives log-probabilities that are not finite, expected a checkpoint "
+            "of sound weights, train it again"
+        )
+    best = logits.float().log_softmax(-1).topk(min(ALTERNATIVES, logits.shape[-1]))  # (M, 5)
+    kl = None
+    if policy.parent is not None:
+        kl = kl_divergence(logits, _answer_logits(policy.parent, forest)).tolist()
+    rows, start = [], 0
+    for row, done in zip(ids, stopped, strict=True):
+        tokens = []
+        texts = [*pieces(policy.tokenizer, row), *([None] if done else [])]
+        for i, text in enumerate(texts, start):
+            probability = logp[i].exp().item()
+            others = dict(zip(best.indices[i].tolist(), best.values[i].exp().tolist(), strict=True))
+            others.setdefault(targets[i].item(), probability)
+            alternatives = [
+                Alternative(_text_of(policy.tokenizer, t), p, t == targets[i].item())
+                for t, p in others.items()
+            ]
+            tokens.append(Token(text, probability, kl[i] if kl else None, alternatives))
+        rows.append((tokens, logp[start : start + len(tokens)].sum().item()))
+        start += len(row) + 1  # the forest has a stop token after every sample
+    return rows
+
+
+def _text_of(tokenizer: Tokenizer, token: int) -> str | None:
+    return None if token == tokenizer.stop_id else tokenizer.decode([token])
+
+
+def _rewards(
+    judge: Judge | None, tokenizer: Tokenizer, asked: Asked, ids: list[list[int]], device
+) -> list[float | None]:
+    """The judge's score of each sample; None without one, or where it reads other ids."""
+    if judge is None or judge.tokenizer.identity() != tokenizer.identity():
+        return [None] * len(ids)
+    prompt = cut_prompt(tokenizer, asked, judge.model.trunk.config.block_size)
+    tree = (prompt.context, [(prompt.question, ids)])
+    return model_rewards(judge.model, [tree], tokenizer.stop_id, device).tolist()
+
+
+def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text that each token adds; joined, they are decode(ids).
+
+    A token that ends inside a character adds nothing, the one that completes it adds it all.
+    """
+    texts, shown = [], 0
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end])
+        whole = text if end == len(ids) else text.rstrip("\ufffd")  # U+FFFD: perhaps incomplete
+        texts.append(whole[shown:])
+        shown = max(shown, len(whole))
+    return texts
