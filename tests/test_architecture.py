@@ -275,7 +275,8 @@ sys.argv = [{0!r}, "--help"]
 try:
     runpy.run_path({0!r}, run_name="__main__")
 except SystemExit as stop:
-    heavy = sorted({{"torch", "numpy", "datasets", "tiktoken", "tqdm", "gradio"}} & set(sys.modules))
+    slow = {{"torch", "numpy", "datasets", "tiktoken", "tqdm", "gradio"}}
+    heavy = sorted(slow & set(sys.modules))
     print("code", stop.code, "heavy", heavy, file=sys.stderr)
 """
 

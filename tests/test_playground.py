@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,6 +19,7 @@ from src.evaluation import Asked
 from src.generation import Sampling
 from src.held_out import MAX_ANSWER_TOKENS
 from src.names import STAGES, UserError
+from src.playground import answers as answers_module
 from src.playground import page, render
 from src.playground.answers import Settings, answer, answers, cut_prompt, pieces
 from src.playground.shelf import find_checkpoints, load_shelf
@@ -240,13 +242,9 @@ def test_a_policy_that_fails_says_why_and_the_next_one_answers(shelf):
     assert "ask a shorter one" in render.render(refused)
 
 
-def test_an_empty_context_is_a_context(shelf):
-    assert answer(shelf.policies["kgram SFT"], None, ASKED._replace(context=""), sampled(0)).samples
-
-
 def test_two_people_at_once_get_what_each_would_get_alone(shelf):
     policies = list(shelf.policies.values())
-    other = Asked("Kelda Morven wrote the Vorane Song.", "Who wrote it?")
+    other = Asked("Kelda Morven wrote the Vorane Song.", "Who wrote it?", ())
     tasks = [(ASKED, Settings(Sampling(1.0), 4, 1)), (other, Settings(Sampling(1.3, 20), 3, 2))] * 3
 
     def run(task):
@@ -354,18 +352,32 @@ def respond(shelf, *, names=("kgram SFT", "kgram DPO"), question=ASKED.question,
     return list(act(ASKED.context, question, list(names), "kgram reward", 0, 0, 1, 1, seed))
 
 
-def test_answers_come_one_policy_after_the_other(shelf):
-    steps = respond(shelf)
-    assert [cards.count("<section") for _, cards in steps] == [0, 1, 2]
-    assert ["1 of 2" in steps[0][0], "2 of 2" in steps[1][0], "Done" in steps[2][0]] == [True] * 3
-    assert "Gold answer: 1204" in steps[2][1]
+def test_answers_come_one_policy_after_the_other(shelf, monkeypatch):
+    real, began = answers_module.answer, threading.Event()
+
+    def slow(*given):
+        assert began.wait(60)
+        return real(*given)
+
+    monkeypatch.setattr(answers_module, "answer", slow)
+    steps = []
+    act = page.responder(shelf, [ASKED], "cpu")
+    for status, cards in act(ASKED.context, ASKED.question, NAMES[1:3], "", 0, 0, 1, 1, 3):
+        began.set()
+        steps.append((re.sub(r", \d+ s", "", status), cards.count("<section")))
+    said = dict.fromkeys(steps)  # each once: while it waits it says the same again
+    expected = [("kgram SFT is answering (1 of 2)", 0), ("kgram DPO is answering (2 of 2)", 1)]
+    for (status, count), (words, cards) in zip(said, expected, strict=False):
+        assert words in status and count == cards
+    assert "Done" in steps[-1][0] and steps[-1][1] == 2
+
+
+def test_golds_and_mistakes_on_the_page(shelf):
+    assert "Gold answer: 1204" in respond(shelf)[-1][1]
     assert "Gold answer" not in respond(shelf, question="When?")[-1][1]
-
-
-def test_mistakes_are_a_line_on_the_page(shelf):
     assert "No checkpoint chosen" in respond(shelf, names=())[-1][0]
     assert "an empty question given" in respond(shelf, question="  ")[-1][0]
-    assert respond(shelf, seed=None)[-1] == respond(shelf, seed=0)[-1]
+    assert respond(shelf, seed=None)[-1][1] == respond(shelf, seed=0)[-1][1]
 
 
 def test_without_gradio_it_says_how_to_install_it(kgram, monkeypatch):

@@ -8,6 +8,7 @@ system's, and nothing is counted, shared or reported.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
@@ -47,8 +48,12 @@ def responder(
     shelf: Shelf, known: Sequence[Asked], device: torch.device | str
 ) -> Callable[..., Iterator[tuple[str, str]]]:
     """The function behind the Answer button: what is set -> (status, answers) as HTML, again
-    whenever a policy has answered.
+    whenever a policy has answered, and every second until then.
+
+    The computing is done by threads beside, so that a person who stops waiting is free at once.
+    What was begun is finished for nobody, and holds one of AT_ONCE places until it is.
     """
+    workers = ThreadPoolExecutor(AT_ONCE)
     golds = {(asked.context, asked.question): asked.golds for asked in known}
 
     def respond(context, question, names, judge_name, temperature, top_k, top_p, samples, seed):
@@ -68,13 +73,18 @@ def responder(
         arriving, started = answers(chosen, judge, asked, settings, device), time.monotonic()
         try:
             for number, policy in enumerate(chosen, 1):
-                busy = f"{policy.name} is answering ({number} of {len(chosen)})\u2026"
-                yield shown(render.note(busy))
-                results.append(next(arriving))
+                work = workers.submit(next, arriving)
+                while not work.done():
+                    busy = f"{policy.name} is answering ({number} of {len(chosen)})"
+                    yield shown(render.note(f"{busy}, {time.monotonic() - started:.0f} s\u2026"))
+                    wait([work], timeout=1)
+                results.append(work.result())
         except UserError as error:
             yield shown(render.note(str(error), True))
-            return
-        yield shown(render.note(f"Done in {time.monotonic() - started:.2f} s."))
+        else:
+            yield shown(render.note(f"Done in {time.monotonic() - started:.2f} s."))
+        finally:
+            work.cancel()  # if it has not begun
 
     return respond
 

@@ -20,8 +20,9 @@ CSS = """
 .dark .gradio-container, .dark.gradio-container, .dark { --pg-shade: 180 83 9; --pg-line: #6b7280;
   --pg-tip: #111827; --pg-tip-text: #f9fafb; --pg-bar: #1e3a8a; --pg-soft: #d1d5db;
   --pg-warn: #fcd34d; }
-/* Gradio's grey of what explains a setting is too faint. */
+/* Gradio's grey of what explains a setting, and of a slider's ends, is too faint. */
 .gradio-container { --block-info-text-color: var(--pg-soft); }
+.gradio-container .min_value, .gradio-container .max_value { color: var(--pg-soft) !important; }
 .pg-cards { display: grid; gap: 16px; margin-bottom: 9rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); }
 .pg-card { border: 1px solid var(--pg-line); border-radius: 8px; padding: 12px; min-width: 0; }
@@ -33,7 +34,7 @@ CSS = """
 .pg-token { padding: 3px 1px; border-radius: 3px; cursor: help;
   background: rgb(var(--pg-shade) / calc(var(--doubt) * 0.9)); }
 .pg-token:hover, .pg-token:focus-visible { outline: 2px solid currentColor; }
-.pg-stop { font-size: 0.8rem; border: 1px dotted currentColor; }
+.pg-stop { margin-left: 6px; font-size: 0.8rem; border: 1px dotted currentColor; }
 .pg-tip { display: none; position: absolute; z-index: 20; left: 0; right: 0; top: 100%;
   margin-top: 2px; white-space: normal; font-size: 0.9rem; line-height: 1.5; padding: 8px 10px;
   border: 1px solid var(--pg-line); border-radius: 6px; background: var(--pg-tip);

@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -68,8 +69,15 @@ class Browser:
         )  # fmt: skip
 
     def press(self, selector):
-        """Click a button."""
-        self.driver.execute_script("arguments[0].click()", self.find(selector)[0])
+        """Click a button, which gives the page the keyboard too."""
+        button = self.find(selector)[0]
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        button.click()
+
+    def key(self, key, times=1):
+        """Press a key; returns the element that has the keyboard then."""
+        ActionChains(self.driver).send_keys(key * times).perform()
+        return self.driver.switch_to.active_element
 
     def ask(self, **texts):
         """Put texts into the boxes of those names, press Answer and wait for the end."""
