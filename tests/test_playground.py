@@ -56,7 +56,7 @@ def logits_after(model, ids):
 
 def test_every_stage_is_offered_with_its_parent(shelf):
     assert list(shelf.policies) == NAMES and list(shelf.judges) == ["kgram reward"]
-    assert shelf.refused == [] and shelf.data["dataset"] == "pico"
+    assert shelf.refused == []
     parents = {name: policy.parent_name for name, policy in shelf.policies.items()}
     assert parents == dict(zip(NAMES, ["", "kgram base", "kgram SFT", "kgram SFT"], strict=True))
     sft = shelf.policies["kgram SFT"]
@@ -104,6 +104,11 @@ def test_one_stage_from_two_files_has_two_names(kgram):
     save_checkpoint(copy, dataclasses.replace(checkpoint, flags={**checkpoint.flags, "seed": 5}))
     names = list(load_shelf([path, copy]).policies)
     assert names == [f"kgram {s} ({p})" for p in (path, copy) for s in ("base", "SFT")]
+    Path(copy).unlink()
+    save_checkpoint("checkpoints/kgram_main_squad/snapshot.pt", checkpoint)
+    shelf = load_shelf(find_checkpoints("checkpoints"))
+    assert list(shelf.policies) == ["kgram base", "kgram SFT", "kgram SFT snapshot", *NAMES[2:]]
+    assert shelf.policies["kgram SFT snapshot"].parent_name == "kgram base"
 
 
 # --- what is computed ---
@@ -211,11 +216,6 @@ def test_a_long_text_is_cut_as_evaluation_cuts_it(shelf):
     assert f"{found.dropped_tokens:,} dropped" in render.render(found)
 
 
-def test_a_short_text_is_not_cut(shelf):
-    found = answer(shelf.policies["kgram SFT"], None, ASKED, sampled(0))
-    assert found.dropped_tokens == 0 and "dropped" not in render.render(found)
-
-
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
@@ -238,7 +238,6 @@ def test_a_policy_that_fails_says_why_and_the_next_one_answers(shelf):
     assert not good.refusal and len(good.samples) == 1
     long = ASKED._replace(question="why? " * 2000)
     (refused,) = answers(policies[1:], None, long, sampled(0))
-    assert "ask a shorter one" in refused.refusal
     assert "ask a shorter one" in render.render(refused)
 
 

@@ -19,6 +19,7 @@ from src.model.model import build_model, initialise
 from src.names import STAGES, UserError
 from src.utils.checkpoint_utils import REWARD_STAGE, Checkpoint, load_checkpoint
 
+SNAPSHOT = "snapshot.pt"  # an SFT policy from before the end, where later stages may start
 SHORT_NAMES = {"main_squad": "SFT", "train_dpo": "DPO", "train_ppo": "PPO", REWARD_STAGE: "reward"}
 
 
@@ -56,8 +57,9 @@ class Shelf(NamedTuple):
 
 
 def find_checkpoints(folder: str) -> list[str]:
-    """The final.pt of every stage's folder in `folder`; UserError when there is none."""
-    found = sorted(str(path) for path in Path(folder).glob("*/final.pt"))
+    """The final.pt and snapshot.pt of every stage's folder in `folder`; UserError without any."""
+    names = ("final.pt", SNAPSHOT)
+    found = sorted(str(path) for name in names for path in Path(folder).glob(f"*/{name}"))
     if not found:
         raise UserError(
             f"--checkpoints {folder} given, expected folders with a final.pt in it, "
@@ -103,7 +105,10 @@ def load_shelf(paths: Sequence[str], device: torch.device | str = "cpu") -> Shel
 
 def _named(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
     """Each with a name such as 'transformer DPO', and its path where that would not be unique."""
-    short = [f"{c.model_type} {SHORT_NAMES[c.stage]}" for c in checkpoints]
+    short = [
+        f"{c.model_type} {SHORT_NAMES[c.stage]}" + " snapshot" * (Path(c.path).name == SNAPSHOT)
+        for c in checkpoints
+    ]
     count = Counter(short)
     return [
         (name if count[name] == 1 else f"{name} ({c.path})", c)
@@ -112,19 +117,25 @@ def _named(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
 
 
 def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
-    """The policies, each SFT run from scratch after the base it began with.
+    """The policies, each SFT run from scratch after the base it began with (a snapshot's is its
+    run's).
 
     The parent of SFT is that base; of later stages the SFT model of their lineage, found by its
     sha256, as in eval_dpo.py.
     """
     named = _named(checkpoints)
     by_hash = {c.sha256: (c.model, name) for name, c in named}
-    policies = []
+    policies: list[Policy] = []
+    bases: dict[str, tuple[nn.Module, str]] = {}
     for name, c in named:
         ancestors = [a["sha256"] for a in c.lineage if a["stage"] == STAGES[0]]
         parent, parent_name = by_hash.get(ancestors[0] if ancestors else None, (None, ""))
         if c.stage == STAGES[0] and not c.lineage:
-            parent, parent_name = untrained(c).to(device), name.replace(" SFT", " base", 1)
-            policies.append(Policy(parent_name, parent, c.tokenizer, trained=False))
+            start = repr((c.model.config, c.flags["seed"], c.flags["initialisation"]))
+            if start not in bases:
+                bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
+                model, base_name = bases[start]
+                policies.append(Policy(base_name, model, c.tokenizer, trained=False))
+            parent, parent_name = bases[start]
         policies.append(Policy(name, c.model, c.tokenizer, parent, parent_name))
     return policies
