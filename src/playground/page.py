@@ -121,7 +121,7 @@ def build(shelf: Shelf, known: Sequence[Asked], seed: int, device: torch.device 
                 with gr.Row():
                     judge = gr.Dropdown(
                         [*shelf.judges, NO_JUDGE], value=next(iter(shelf.judges), NO_JUDGE),
-                        label="Reward model", min_width=150,
+                        label="Reward model", min_width=200,
                     )  # fmt: skip
                     seed_box = gr.Number(
                         seed, label="Seed", precision=0, minimum=0, min_width=100
