@@ -21,7 +21,8 @@ CSS = """
   --pg-tip: #111827; --pg-tip-text: #f9fafb; --pg-bar: #1e3a8a; --pg-soft: #d1d5db;
   --pg-warn: #fcd34d; }
 /* A long choice ends before the arrow of its dropdown. */
-.gradio-container input[role="listbox"] { text-overflow: ellipsis; padding-right: 1.5em; }
+.gradio-container input[role="listbox"] { text-overflow: ellipsis;
+  padding-right: 1.5em !important; }
 /* Gradio's grey of what explains a setting, and of a slider's ends, is too faint. */
 .gradio-container { --block-info-text-color: var(--pg-soft); }
 .gradio-container .min_value, .gradio-container .max_value { color: var(--pg-soft) !important; }
