@@ -69,6 +69,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
+def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every position, each (block_size, d / 2)."""
+    half = config.n_embd // config.n_head // 2
+    frequency = config.rope_theta ** -(torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(config.block_size, dtype=torch.float64)[:, None] * frequency
+    return angle.cos().float(), angle.sin().float()
+
+
 class Block(nn.Module):
     """Attention and SwiGLU, each on a normed input and added to the stream."""
 
@@ -115,11 +123,9 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
         if not config.tied:
             self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        half = config.n_embd // config.n_head // 2
-        frequency = config.rope_theta ** -(torch.arange(half, dtype=torch.float64) / half)
-        angle = torch.arange(config.block_size, dtype=torch.float64)[:, None] * frequency
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
+        cos, sin = rotary_tables(config)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
