@@ -87,7 +87,9 @@ def take_parents_defaults(run: Run, parent: Checkpoint) -> None:
 
 def names_pretrained(path: str | None) -> bool:
     """Whether a --checkpoint is a pretrained model and not a stage's file."""
-    return path is not None and (path == SMOLLM2 or path.endswith(".gguf") or Path(path).is_dir())
+    return path is not None and (
+        path == SMOLLM2 or path.endswith(".gguf") or (Path(path) / "config.json").is_file()
+    )
 
 
 def load_pretrained(name: str, block_size: int | None = None) -> Checkpoint:

@@ -202,6 +202,7 @@ def vocabulary_of_json(root: Any, stop_id: int | None, source: str) -> Vocabular
         added = {str(t["content"]): t["id"] for t in root.get("added_tokens") or []}
         merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]]
         tokens = {str(text): token for text, token in model["vocab"].items() if text not in added}
+        pattern = _pattern_of(root.get("pre_tokenizer"), source)
         numbers = [*added.values(), *tokens.values()]
         if any(len(m) != 2 or not all(isinstance(p, str) for p in m) for m in merges):
             raise ValueError("a merge that is not of two tokens")
@@ -211,9 +212,7 @@ def vocabulary_of_json(root: Any, stop_id: int | None, source: str) -> Vocabular
         raise UserError(f"{source}: expected a tokenizer.json ({error!r:.80})") from None
     if stop_id is None:
         raise UserError(f"{source}: no end token is named beside it (eos_token_id), expected one")
-    vocabulary = vocabulary_of(
-        tokens, merges, added, _pattern_of(root.get("pre_tokenizer"), source), stop_id, source
-    )
+    vocabulary = vocabulary_of(tokens, merges, added, pattern, stop_id, source)
     absent = 256 - sum(len(token) == 1 for token in vocabulary.ranks)
     if absent and model.get("unk_token") is not None:
         raise UserError(f"{source}: unk_token {model['unk_token']!r:.40} given for {absent} bytes, "

@@ -122,9 +122,8 @@ def config_of(source: LlamaSource) -> TransformerConfig:
     values["n_kv_head"] = fields.get("num_key_value_heads")
     values["rope_theta"] = _rope_theta(fields, path)
     values["block_size"] = min(values["block_size"], MAX_POSITIONS)
-    if not 0 < values["norm_eps"] < 1 or not 1 < values["rope_theta"] < 1e12:
-        raise UserError(f"{path}: rms_norm_eps {values['norm_eps']} and rope_theta "
-                        f"{values['rope_theta']} given, expected sane ones")  # fmt: skip
+    if not 0 < values["norm_eps"] < 1:
+        raise UserError(f"{path}: rms_norm_eps {values['norm_eps']} given, expected 0 to 1")
     try:
         config = TransformerConfig(**values)
     except UserError as error:
@@ -149,8 +148,8 @@ def _rope_theta(fields: Mapping[str, Any], path: Path) -> float:
                 raise UserError(f"{path}: {name[:40]} in rope_parameters given, expected none: "
                                 "our transformer has nothing like it")  # fmt: skip
         theta = rope.get("rope_theta", theta)
-    if type(theta) not in (int, float):
-        raise UserError(f"{path}: rope_theta {str(theta)[:40]!r} given, expected a number")
+    if type(theta) not in (int, float) or not 1 < theta < 1e12:
+        raise UserError(f"{path}: rope_theta {str(theta)[:40]!r} given, expected a number above 1")
     return float(theta)
 
 
