@@ -22,7 +22,7 @@ from src.data.tokenizer import Tokenizer, load_tokenizer
 from src.model.model import build_model, initialise
 from src.model.transformer.gguf_file import GgufFile
 from src.model.transformer.llama_folder import folder_source, read_json_object, weight_files
-from src.model.transformer.llama_layout import gguf_source, read_llama
+from src.model.transformer.llama_layout import gguf_source, read_llama, shorten
 from src.names import PRETRAINED_DEFAULTS, UserError
 from src.utils import cli
 from src.utils.checkpoint_utils import Checkpoint
@@ -73,8 +73,14 @@ def start_of(run: Run) -> Start:
     if args.model_type != "transformer":
         raise UserError(f"--model_type {args.model_type} given with --init_from {args.init_from}, "
                         "a transformer, leave it out")  # fmt: skip
+    parent = load_pretrained(args.init_from)
+    longest = parent.model.config.block_size
+    if (args.block_size or 0) > longest:
+        raise UserError(f"--block_size {args.block_size} given, expected at most {longest}, which "
+                        f"{args.init_from} was made for")  # fmt: skip
     run.take_defaults(PRETRAINED_DEFAULTS["main_squad"], f"--init_from {args.init_from}")
-    parent = load_pretrained(args.init_from, args.block_size)
+    args.block_size = min(args.block_size, longest)
+    shorten(parent.model, args.block_size)
     args.tokenizer = parent.tokenizer.name
     return Start(parent.model, parent.tokenizer, [parent])
 
@@ -92,19 +98,16 @@ def names_pretrained(path: str | None) -> bool:
     )
 
 
-def load_pretrained(name: str, block_size: int | None = None) -> Checkpoint:
-    """The model and tokenizer that a name stands for, as a parent: its lineage begins here.
-
-    block_size: most tokens that it shall read, up to what it was made for.
-    """
+def load_pretrained(name: str) -> Checkpoint:
+    """The model and tokenizer that a name stands for, as a parent: its lineage begins here."""
     path, source = _find(name)
     if path.is_dir():
-        model = read_llama(folder_source(path), block_size)
+        model = read_llama(folder_source(path))
         vocabulary = _folder_vocabulary(path)
         digests = [file_hash(file) for file in weight_files(path)]
         sha256 = digests[0] if len(digests) == 1 else _joined(digests)
     else:
-        model = read_llama(gguf_source(path), block_size)
+        model = read_llama(gguf_source(path))
         vocabulary, sha256 = _gguf_vocabulary(path), file_hash(path)
     if vocabulary.size > model.config.vocab_size:
         raise UserError(f"{path}: its tokenizer has {vocabulary.size} ids, its model "

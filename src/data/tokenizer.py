@@ -31,7 +31,7 @@ DOWNLOAD_SECONDS = 60
 # o200k_base of anything; under gpt2 a million digits, one piece, took eight minutes. So long runs
 # are encoded in parts. The look-behinds try each run once, at its start. Blanks go by a power of
 # two, as tokens of many blanks do: the parts of a run of one character have the whole one's ids.
-_MAX_BLANKS, _MAX_WORD = 512, 4000
+_MAX_BLANKS, _MAX_WORD = 1 << 14, 4000
 _LONG_RUN = re.compile(rf"(?<!\s)\s{{{_MAX_BLANKS},}}|(?<!\S)\S{{{_MAX_WORD},}}")
 
 _PRINTABLE = [chr(code) for code in range(32, 127)]
@@ -207,9 +207,9 @@ def _pieces(text: str) -> Iterable[str]:
     last = 0
     for run in _LONG_RUN.finditer(text):
         step = _MAX_BLANKS if text[run.start()].isspace() else _MAX_WORD
-        for start in range(run.start(), run.end(), step):
-            yield text[last:start]
-            last = start
+        for cut in range(run.start() + step, run.end(), step):
+            yield text[last:cut]
+            last = cut
     yield text[last:]
 
 

@@ -173,16 +173,15 @@ def expected_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def read_llama(source: LlamaSource, block_size: int | None = None) -> Transformer:
-    """The model of a checkpoint, in float32; UserError in one line where it is not whole.
+def shorten(model: Transformer, block_size: int) -> None:
+    """Let a model read fewer tokens than it was made for: smaller tables, nothing else."""
+    model.config = replace(model.config, block_size=block_size)
+    model.cos, model.sin = rotary_tables(model.config)
 
-    block_size: most tokens that it shall read; None: as many as it was made for.
-    """
+
+def read_llama(source: LlamaSource) -> Transformer:
+    """The model of a checkpoint, in float32; UserError in one line where it is not whole."""
     config = config_of(source)
-    if block_size is not None and block_size > config.block_size:
-        raise UserError(f"--block_size {block_size} given, expected at most the "
-                        f"{config.block_size} that {source.path} was made for")  # fmt: skip
-    config = replace(config, block_size=block_size or config.block_size)
     if config.n_layer > len(source.shapes):  # before a table of that many names is made
         raise UserError(f"{source.path}: {config.n_layer} layers given, but {len(source.shapes)} "
                         "tensors")  # fmt: skip
