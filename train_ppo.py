@@ -128,10 +128,8 @@ def main(argv=None) -> dict:
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
             episodes = len(rollout.score)
-            stages.log_step(
-                run, step, started, episodes, record,
-                reward=record["reward_mean"], kl=record["kl_nats"],
-            )  # fmt: skip
+            shown = {"reward": record["reward_mean"], "kl": record["kl_nats"]}
+            stages.log_step(run, step, started, episodes, record, **shown)
             ppo.steer_kl(args, extra, record["kl_nats"], episodes)
             if stages.due(run, step):
                 evaluate(step + 1)
