@@ -19,7 +19,8 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="generate_from_checkpoint.py", description=__doc__.split("\n")[0])
     cli.add_model_flag(parser)
     add = parser.add_argument
-    add("--checkpoint", help="default checkpoints/{model_type}_main_squad/final.pt")
+    add("--checkpoint", help="default checkpoints/{model_type}_main_squad/final.pt; or a "
+        "pretrained model: smollm2, a folder in the Llama layout, a .gguf file")  # fmt: skip
     add("--prompt", help="'Context: ...\\nQuestion: ...\\nAnswer:' with line ends, or any text")
     add("--context", help="a paragraph; goes with --question")
     add("--question", help="a question about --context")
@@ -105,12 +106,16 @@ def main(argv=None) -> dict:
     args = build_parser().parse_args(argv)
     check(args)
 
+    from src.pretrained import load_pretrained, names_pretrained
     from src.prompts import prompts_of_flags
     from src.utils.checkpoint_utils import REWARD_STAGE, describe_lineage, load_parent
     from src.utils.run import say, set_up_torch
 
     device = set_up_torch(args)
-    checkpoint = load_parent(args.checkpoint, args.model_type, STAGES)
+    if names_pretrained(args.checkpoint):
+        checkpoint = load_pretrained(args.checkpoint)
+    else:
+        checkpoint = load_parent(args.checkpoint, args.model_type, STAGES)
     say(describe_lineage(checkpoint))
     checkpoint.model.to(device)
     scores = checkpoint.stage == REWARD_STAGE

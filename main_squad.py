@@ -28,6 +28,8 @@ def build_parser() -> cli.Parser:
     )
     cli.add_machine_flags(parser)
     add = parser.add_argument
+    add("--init_from", metavar="smollm2|PATH|HUB_ID", help="start from a pretrained model in the "
+        "Llama layout: a folder, a .gguf file or a hub id; it brings shape and tokenizer")
     add("--tokenizer", default="pico", help="pico, gpt2, cl100k_base, o200k_base, a FILE.tiktoken")
     add("--initialisation", choices=("copy_head", "normal"), help="copy_head: a transformer that "
         "can copy before training (the default where the shape has room); normal: all random")
@@ -37,6 +39,7 @@ def build_parser() -> cli.Parser:
         "snapshot.pt too, a policy stopped early for later stages to start from; 0: none")
     add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
         help="train where learning must vanish: with others' answers, or without contexts")
+    cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
 
@@ -93,8 +96,7 @@ def main(argv=None) -> dict:
 
     from src import stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
-    from src.data.tokenizer import load_tokenizer
-    from src.model.model import build_model, initialise
+    from src.pretrained import start_of
     from src.training import make_optimizer, steps, update
     from src.utils.run import Run, set_up_torch
 
@@ -105,10 +107,8 @@ def main(argv=None) -> dict:
         device = set_up_torch(args)
 
         # The model, and the questions in windows that it can read.
-        tokenizer = load_tokenizer(args.tokenizer)
-        config = {"vocab_size": tokenizer.vocab_size, **cli.shape_of(args)}
-        model = build_model(args.model_type, config).to(device)
-        args.initialisation = initialise(model, args.initialisation, args.seed)
+        model, tokenizer, parents = start_of(run)
+        model.to(device)
         block = model.config.block_size
         questions = stages.load_questions(args, tokenizer, block)
         held_out = questions.held_out
@@ -118,7 +118,7 @@ def main(argv=None) -> dict:
         optimizer = make_optimizer({"model": model}, args.weight_decay)
         units = training_units(questions.encoded, block).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
-        run.start(stages.inputs_of(questions))
+        run.start(stages.inputs_of(questions, parents))
 
         def evaluate(step: int) -> stages.Figures:
             """Answers and answer loss on the held-out questions."""
@@ -149,7 +149,7 @@ def main(argv=None) -> dict:
                 early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
                 stages.finish(run, model, tokenizer, questions.identity, early, file="snapshot.pt")
         metrics = stages.compare(extra["before"], evaluate(max_steps))
-        return stages.finish(run, model, tokenizer, questions.identity, metrics)
+        return stages.finish(run, model, tokenizer, questions.identity, metrics, parents)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 #
 #   ./run.sh                          transformer on the embedded data, no network but the package registry
 #   ./run.sh lstm                     another architecture
+#   ./run.sh smollm2 --dataset ../shared/squad   from a pretrained model, on real questions (the hub's
+#                                                SQuAD unless named), into checkpoints/smollm2/
 #   ./run.sh transformer --dataset ../shared/squad --seed 1   flags for every stage
 #
 # Run again, it resumes: finished stages are skipped, an interrupted one goes on where it was saved.
@@ -38,26 +40,44 @@ while [[ $# -gt 0 ]]; do
         *) later+=("$1"); shift ;;
     esac
 done
-[[ $dataset_named == yes ]] || sft+=(--dataset pico)
+
+dir=checkpoints/${model}
+dpo=() reward=() ppo=() limit=500
+if [[ $model == smollm2 ]]; then
+    # A pretrained start, on real questions; a flag given here comes later and wins.
+    model=transformer
+    dir=checkpoints/smollm2/transformer
+    [[ $dataset_named == yes ]] || sft+=(--dataset squad)
+    sft=(--init_from smollm2 --max_steps 82 --eval_every 0 --eval_limit 100 ${sft[@]+"${sft[@]}"})
+    dpo=(--max_steps 8 --eval_every 0 --eval_limit 100)
+    reward=("${dpo[@]}")
+    ppo=("${dpo[@]}" --batch_size 4)
+    limit=100
+elif [[ $dataset_named == no ]]; then
+    sft+=(--dataset pico)
+fi
 # A transformer that has finished SFT on the embedded data leaves the later stages nothing to add: there
 # DPO and PPO start from its snapshot at 45% of the way, the reward model from the finished one.
-dir=checkpoints/${model}
-policy=${dir}_main_squad/final.pt
-if [[ $model == transformer && $dataset_named == no ]]; then
+sft_final=${dir}_main_squad/final.pt
+policy=$sft_final
+if [[ $dir == checkpoints/transformer && $dataset_named == no ]]; then
     sft=(--snapshot_at 0.45 "${sft[@]}")
     policy=${dir}_main_squad/snapshot.pt
 fi
 
 stage() {
-    echo "== $1 ($model)"
-    $python "$@" --model_type "$model" --resume
+    echo "== $1 ($dir)"
+    $python "$@" --model_type "$model" --output_dir "${dir}_${1%.py}" --resume
 }
+scored_by=(--reward_checkpoint "${dir}_train_reward_model/final.pt")
 stage main_squad.py "${sft[@]}"
-stage train_dpo.py --checkpoint "$policy" ${later[@]+"${later[@]}"}
-stage train_reward_model.py ${later[@]+"${later[@]}"}
-stage train_ppo.py --checkpoint "$policy" ${later[@]+"${later[@]}"}
-echo "== eval_dpo.py ($model)"
-compared=("${dir}_main_squad/final.pt" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
-[[ $policy == "${compared[0]}" ]] || compared=("$policy" "${compared[@]}")
-$python eval_dpo.py --model_type "$model" --limit 500 --output "${dir}_evaluation.json" \
-    --checkpoint "${compared[@]}"
+stage train_dpo.py --checkpoint "$policy" ${dpo[@]+"${dpo[@]}"} ${later[@]+"${later[@]}"}
+stage train_reward_model.py --checkpoint "$sft_final" ${reward[@]+"${reward[@]}"} \
+    ${later[@]+"${later[@]}"}
+stage train_ppo.py --checkpoint "$policy" "${scored_by[@]}" ${ppo[@]+"${ppo[@]}"} \
+    ${later[@]+"${later[@]}"}
+echo "== eval_dpo.py ($dir)"
+compared=("$sft_final" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
+[[ $policy == "$sft_final" ]] || compared=("$policy" "${compared[@]}")
+$python eval_dpo.py --model_type "$model" --limit "$limit" --output "${dir}_evaluation.json" \
+    "${scored_by[@]}" --checkpoint "${compared[@]}"

@@ -30,6 +30,7 @@ def build_parser() -> cli.Parser:
         help="share of pairs taken to be labelled the wrong way round; sigmoid only")  # fmt: skip
     add("--nll_weight", type=cli.non_negative, default=1.0,
         help="weight of the chosen answers' loss in nats a token, beside the DPO loss")  # fmt: skip
+    cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
 
@@ -95,6 +96,7 @@ def main(argv=None) -> dict:
     from src.data.squad_pairs import pair_batches
     from src.evaluation import points_in_order
     from src.pairs import policy_scores, reference_logps, trees_of_steps
+    from src.pretrained import take_parents_defaults
     from src.training import make_optimizer, steps, update
     from src.utils.checkpoint_utils import load_parent
     from src.utils.run import Run, set_up_torch
@@ -107,6 +109,7 @@ def main(argv=None) -> dict:
 
         # The policy starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
+        take_parents_defaults(run, parent)
         model, tokenizer = parent.model.to(device), parent.tokenizer
         block, stop_id = model.config.block_size, tokenizer.stop_id
         questions = stages.load_questions(args, tokenizer, block, parent)
@@ -144,10 +147,8 @@ def main(argv=None) -> dict:
             numbers = [n for row in batch.index for n in row]
             record = dpo_backward(model, batch.trees, reference[numbers], stop_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
-            stages.log_step(
-                run, step, started, len(numbers), record,
-                loss=record["loss"], accuracy=record["preference_accuracy"],
-            )  # fmt: skip
+            shown = {"loss": record["loss"], "accuracy": record["preference_accuracy"]}
+            stages.log_step(run, step, started, len(numbers), record, **shown)
             if stages.due(run, step):
                 evaluate(step + 1)
 

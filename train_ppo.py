@@ -44,6 +44,7 @@ def build_parser() -> cli.Parser:
     add("--no_stop_penalty", type=cli.non_negative, default=1.0, help="reward lost by a cut answer")
     add("--ppo_epochs", type=cli.positive_int, help="passes over a batch; default 4, reinforce 1")
     add("--minibatches", type=cli.positive_int, help="updates a pass; default 4, reinforce 1")
+    cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
 
@@ -74,6 +75,7 @@ def main(argv=None) -> dict:
     from src import ppo, stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
     from src.ppo_models import load_models
+    from src.pretrained import take_parents_defaults
     from src.rewards import reward_of_trees
     from src.training import make_optimizer, steps, update
     from src.utils.run import Run, set_up_torch
@@ -85,6 +87,7 @@ def main(argv=None) -> dict:
             return run.final_metrics()
         device = set_up_torch(args)
         parent, scored_by, reward, models = load_models(args, device)
+        take_parents_defaults(run, parent)
         policy, tokenizer = models.policy, parent.tokenizer
         block, room = policy.config.block_size, args.max_new_tokens + 1
         questions = stages.load_questions(args, tokenizer, block, parent)
@@ -125,10 +128,8 @@ def main(argv=None) -> dict:
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
             episodes = len(rollout.score)
-            stages.log_step(
-                run, step, started, episodes, record,
-                reward=record["reward_mean"], kl=record["kl_nats"],
-            )  # fmt: skip
+            shown = {"reward": record["reward_mean"], "kl": record["kl_nats"]}
+            stages.log_step(run, step, started, episodes, record, **shown)
             ppo.steer_kl(args, extra, record["kl_nats"], episodes)
             if stages.due(run, step):
                 evaluate(step + 1)

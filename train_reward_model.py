@@ -25,6 +25,7 @@ def build_parser() -> cli.Parser:
     parser.add_argument(
         "--corruptions", help="kind=weight,... of the rejected answers; default: equal weights"
     )
+    cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
 
@@ -58,6 +59,7 @@ def main(argv=None) -> dict:
     from src.data.squad_pairs import pair_batches
     from src.model.heads import RewardModel
     from src.pairs import accuracy, accuracy_by_kind, length_rule, reward_scores
+    from src.pretrained import take_parents_defaults
     from src.rewards import model_rewards
     from src.training import make_optimizer, steps, update
     from src.utils.checkpoint_utils import load_parent
@@ -71,6 +73,7 @@ def main(argv=None) -> dict:
 
         # The trunk starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
+        take_parents_defaults(run, parent)
         tokenizer, stop_id = parent.tokenizer, parent.tokenizer.stop_id
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size

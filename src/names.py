@@ -19,6 +19,19 @@ CORRUPTIONS = (
 )
 
 
+# Defaults that a stage takes instead of its own where the chain starts from a pretrained model: it
+# knows how to read already, and is large. One table, to be tuned in one place.
+PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
+    "main_squad": {
+        "lr": 1e-4, "warmup": 10, "hold": 0.0, "weight_decay": 0.0, "lm_weight": 0.0,
+        "epochs": 1.0, "batch_size": 8, "micro_batch_size": 2, "block_size": 512,
+    },
+    "train_dpo": {"lr": 1e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
+    "train_reward_model": {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
+    "train_ppo": {"lr": 1e-5, "warmup": 2, "batch_size": 8, "micro_batch_size": 2},
+}  # fmt: skip
+
+
 class UserError(Exception):
     """A user's mistake, told in one line: what was given, what was expected, what to do.
 

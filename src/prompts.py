@@ -57,6 +57,11 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
     piped = prompts_of_pipe()
     if piped:
         return piped
+    if not checkpoint.data:
+        raise UserError(
+            f"no prompt given with {checkpoint.path}, which was trained on no questions here, "
+            "expected --prompt, or --context and --question"
+        )
     say("no prompt given: three held-out questions")
     paragraphs = load_from_identity(checkpoint.data).validation[:3]
     return [(p.context, p.questions[0].text) for p in paragraphs]

@@ -37,10 +37,18 @@ EDGES = {
     "src.playground.render": ("src.playground.answers", "src.evaluation"),
     "src.evaluation": ("src.scoring", "src.generation", "src.data", "src.losses"),
 }
-THIRD_PARTY = {"torch", "tiktoken", "datasets", "numpy", "tqdm", "gradio"}
+THIRD_PARTY = {
+    "torch", "tiktoken", "regex", "datasets", "numpy", "tqdm", "gguf", "safetensors",
+    "huggingface_hub", "gradio",
+}  # fmt: skip
+# regex comes with tiktoken, huggingface_hub with datasets; foreign weights have a file a format.
 ONLY_IN = {
     "tiktoken": {"src/data/tokenizer.py"},
+    "regex": {"src/data/tokenizer.py"},
     "datasets": {"src/data/squad_loader.py"},
+    "gguf": {"src/model/transformer/gguf_file.py"},
+    "safetensors": {"src/model/transformer/llama_folder.py"},
+    "huggingface_hub": {"src/pretrained.py"},
     "gradio": {"src/playground/page.py"},
 }
 LONGEST_SCRIPT, LONGEST_MODULE, LONGEST_FUNCTION = 160, 320, 70

@@ -9,6 +9,7 @@ from src.names import MODEL_TYPES, UserError
 CONFIGS = [
     ("transformer", {"n_layer": 2, "n_embd": 32, "n_head": 4}),
     ("transformer", {"n_layer": 3, "n_embd": 24, "n_head": 6, "n_kv_head": 2}),
+    ("transformer", {"n_layer": 2, "n_embd": 16, "n_head": 2, "tied": False}),
     ("lstm", {"n_layer": 2, "n_embd": 24}),
     ("kgram", {"n_layer": 1, "n_embd": 16, "kgram_k": 5}),
     ("kgram", {"n_layer": 2, "n_embd": 16, "kgram_k": 1}),
@@ -167,13 +168,13 @@ def test_gradients_reach_a_shared_prefix_as_if_it_were_read_for_each(model):
     prefix, lengths = ids(2, 6), torch.tensor([6, 3])
     rows, later = torch.tensor([0, 1, 0, 1, 1]), ids(5, 4, seed=1)
     _, state = model(prefix, lengths)
-    model(later, full(later), state.select(rows))[0].square().sum().backward()
+    hidden, _ = model(later, full(later), state.select(rows))
+    model.logits(hidden).square().sum().backward()
     shared = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     for i, row in enumerate(rows):
-        alone(model, prefix[row, : lengths[row]], later[i])[
-            lengths[row] :
-        ].square().sum().backward()
+        hidden = alone(model, prefix[row, : lengths[row]], later[i])[lengths[row] :]
+        model.logits(hidden).square().sum().backward()
     for name, parameter in model.named_parameters():
         scale = parameter.grad.abs().max().clamp_min(1e-3)
         close(shared[name] / scale, parameter.grad / scale)
@@ -229,17 +230,19 @@ def test_configurations_that_make_no_model_are_refused(name, config):
 
 
 @pytest.mark.parametrize("kv_heads", [2, 4])
-def test_transformer_equals_transformers_llama(kv_heads):
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformer_equals_transformers_llama(kv_heads, tied):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     ours = build_model(
         "transformer",
-        {"vocab_size": VOCAB, "n_layer": 3, "n_embd": 32, "n_head": 4, "n_kv_head": kv_heads},
-    )
+        {"vocab_size": VOCAB, "n_layer": 3, "n_embd": 32, "n_head": 4, "n_kv_head": kv_heads,
+         "tied": tied},
+    )  # fmt: skip
     config = transformers.LlamaConfig(
         vocab_size=VOCAB, hidden_size=32, intermediate_size=ours.config.n_inner,
         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=kv_heads,
-        rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rms_norm_eps=1e-5, tie_word_embeddings=tied,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )  # fmt: skip
     theirs = transformers.LlamaForCausalLM(config).eval()
@@ -247,6 +250,7 @@ def test_transformer_equals_transformers_llama(kv_heads):
         for parameter in ours.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         theirs.model.embed_tokens.weight.copy_(ours.embedding.weight)
+        theirs.lm_head.weight.copy_((ours.embedding if tied else ours.head).weight)
         theirs.model.norm.weight.copy_(ours.norm.weight)
         for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
             layer.input_layernorm.weight.copy_(block.attention_norm.weight)

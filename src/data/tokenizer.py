@@ -2,8 +2,8 @@
 
 `pico` is a byte-level BPE of 2,048 ids shipped beside this file (tools/train_tokenizer.py made it);
 gpt2, cl100k_base and o200k_base are tiktoken's own, which it downloads and caches; a FILE.tiktoken
-holds ranks, one "base64 rank" a line. All text is plain text, "<|endoftext|>" included: the stop
-token is an id that no text encodes to.
+holds ranks, one "base64 rank" a line; a pretrained model brings a `Vocabulary`. All text is plain
+text, "<|endoftext|>" included: the stop token is an id that no text encodes to.
 """
 
 import base64
@@ -15,32 +15,23 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+import regex
 import tiktoken
 
+from src.data.byte_pairs import MAX_IDS, MAX_TOKEN_BYTES, PATTERNS, Vocabulary
 from src.names import UserError
 
 NAMED = ("gpt2", "cl100k_base", "o200k_base")
 STOP = "<|endoftext|>"
 PICO_FILE = Path(__file__).with_name("pico.tiktoken")
 
-# How text is cut before byte pairs are merged; no token reaches across a cut. `gpt2` is OpenAI's of
-# 2019 in its possessive form. `pico` takes digits by twos (a year is two tokens) and every white
-# space character alone but for one blank before a word: without look-ahead, what follows a context
-# cannot change the context's ids. That is what lets context, question and answer be encoded apart.
-PATTERNS = {
-    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
-    "pico": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s",
-}
-
-# Limits on a ranks file or stored ranks: o200k_base has 199,998 of up to 128 bytes, 3.6 MB.
-MAX_FILE_BYTES = 64 << 20
-MAX_IDS = 1 << 20
-MAX_TOKEN_BYTES = 1024
+MAX_FILE_BYTES = 64 << 20  # of a ranks file; that of o200k_base has 3.6 MB
 DOWNLOAD_SECONDS = 60
 # tiktoken's regex engine panics (a stack overflow) in a very long run of white space, and under
 # o200k_base of anything; under gpt2 a million digits, one piece, took eight minutes. So long runs
-# are encoded in parts. The look-behinds try each run once, at its start.
-_MAX_BLANKS, _MAX_WORD = 500, 4000
+# are encoded in parts. The look-behinds try each run once, at its start. Blanks go by a power of
+# two, as tokens of many blanks do: the parts of a run of one character have the whole one's ids.
+_MAX_BLANKS, _MAX_WORD = 1 << 14, 4000
 _LONG_RUN = re.compile(rf"(?<!\s)\s{{{_MAX_BLANKS},}}|(?<!\S)\S{{{_MAX_WORD},}}")
 
 _PRINTABLE = [chr(code) for code in range(32, 127)]
@@ -57,20 +48,48 @@ _PROBE = (
 class Tokenizer:
     """A tiktoken encoding with one stop token. Its ids are 0 to vocab_size - 1."""
 
-    def __init__(self, name: str, encoding: tiktoken.Encoding, file_state: dict | None = None):
-        """file_state: the ranks and pattern to keep in checkpoints, where `name` alone cannot."""
+    def __init__(
+        self,
+        name: str,
+        encoding: tiktoken.Encoding,
+        file_state: dict | None = None,
+        vocabulary: Vocabulary | None = None,
+    ):
+        """file_state: the ranks and pattern to keep in checkpoints, where `name` alone cannot.
+        vocabulary: the foreign one that the encoding was made of."""
         self.name = name
-        self.vocab_size = encoding.max_token_value + 1
-        self.stop_id = encoding.eot_token
+        self.vocab_size = vocabulary.size if vocabulary else encoding.max_token_value + 1
+        self.stop_id = vocabulary.stop_id if vocabulary else encoding.eot_token
         self._encoding = encoding
         self._file_state = file_state or {}
         self._fingerprint: str | None = None
+        held = vocabulary.ranks if vocabulary else ()
+        self._absent = bytes(b for b in range(256) if vocabulary and bytes([b]) not in held)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, special text included as plain text. Lone surrogates become U+FFFD."""
+        """The ids of a text, special text included as plain text. Lone surrogates become U+FFFD.
+
+        Bytes without a token are dropped before pairs are merged, as `tokenizers` does.
+        """
+        encode = self._encoding.encode_ordinary
+        if self._absent:
+            data = text.encode("utf-8", "replace")
+            if len(data.translate(None, self._absent)) < len(data):
+                encode = self._encode_without_absent
         if _LONG_RUN.search(text) is None:
-            return self._encoding.encode_ordinary(text)
-        return [i for piece in _pieces(text) for i in self._encoding.encode_ordinary(piece)]
+            return encode(text)
+        return [i for piece in _pieces(text) for i in encode(piece)]
+
+    def _encode_without_absent(self, text: str) -> list[int]:
+        """tiktoken panics at a byte that has no token, and after it is dropped its neighbours may
+        merge: so the text is cut here, by the same pattern, and only then dropped from."""
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids: list[int] = []
+        for piece in regex.findall(self._encoding._pat_str, text):
+            kept = piece.encode().translate(None, self._absent)
+            if kept:
+                ids += self._encoding._encode_single_piece(kept)
+        return ids
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         """The ids of each text."""
@@ -78,7 +97,10 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids; bytes that are no UTF-8 (a cut character) become U+FFFD."""
-        return self._encoding.decode(list(ids), errors="replace")
+        try:
+            return self._encoding.decode(list(ids), errors="replace")
+        except KeyError:  # an id without a token, of a vocabulary or a model with gaps
+            return b"".join(map(self._bytes_of, ids)).decode(errors="replace")
 
     def token_starts(self, ids: Sequence[int]) -> list[int]:
         """The character each id begins at, in decode(ids); one inside a character counts as its."""
@@ -109,6 +131,20 @@ class Tokenizer:
         return {**self.identity(), **self._file_state}
 
     @classmethod
+    def from_vocabulary(cls, vocabulary: Vocabulary) -> "Tokenizer":
+        """The tokenizer of a pretrained model; checkpoints keep all of its vocabulary."""
+        encoding = tiktoken.Encoding(
+            vocabulary.name,
+            pat_str=vocabulary.pattern,
+            mergeable_ranks=vocabulary.ranks,
+            special_tokens=vocabulary.special,
+        )
+        ranks = [(base64.b64encode(t).decode(), rank) for t, rank in vocabulary.ranks.items()]
+        kept = {"pattern": vocabulary.pattern, "special": dict(vocabulary.special)}
+        kept["stop_id"] = vocabulary.stop_id
+        return cls(vocabulary.name, encoding, {"ranks": ranks, **kept}, vocabulary)
+
+    @classmethod
     def from_state(cls, state: dict) -> "Tokenizer":
         """The tokenizer of a checkpoint. UserError unless it is the very one that was stored."""
         missing = {"name", "vocab_size", "fingerprint"} - set(state)
@@ -118,10 +154,8 @@ class Tokenizer:
                 "fingerprint; the checkpoint is damaged or not of this project"
             )
         name = str(state["name"])
-        if "ranks" in state:
-            tokenizer = _from_stored_ranks(name, state["ranks"], state.get("pattern"))
-        else:
-            tokenizer = load_tokenizer(name)
+        stored = "ranks" in state
+        tokenizer = _from_stored_ranks(name, state) if stored else load_tokenizer(name)
         found = tokenizer.identity()
         for key, value in found.items():
             if state[key] != value:
@@ -169,15 +203,13 @@ def _encoding(name: str, ranks: dict[bytes, int], pattern: str) -> tiktoken.Enco
 
 
 def _pieces(text: str) -> Iterable[str]:
-    """The text with its long runs cut; the last blank of a run stays with the word it precedes."""
+    """The text with its long runs cut; the last part of a run stays with what follows it."""
     last = 0
     for run in _LONG_RUN.finditer(text):
-        yield text[last : run.start()]
-        blank = text[run.start()].isspace()
-        last = run.end() - 1 if blank else run.end()
-        step = _MAX_BLANKS if blank else _MAX_WORD
-        for start in range(run.start(), last, step):
-            yield text[start : min(start + step, last)]
+        step = _MAX_BLANKS if text[run.start()].isspace() else _MAX_WORD
+        for cut in range(run.start() + step, run.end(), step):
+            yield text[last:cut]
+            last = cut
     yield text[last:]
 
 
@@ -197,8 +229,8 @@ def _parse_line(line: bytes) -> tuple[bytes, int]:
     return token, int(parts[1])
 
 
-def _parse_ranks(lines: Iterable[bytes], source: str) -> dict[bytes, int]:
-    """The ranks of the lines, checked: no token and no rank twice, all 256 single bytes present."""
+def _parse_ranks(lines: Iterable[bytes], source: str, whole: bool = True) -> dict[bytes, int]:
+    """The ranks of the lines, checked: no token and no rank twice; whole: all 256 bytes present."""
     ranks: dict[bytes, int] = {}
     seen: set[int] = set()
     for number, line in enumerate(lines, start=1):
@@ -216,7 +248,7 @@ def _parse_ranks(lines: Iterable[bytes], source: str) -> dict[bytes, int]:
         ranks[token] = rank
         seen.add(rank)
     absent = [byte for byte in range(256) if bytes([byte]) not in ranks]
-    if absent:
+    if absent and whole:
         raise UserError(
             f"{source}: {len(ranks)} tokens without the single byte {absent[0]}; "
             "expected all 256 bytes, so that any text can be encoded"
@@ -235,11 +267,14 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     return _parse_ranks(content.splitlines(), str(path))
 
 
-def _from_stored_ranks(name: str, stored: object, pattern: object) -> Tokenizer:
+def _from_stored_ranks(name: str, state: dict) -> Tokenizer:
     """A checkpoint's own tokenizer. Only our patterns: a stranger's could hang the regex engine."""
-    source = f"the stored tokenizer {name}"
+    source, stored = f"the stored tokenizer {name}", state["ranks"]
+    pattern, special, stop_id = (state.get(key) for key in ("pattern", "special", "stop_id"))
     if pattern not in PATTERNS.values():
-        raise UserError(f"{source} has an unknown pattern: expected the one of gpt2 or pico")
+        raise UserError(
+            f"{source} has an unknown pattern: expected that of {', '.join(PATTERNS)}"
+        )
     if not isinstance(stored, list) or len(stored) > MAX_IDS:
         raise UserError(f"{source} has no list of up to {MAX_IDS} ranks: the checkpoint is damaged")
     lines = []
@@ -249,10 +284,17 @@ def _from_stored_ranks(name: str, stored: object, pattern: object) -> Tokenizer:
         ):
             raise UserError(f"{source} has a rank {str(entry)[:40]!r}: expected (base64, number)")
         lines.append(f"{entry[0]} {entry[1]}".encode(errors="replace"))
-    ranks = _parse_ranks(lines, source)
-    return Tokenizer(
-        name, _encoding(name, ranks, str(pattern)), {"ranks": list(stored), "pattern": pattern}
-    )
+    ranks = _parse_ranks(lines, source, whole=special is None)
+    if special is None:
+        kept = {"ranks": list(stored), "pattern": pattern}
+        return Tokenizer(name, _encoding(name, ranks, str(pattern)), kept)
+    ids = list(special.values()) if isinstance(special, dict) else [None]
+    free = set(range(MAX_IDS)) - set(ranks.values())
+    fits = all(type(i) is int and i in free for i in ids) and all(type(t) is str for t in special)
+    if not ranks or not fits or len(set(ids)) < len(ids) or stop_id not in ids:
+        raise UserError(f"{source} has no special tokens that fit its ranks: expected text and id")
+    size = 1 + max(*ranks.values(), *ids)
+    return Tokenizer.from_vocabulary(Vocabulary(name, ranks, pattern, special, stop_id, size))
 
 
 def _download(name: str) -> tiktoken.Encoding:

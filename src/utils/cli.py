@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
-from src.names import MODEL_TYPES, STAGES, UserError
+from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, STAGES, UserError
 
 
 class Stopped(Exception):
@@ -231,6 +231,14 @@ def add_training_flags(
         action="store_true",
         help="leave out a step whose loss or gradient is not finite instead of stopping",
     )
+
+
+def note_pretrained_defaults(parser: Parser, stage: str) -> None:
+    """Say in the help which defaults another start has; `Run.take_defaults` sets them."""
+    when = "with --init_from" if stage == STAGES[0] else "from a pretrained start"
+    for action in parser._actions:
+        if action.dest in PRETRAINED_DEFAULTS[stage]:
+            action.help += f"; {PRETRAINED_DEFAULTS[stage][action.dest]:g} {when}"
 
 
 def add_parent_flag(parser: Parser, stage: str = STAGES[0]) -> None:

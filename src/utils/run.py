@@ -62,6 +62,7 @@ class Run:
 
     def __init__(self, parser: Parser, argv: list[str] | None, stage: str) -> None:
         self.args = args = parser.parse_args(argv)
+        self.typed = parser.typed(argv)
         self.asked = dict(vars(args))  # before the stage resolves them, as auto to a data set
         self.stage = stage
         self.folder = Path(args.output_dir or stage_folder(args.model_type, stage))
@@ -76,7 +77,7 @@ class Run:
         try:
             existing = [name for name in RUN_FILES if (self.folder / name).exists()]
             if args.resume:
-                self._resume(parser.typed(argv))
+                self._resume(self.typed)
             elif existing and not args.overwrite:
                 raise UserError(
                     f"{self.folder} holds an earlier run ({', '.join(existing)}), "
@@ -116,6 +117,15 @@ class Run:
                 setattr(args, name, value)
         if self.finished:
             say(f"{folder}: this run is finished, nothing to do")
+
+    def take_defaults(self, defaults: dict[str, Any], because: str) -> None:
+        """Other defaults for flags that were not typed; a resumed run has its own already."""
+        if self.last is not None:
+            return
+        new = {name: value for name, value in defaults.items() if name not in self.typed}
+        vars(self.args).update(new)
+        words = ", ".join(f"--{name} {value:g}" for name, value in new.items())
+        say(f"defaults of {because}: {words or 'none, all were given'}")
 
     @property
     def steps_done(self) -> int:

@@ -1,5 +1,5 @@
 """A decoder in the Llama layout: pre-norm RMSNorm, rotary positions, SwiGLU, grouped-query
-attention, tied embeddings.
+attention; the head is the embedding unless the configuration unties it.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from src.names import UserError
 @dataclass(frozen=True)
 class TransformerConfig:
     """vocab_size: V. n_inner: width of the SwiGLU, default 8/3 of n_embd rounded up to 16.
-    block_size: most tokens read.
+    block_size: most tokens read. tied: the head is the embedding; False: a matrix of its own.
     """
 
     vocab_size: int
@@ -35,6 +35,7 @@ class TransformerConfig:
     block_size: int = 1024
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    tied: bool = True
 
     def __post_init__(self) -> None:
         if self.n_kv_head is None:
@@ -44,6 +45,8 @@ class TransformerConfig:
         require_positive_int(
             self, "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "n_inner", "block_size"
         )
+        if not isinstance(self.tied, bool):
+            raise UserError(f"tied {self.tied!r} given, expected True or False")
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
             raise UserError(
                 f"n_embd {self.n_embd} with n_head {self.n_head} given, "
@@ -64,6 +67,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """
     first, second = x.chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+
+
+def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every position, each (block_size, d / 2)."""
+    half = config.n_embd // config.n_head // 2
+    frequency = config.rope_theta ** -(torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(config.block_size, dtype=torch.float64)[:, None] * frequency
+    return angle.cos().float(), angle.sin().float()
 
 
 class Block(nn.Module):
@@ -110,11 +121,11 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
-        half = config.n_embd // config.n_head // 2
-        frequency = config.rope_theta ** -(torch.arange(half, dtype=torch.float64) / half)
-        angle = torch.arange(config.block_size, dtype=torch.float64)[:, None] * frequency
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
+        if not config.tied:
+            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        cos, sin = rotary_tables(config)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -145,10 +156,9 @@ class Transformer(nn.Module):
         return self._read(tokens, lengths, state, last_block=False)[1]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits (..., V) of hidden states (..., D); the head is the embedding,
-        transposed.
-        """
-        return F.linear(hidden, self.embedding.weight)
+        """Next-token logits (..., V) of hidden states (..., D)."""
+        head = self.embedding if self.config.tied else self.head
+        return F.linear(hidden, head.weight)
 
     def _read(
         self, tokens: Tensor, lengths: Tensor, state: TransformerState | None, last_block: bool
