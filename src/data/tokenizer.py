@@ -84,6 +84,11 @@ class Tokenizer:
         """The character each id begins at, in decode(ids); one inside a character counts as its."""
         return self._encoding.decode_with_offsets(list(ids))[1]
 
+    def definition(self) -> tuple[dict[bytes, int], str, dict[str, int]]:
+        """All that decides a text's ids: ranks (bytes -> id), pattern, special tokens (-> id)."""
+        encoding = self._encoding
+        return encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens
+
     def identity(self) -> dict:
         """What must agree between two runs: name, size, and a sha256 over ids and vocabulary.
 
