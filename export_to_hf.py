@@ -34,8 +34,8 @@ def main(argv=None) -> dict:
     folder = Path(args.output_dir)
     check_folder(folder, args.overwrite)
     checkpoint = load_checkpoint(args.checkpoint)
-    say(describe_lineage(checkpoint))
     contents = contents_of(checkpoint)
+    say(describe_lineage(checkpoint))
     write_export(folder, contents)
     sizes = {name: len(content) for name, content in contents.items()}
     say(f"{folder}: {', '.join(sizes)} ({sum(sizes.values()) / 1e6:.1f} MB)")

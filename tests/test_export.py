@@ -14,7 +14,7 @@ from src.data.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokeni
 from src.data.tokenizer_json import PAD, byte_alphabet, merges, tokenizer_json
 from src.export import FILES, MAX_NEW_TOKENS, PARTIAL
 from src.model.heads import RewardModel
-from src.model.model import build_model
+from src.model.model import build_model, initialise
 from src.names import STAGES, UserError
 from src.scoring import pad
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint, save_checkpoint
@@ -22,7 +22,7 @@ from tests.conftest import call, outcome, refusal
 
 REWARD = "train_reward_model"
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_kv_head": 2, "n_inner": 48, "block_size": 300}
-# Neither clause is the default: a value that is not written would show.
+# Neither value is the default: a value that is not written would show.
 ODD = {"rope_theta": 5000.0, "norm_eps": 1e-3}
 
 
@@ -82,6 +82,21 @@ def test_flags_shape_and_weights_of_a_scratch_model_survive(tmp_path):
     assert expected.std() > 0.5
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     assert theirs.config.max_position_embeddings == 300
+
+
+def test_positions_far_out_are_those_of_llama(tmp_path):
+    """A copy head turns on the rotary angle itself: tables of float64 rounded to float32 gave 4e-4
+    here at position 1,023, since Llama computes its angles in float32."""
+    model = build_model("transformer", {"vocab_size": 2048})
+    initialise(model, "copy_head", 0)
+    path = tmp_path / "final.pt"
+    pico = load_tokenizer("pico")
+    save_checkpoint(path, Checkpoint("main_squad", "transformer", model, pico, {}, {}, [], {}))
+    theirs, _ = exported(path, tmp_path / "hf")
+    tokens = torch.randint(0, 2047, (1, 1024), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = theirs(tokens).logits
+    torch.testing.assert_close(found, logits_of(model, tokens), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("stage", [s for s in STAGES if s != REWARD])
@@ -321,7 +336,8 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
     assert "holds notes.txt, expected an empty folder" in refusal("export_to_hf", flags)
     line = refusal("export_to_hf", [*flags[:3], path])
     assert "which is a file, expected a folder" in line
-    assert "No such file" in refusal("export_to_hf", ["--checkpoint", "none.pt", *flags[2:3], "x"])
+    line = refusal("export_to_hf", ["--checkpoint", "none.pt", "--output_dir", tmp_path / "x"])
+    assert "none.pt given, expected a checkpoint file there" in line
 
 
 def test_overwrite_replaces_the_exports_files_and_no_others(tmp_path):

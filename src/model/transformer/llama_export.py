@@ -12,6 +12,19 @@ from src.model.heads import RewardModel
 from src.model.transformer.transformer import Transformer
 
 
+# Our names in a block, and those in `transformers` of the matrices that one is made of.
+BLOCK = {
+    "attention_norm.weight": ("input_layernorm.weight",),
+    "query.weight": ("self_attn.q_proj.weight",),
+    "key_value.weight": ("self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+    "attention_out.weight": ("self_attn.o_proj.weight",),
+    "mlp_norm.weight": ("post_attention_layernorm.weight",),
+    "gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+    "down.weight": ("mlp.down_proj.weight",),
+}
+HEAD = "head.weight"  # where it is no copy of the embedding
+
+
 def llama_config(model: Transformer | RewardModel, stop_id: int) -> dict:
     """The contents of config.json; of a reward model those of LlamaForSequenceClassification.
 
@@ -20,7 +33,8 @@ def llama_config(model: Transformer | RewardModel, stop_id: int) -> dict:
     them. `score_normalisation` is ours: the score that PPO sees is (raw score - mean) / std.
     """
     rewards = isinstance(model, RewardModel)
-    c = (model.trunk if rewards else model).config
+    trunk = model.trunk if rewards else model
+    c = trunk.config
     contents = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -39,7 +53,7 @@ def llama_config(model: Transformer | RewardModel, stop_id: int) -> dict:
         "attention_bias": False,
         "attention_dropout": 0.0,
         "mlp_bias": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": HEAD not in trunk.state_dict(),
         "bos_token_id": None,
         "eos_token_id": stop_id,
         "pad_token_id": None,
@@ -61,32 +75,26 @@ def llama_config(model: Transformer | RewardModel, stop_id: int) -> dict:
 def llama_tensors(model: Transformer | RewardModel) -> dict[str, Tensor]:
     """The weights under the names that `transformers` gives them.
 
-    A reward model's embedding has a row of zeros more, for the pad token, which no real token sees.
+    A reward model has its head's as `score`, and in the embedding a row of zeros more: the pad
+    token's, which no real token sees.
     """
     rewards = isinstance(model, RewardModel)
     trunk = model.trunk if rewards else model
-    named = {"model.embed_tokens.weight": trunk.embedding.weight}
+    weights = trunk.state_dict()
+    named = {"model.embed_tokens.weight": weights["embedding.weight"]}
+    for number in range(trunk.config.n_layer):
+        for ours, theirs in BLOCK.items():
+            parts = weights[f"blocks.{number}.{ours}"].chunk(len(theirs))
+            names = (f"model.layers.{number}.{name}" for name in theirs)
+            named.update(zip(names, parts, strict=True))
+    named["model.norm.weight"] = weights["norm.weight"]
     if rewards:
-        row = trunk.embedding.weight.new_zeros(1, trunk.config.n_embd)
-        named["model.embed_tokens.weight"] = torch.cat((trunk.embedding.weight, row))
-        named["score.weight"] = model.head.linear.weight
-    for number, block in enumerate(trunk.blocks):
-        keys, values = block.key_value.weight.chunk(2)
-        gate, up = block.gate_up.weight.chunk(2)
-        layer = {
-            "input_layernorm": block.attention_norm.weight,
-            "self_attn.q_proj": block.query.weight,
-            "self_attn.k_proj": keys,
-            "self_attn.v_proj": values,
-            "self_attn.o_proj": block.attention_out.weight,
-            "post_attention_layernorm": block.mlp_norm.weight,
-            "mlp.gate_proj": gate,
-            "mlp.up_proj": up,
-            "mlp.down_proj": block.down.weight,
-        }
-        named |= {f"model.layers.{number}.{name}.weight": w for name, w in layer.items()}
-    named["model.norm.weight"] = trunk.norm.weight
-    return {name: weight.detach() for name, weight in named.items()}
+        row = weights["embedding.weight"].new_zeros(1, trunk.config.n_embd)
+        named["model.embed_tokens.weight"] = torch.cat((weights["embedding.weight"], row))
+        named["score.weight"] = model.head.linear.weight.detach()
+    elif HEAD in weights:
+        named["lm_head.weight"] = weights[HEAD]
+    return named
 
 
 def llama_weights(model: Transformer | RewardModel, lineage: str) -> bytes:
