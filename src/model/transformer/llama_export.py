@@ -11,7 +11,6 @@ from torch import Tensor
 from src.model.heads import RewardModel
 from src.model.transformer.transformer import Transformer
 
-
 # Our names in a block, and those in `transformers` of the matrices that one is made of.
 BLOCK = {
     "attention_norm.weight": ("input_layernorm.weight",),
