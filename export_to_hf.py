@@ -7,6 +7,7 @@
 `AutoTokenizer` give the same ids, logits and greedy answers as here.
 """
 
+from src.names import STAGES
 from src.utils import cli
 
 
@@ -14,8 +15,9 @@ def build_parser() -> cli.Parser:
     """All flags with their units and defaults."""
     parser = cli.Parser(prog="export_to_hf.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--checkpoint", required=True, help="a stage's final.pt, of a transformer")
-    add("--output_dir", required=True, help="folder to write, empty or not there yet")
+    add("--checkpoint", default=f"checkpoints/transformer_{STAGES[0]}/final.pt",
+        help="a stage's final.pt, of a transformer")  # fmt: skip
+    add("--output_dir", help="folder to write, empty or not there yet; default: hf beside the file")
     add("--overwrite", action="store_true", help="replace an earlier export's files in it")
     return parser
 
@@ -31,9 +33,9 @@ def main(argv=None) -> dict:
     from src.utils.checkpoint_utils import describe_lineage, load_checkpoint
     from src.utils.run import say
 
-    folder = Path(args.output_dir)
+    folder = Path(args.output_dir or Path(args.checkpoint).with_name("hf"))
     check_folder(folder, args.overwrite)
-    checkpoint = load_checkpoint(args.checkpoint)
+    checkpoint = load_checkpoint(args.checkpoint, f"run: python {STAGES[0]}.py")
     contents = contents_of(checkpoint)
     say(describe_lineage(checkpoint))
     write_export(folder, contents)

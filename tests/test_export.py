@@ -371,6 +371,16 @@ def test_a_full_disk_leaves_an_earlier_export_as_it_was(tmp_path, monkeypatch):
     assert (folder / "model.safetensors").read_bytes() != before["model.safetensors"]
 
 
+def test_without_flags_the_sft_model_goes_beside_its_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "run: python main_squad.py" in refusal("export_to_hf", [])
+    folder = tmp_path / "checkpoints" / "transformer_main_squad"
+    folder.mkdir(parents=True)
+    scratch(folder / "final.pt")
+    call("export_to_hf", [])
+    assert {p.name for p in (folder / "hf").iterdir()} == set(FILES)
+
+
 def test_the_weights_say_where_they_come_from(tmp_path):
     from safetensors import safe_open
 
