@@ -26,6 +26,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+from src.data.byte_pairs import byte_characters
 from src.data.pico_squad import DIFFICULTIES, generate_articles
 from src.data.squad_types import Paragraph
 from src.data.tokenizer import PATTERNS, PICO_FILE
@@ -74,7 +75,7 @@ def train(texts: list[str], vocab_size: int, pattern: str) -> dict[bytes, int]:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    alphabet = byte_alphabet()
+    alphabet = byte_characters()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=list(alphabet), show_progress=False
     )
@@ -91,18 +92,6 @@ def digit_tokens() -> list[bytes]:
     pairs = [f"{number:02d}" for number in range(100)]
     texts = pairs + [f" {digit}" for digit in range(10)] + [f" {pair}" for pair in pairs]
     return [text.encode() for text in texts]
-
-
-def byte_alphabet() -> dict[str, int]:
-    """The character that stands for each byte in a byte-level BPE (Radford et al. 2019, GPT-2).
-
-    Printable bytes stand for themselves, the others for the characters from U+0100 on.
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(0x100 + i): byte for i, byte in enumerate(others)
-    }
 
 
 def write_ranks(ranks: dict[bytes, int], path: Path) -> None:

@@ -45,7 +45,12 @@ class Vocabulary(NamedTuple):
 
 
 def byte_characters() -> dict[str, int]:
-    """GPT-2's table: printable character -> byte. Bytes that print stand for themselves."""
+    """GPT-2's table (Radford et al. 2019): printable character -> byte. Bytes that print stand for
+    themselves, the others for the characters from U+0100 on.
+
+    >>> [byte_characters()[letter] for letter in "aĊĠé"] == list(b"a\\n \\xe9")
+    True
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in set(printable))

@@ -7,7 +7,6 @@ text, "<|endoftext|>" included: the stop token is an id that no text encodes to.
 """
 
 import base64
-import binascii
 import hashlib
 import re
 import threading
@@ -18,14 +17,14 @@ from pathlib import Path
 import regex
 import tiktoken
 
-from src.data.byte_pairs import MAX_IDS, MAX_TOKEN_BYTES, PATTERNS, Vocabulary
+from src.data.byte_pairs import MAX_IDS, PATTERNS, Vocabulary
+from src.data.ranks_file import parse_ranks, read_ranks
 from src.names import UserError
 
 NAMED = ("gpt2", "cl100k_base", "o200k_base")
 STOP = "<|endoftext|>"
 PICO_FILE = Path(__file__).with_name("pico.tiktoken")
 
-MAX_FILE_BYTES = 64 << 20  # of a ranks file; that of o200k_base has 3.6 MB
 DOWNLOAD_SECONDS = 60
 # tiktoken's regex engine panics (a stack overflow) in a very long run of white space, and under
 # o200k_base of anything; under gpt2 a million digits, one piece, took eight minutes. So long runs
@@ -106,6 +105,11 @@ class Tokenizer:
         """The character each id begins at, in decode(ids); one inside a character counts as its."""
         return self._encoding.decode_with_offsets(list(ids))[1]
 
+    def definition(self) -> tuple[dict[bytes, int], str, dict[str, int]]:
+        """All that decides a text's ids: ranks (bytes -> id), pattern, special tokens (-> id)."""
+        encoding = self._encoding
+        return encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens
+
     def identity(self) -> dict:
         """What must agree between two runs: name, size, and a sha256 over ids and vocabulary.
 
@@ -181,11 +185,11 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 @cache
 def _pico() -> Tokenizer:
-    return Tokenizer("pico", _encoding("pico", _read_ranks(PICO_FILE), PATTERNS["pico"]))
+    return Tokenizer("pico", _encoding("pico", read_ranks(PICO_FILE), PATTERNS["pico"]))
 
 
 def _from_file(path: Path) -> Tokenizer:
-    ranks = _read_ranks(path)
+    ranks = read_ranks(path)
     stored = [(base64.b64encode(token).decode(), rank) for token, rank in ranks.items()]
     pattern = PATTERNS["gpt2"]
     # The name is the file's, not its path: one run on two machines has one identity.
@@ -213,60 +217,6 @@ def _pieces(text: str) -> Iterable[str]:
     yield text[last:]
 
 
-def _parse_line(line: bytes) -> tuple[bytes, int]:
-    """One "base64 rank" line. ValueError says what is wrong with it."""
-    parts = line.split()
-    if len(parts) != 2:
-        raise ValueError(f"{len(parts)} fields")
-    try:
-        token = base64.b64decode(parts[0], validate=True)
-    except binascii.Error:
-        raise ValueError("a token that is not base64") from None
-    if not 0 < len(token) <= MAX_TOKEN_BYTES:
-        raise ValueError(f"a token of {len(token)} bytes")
-    if not parts[1].isdigit() or len(parts[1]) > 9 or int(parts[1]) >= MAX_IDS - 1:
-        raise ValueError(f"the rank {parts[1][:20].decode(errors='replace')}")
-    return token, int(parts[1])
-
-
-def _parse_ranks(lines: Iterable[bytes], source: str, whole: bool = True) -> dict[bytes, int]:
-    """The ranks of the lines, checked: no token and no rank twice; whole: all 256 bytes present."""
-    ranks: dict[bytes, int] = {}
-    seen: set[int] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            token, rank = _parse_line(line)
-            if token in ranks or rank in seen:
-                raise ValueError("a token or rank that an earlier line has")
-        except ValueError as error:
-            raise UserError(
-                f"{source}, line {number}: {error}; expected a base64 token of 1 to "
-                f"{MAX_TOKEN_BYTES} bytes and a rank under {MAX_IDS - 1}, each once"
-            ) from None
-        ranks[token] = rank
-        seen.add(rank)
-    absent = [byte for byte in range(256) if bytes([byte]) not in ranks]
-    if absent and whole:
-        raise UserError(
-            f"{source}: {len(ranks)} tokens without the single byte {absent[0]}; "
-            "expected all 256 bytes, so that any text can be encoded"
-        )
-    return ranks
-
-
-def _read_ranks(path: Path) -> dict[bytes, int]:
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise UserError(f"{path}: {size} bytes; expected a ranks file under {MAX_FILE_BYTES}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected a file of tiktoken ranks") from None
-    return _parse_ranks(content.splitlines(), str(path))
-
-
 def _from_stored_ranks(name: str, state: dict) -> Tokenizer:
     """A checkpoint's own tokenizer. Only our patterns: a stranger's could hang the regex engine."""
     source, stored = f"the stored tokenizer {name}", state["ranks"]
@@ -284,7 +234,7 @@ def _from_stored_ranks(name: str, state: dict) -> Tokenizer:
         ):
             raise UserError(f"{source} has a rank {str(entry)[:40]!r}: expected (base64, number)")
         lines.append(f"{entry[0]} {entry[1]}".encode(errors="replace"))
-    ranks = _parse_ranks(lines, source, whole=special is None)
+    ranks = parse_ranks(lines, source, whole=special is None)
     if special is None:
         kept = {"ranks": list(stored), "pattern": pattern}
         return Tokenizer(name, _encoding(name, ranks, str(pattern)), kept)
