@@ -1,7 +1,6 @@
 """Our side of vs_trl.py: one stage's step, through the functions that the scripts call."""
 
 import json
-import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.machine import product_rate
-from bench.pipes import Turns, memory_mb
+from bench.pipes import CLOCKS, Turns, memory_mb
 from bench.work import alone, count_questions
 from main_squad import sft_backward
 from src.generation import generate
@@ -189,12 +188,13 @@ def main() -> None:
     settings = turns.receive()
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
+    clock = CLOCKS[settings["clock"]]
     side = Side(Path(settings["folder"]), settings["rate"])
     step = STAGES[settings["stage"]](side)
     turns.reply(torch=torch.__version__)
     while (asked := turns.receive())["do"] != "stop":
         if asked["do"] == "rate":
-            turns.reply(**product_rate())
+            turns.reply(**product_rate(clock))
         elif asked["do"] == "kl":
             turns.reply(kl=kl_of(side, side.work["grouped"][0], asked["answers"]))
         elif asked["do"] == "held_out":
@@ -202,9 +202,9 @@ def main() -> None:
         else:
             trees = side.work[asked["batches"]][asked["number"]]
             trees = trees if settings["shared"] else alone(trees)
-            started = time.perf_counter()
+            started = clock()
             found = step(trees)
-            seconds = time.perf_counter() - started
+            seconds = clock() - started
             turns.reply(seconds=seconds, examples=count_questions(trees), **found)
     turns.reply(peak_mb=memory_mb("VmHWM") - imported)
 

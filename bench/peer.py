@@ -5,7 +5,6 @@ Runs in an environment of its own and imports nothing of src. A trainer runs as 
 """
 
 import json
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from bench.pipes import Turns, memory_mb
+from bench.pipes import CLOCKS, Turns, memory_mb
 
 NEW_TOKENS = 16
 STOP, PAD = "<stop>", "<pad>"
@@ -106,32 +105,33 @@ class Waits(TrainerCallback):
     answer after a step.
     """
 
-    def __init__(self, turns: Turns, questions: int) -> None:
-        self.turns, self.questions = turns, questions
+    def __init__(self, turns: Turns, side: Side) -> None:
+        self.turns, self.side = turns, side
+        self.questions = side.settings["questions"]
+        self.clock = CLOCKS[side.settings["clock"]]
         self.logs: dict = {}
         self.extra: dict = {}
         self.model: nn.Module | None = None
-        self.ended = 0.0
+        self.started = self.ended = 0.0
         self.logged = self.stepped = False
-        self.side: Side | None = None
 
     def begin(self, **hello) -> None:
         """Say that the worker is ready, and wait."""
         self.turns.reply(**hello)
-        self._wait()
+        self.wait()
 
     def on_step_end(self, args, state, control, **kwargs):
         """The optimizer has stepped."""
-        self.ended, self.stepped = time.perf_counter(), True
-        self._answer(control)
+        self.ended, self.stepped = self.clock(), True
+        self._answer()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """The step's figures; TRL's PPO logs before the step's end, the other trainers after it."""
         if "train_runtime" not in (logs or {}):
             self.logs, self.logged = dict(logs), True
-            self._answer(control)
+            self._answer()
 
-    def _answer(self, control) -> None:
+    def _answer(self) -> None:
         if not (self.logged and self.stepped):
             return
         self.logged = self.stepped = False
@@ -139,15 +139,16 @@ class Waits(TrainerCallback):
             seconds=self.ended - self.started, examples=self.questions,
             loss=self.logs.get("loss"), logs=self.logs, **self.extra,
         )  # fmt: skip
-        self._wait(control)
+        self.wait()
 
-    def _wait(self, control=None) -> None:
+    def wait(self) -> None:
+        """Until the driver asks for a step; answers what else it asks."""
         while (asked := self.turns.receive())["do"] == "held_out":
             self.turns.reply(loss=held_out_loss(self.side, self.model))
         if asked["do"] == "stop":
             self.turns.reply(peak_mb=memory_mb("VmHWM") - self.side.settings["imported_mb"])
             raise SystemExit(0)
-        self.started = time.perf_counter()
+        self.started = self.clock()
 
 
 def held_out_loss(side: Side, model: nn.Module) -> float:
@@ -269,10 +270,10 @@ def serve_generate(side: Side, waits: Waits, batch: int) -> None:
         )
         with torch.inference_mode():
             out = model.generate(**padded, do_sample=False, max_new_tokens=NEW_TOKENS)
-        waits.ended = time.perf_counter()
+        waits.ended = waits.clock()
         answers = out[:, padded["input_ids"].shape[1] :].tolist()
         waits.turns.reply(seconds=waits.ended - started, examples=batch, answers=answers)
-        waits._wait()
+        waits.wait()
 
 
 TRAINERS = {"sft": sft, "dpo": dpo, "reward": reward, "ppo": ppo}
@@ -286,8 +287,7 @@ def main() -> None:
     torch.set_num_threads(settings["threads"])
     transformers.set_seed(0)
     side = Side(settings)
-    waits = Waits(turns, settings["questions"])
-    waits.side = side
+    waits = Waits(turns, side)
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
     if settings["stage"] == "generate":
         waits.begin(**versions)

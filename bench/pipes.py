@@ -8,9 +8,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# wall: what a user waits. cpu: seconds of this process's processors, for a machine that others use
+# at the same time; means the same only with one thread.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def memory_mb(field: str) -> float:

@@ -17,8 +17,8 @@ import venv
 from pathlib import Path
 
 from bench.machine import machine, quartiles, table
-from bench.pipes import ROOT, Worker
-from bench.work import CACHE, make_work, write_work
+from bench.pipes import CLOCKS, ROOT, Worker
+from bench.work import CACHE, SHAPE, TINY, make_work, write_work
 
 TORCH = "torch==2.13.0"
 # The peers' environments: the newest of the registry, and the last TRL of the kind that had PPO.
@@ -40,7 +40,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=5, help="timed steps of every side (default 5)")
     add("--questions", type=int, default=16, help="a step (default 16)")
     add("--threads", type=int, default=2, help="of every side (default 2)")
+    add("--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, for a busy "
+        "machine, with --threads 1 only (default wall)")
     add("--rate", type=float, default=1e-4, help="learning rate of all (default 1e-4)")
+    add("--tiny", action="store_true", help="a model of 2 layers, width 32, to try the script")
     add("--learning", type=int, default=0, metavar="STEPS", help="instead of the stages: seconds "
         "to the held-out loss that SFTTrainer has after so many steps")  # fmt: skip
     add("--output", type=Path, default=ROOT / "runs/bench/vs_trl.json", help="JSON of the figures")
@@ -67,9 +70,11 @@ def start(stage: str, args: argparse.Namespace, folder: Path, order: list) -> di
     """The processes of a stage: ours, ours without sharing, the peer."""
     settings = {
         "folder": str(folder), "stage": stage, "threads": args.threads, "rate": args.rate,
+        "clock": args.clock,
         "questions": args.questions, "order": order,
     }  # fmt: skip
-    own, peer = Path(sys.executable), environment(".venv-trl-ppo" if stage == "ppo" else ".venv-trl")
+    own = Path(sys.executable)
+    peer = environment(".venv-trl-ppo" if stage == "ppo" else ".venv-trl")
     workers = {}
     for name, python, module, shared in (
         ("ours", own, "bench.ours", True),
@@ -159,7 +164,8 @@ def main(argv: list[str] | None = None) -> dict:
     results["flags"] = {k: str(v) for k, v in vars(args).items()}
     print(json.dumps(results["machine"]), file=sys.stderr)
     batches = 1 + max(args.repeats, args.learning)
-    write_work(folder, make_work(args.dataset, args.difficulty, batches, args.questions))
+    write_work(folder, make_work(args.dataset, args.difficulty, batches, args.questions),
+               TINY if args.tiny else SHAPE)  # fmt: skip
     lines = []
     for stage in args.stages:
         result = results["stages"][stage] = measure(stage, args, folder)

@@ -23,11 +23,12 @@ from src.model.heads import ScalarHead
 from src.model.model import build_model
 from src.scoring import Tree
 
-# The shape that PERFORMANCE figures are given for.
+# The shape that all figures are given for, and a small one to try the scripts with.
 SHAPE = {
     "vocab_size": 8192, "n_layer": 4, "n_embd": 256, "n_head": 4, "n_inner": 688,
     "block_size": 1024,
 }  # fmt: skip
+TINY = SHAPE | {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_inner": 64}
 CACHE = ROOT / ".cache" / "bench"
 POOL_TREES = 64
 
@@ -129,28 +130,28 @@ def llama_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in out.items()}
 
 
-def write_weights(folder: Path, seeds: dict[str, int]) -> None:
+def write_weights(folder: Path, shape: dict, seeds: dict[str, int]) -> None:
     """Weights of each name, drawn from its seed, in both layouts: NAME.pt and NAME.llama.pt.
 
     Larger than an initialisation, so that a wrong mask or shift shows in the first loss.
     """
     for name, seed in seeds.items():
         torch.manual_seed(seed)
-        model = build_model("transformer", SHAPE)
+        model = build_model("transformer", shape)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.03 * torch.randn_like(parameter))
-        head = ScalarHead(SHAPE["n_embd"]).linear.weight.detach()
+        head = ScalarHead(shape["n_embd"]).linear.weight.detach()
         state = model.state_dict()
         torch.save({"trunk": state, "head": head}, folder / f"{name}.pt")
         torch.save({"trunk": llama_weights(state), "head": head}, folder / f"{name}.llama.pt")
 
 
-def write_work(folder: Path, work: Work) -> None:
+def write_work(folder: Path, work: Work, shape: dict) -> None:
     """work.json and the weights of policy, reference, reward model and critic."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "work.json").write_text(json.dumps({**work._asdict(), "shape": SHAPE}))
-    write_weights(folder, {"policy": 1, "reference": 2, "reward": 3, "critic": 4})
+    (folder / "work.json").write_text(json.dumps({**work._asdict(), "shape": shape}))
+    write_weights(folder, shape, {"policy": 1, "reference": 2, "reward": 3, "critic": 4})
 
 
 def count_questions(trees: list[Tree]) -> int:
