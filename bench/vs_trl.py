@@ -16,6 +16,7 @@ import sys
 import venv
 from pathlib import Path
 
+from bench.learning import describe, race
 from bench.machine import machine, quartiles, table
 from bench.pipes import CLOCKS, ROOT, Worker
 from bench.work import CACHE, SHAPE, TINY, make_work, write_work
@@ -66,8 +67,11 @@ def environment(name: str) -> Path:
     return python
 
 
-def start(stage: str, args: argparse.Namespace, folder: Path, order: list) -> dict[str, Worker]:
-    """The processes of a stage: ours, ours without sharing, the peer."""
+def start(
+    stage: str, args: argparse.Namespace, folder: Path, order: list,
+    names: tuple[str, ...] = ("ours", "alone", "peer"),
+) -> dict[str, Worker]:
+    """The processes of a stage: ours, ours without sharing, the peer with its order of batches."""
     settings = {
         "folder": str(folder), "stage": stage, "threads": args.threads, "rate": args.rate,
         "clock": args.clock,
@@ -82,7 +86,8 @@ def start(stage: str, args: argparse.Namespace, folder: Path, order: list) -> di
         ("peer", peer, "bench.peer", False),
     ):
         log = folder / f"{stage}_{name}.log"
-        workers[name] = Worker(name, python, module, log, settings | {"shared": shared})
+        if name in names:
+            workers[name] = Worker(name, python, module, log, settings | {"shared": shared})
     return workers
 
 
@@ -160,21 +165,31 @@ def main(argv: list[str] | None = None) -> dict:
     """Measure what the flags ask for; print the table and write the JSON."""
     args = parse(argv)
     folder = CACHE / "work"
-    results: dict = {"machine": machine() | {"threads": args.threads}, "stages": {}}
+    results: dict = {"machine": machine() | {"threads": args.threads}}
     results["flags"] = {k: str(v) for k, v in vars(args).items()}
     print(json.dumps(results["machine"]), file=sys.stderr)
-    batches = 1 + max(args.repeats, args.learning)
-    write_work(folder, make_work(args.dataset, args.difficulty, batches, args.questions),
-               TINY if args.tiny else SHAPE)  # fmt: skip
-    lines = []
-    for stage in args.stages:
-        result = results["stages"][stage] = measure(stage, args, folder)
-        lines += rows_of(stage, result)
-        versions = ", ".join(f"{k} {v}" for k, v in result["peer_versions"].items())
-        rates = ", ".join(f"{k} {v:.0f}" for k, v in result["gflops"].items())
-        print(f"{stage}: peer {versions}; float32 products, GFLOP/s: {rates}", file=sys.stderr)
-    header = ["work", "side", "median", "quartiles", "ours is", "peak MB", "of ours"]
-    print(table(header, lines))
+    batches = 1 + max(args.repeats, 2 * args.learning)
+    work = make_work(args.dataset, args.difficulty, batches, args.questions)
+    write_work(folder, work, TINY if args.tiny else SHAPE)
+    contexts = statistics.mean(len(trees) for trees in work.grouped)
+    results["questions_per_context"] = args.questions / contexts
+    print(f"{args.questions / contexts:.2f} questions a context", file=sys.stderr)
+    if args.learning:
+        order = [("shuffled", number) for number in range(args.learning)]
+        workers = start("sft", args, folder, order, ("ours", "peer"))
+        results["learning"] = race(workers["ours"], workers["peer"], args.learning)
+        print(describe(results["learning"]))
+    else:
+        results["stages"] = {}
+        lines = []
+        for stage in args.stages:
+            result = results["stages"][stage] = measure(stage, args, folder)
+            lines += rows_of(stage, result)
+            versions = ", ".join(f"{k} {v}" for k, v in result["peer_versions"].items())
+            rates = ", ".join(f"{k} {v:.0f}" for k, v in result["gflops"].items())
+            print(f"{stage}: peer {versions}; products, GFLOP/s: {rates}", file=sys.stderr)
+        header = ["work", "side", "median", "quartiles", "ours is", "peak MB", "of ours"]
+        print(table(header, lines))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(results, indent=1))
     return results
