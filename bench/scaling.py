@@ -49,7 +49,7 @@ NAMES = {
     "answers": "answers a question", "width": "width", "depth": "layers",
     "vocabulary": "vocabulary",
 }  # fmt: skip
-# Why a curve has the form that it has; the figures are filled in from the run.
+# The form that a curve should have, and why; the run's own figures stand before it.
 BECAUSE = {
     "context": "linear while the blocks' products rule, since a context is read once for all its "
     "questions; the share of attention, which grows with the square, shows at the long end",
@@ -167,9 +167,9 @@ def explain(axis: str, points: Sequence[dict]) -> str:
     if axis == "data":
         return (
             f"data: {last['value'] / first['value']:.0f}x the questions take "
-            f"{last['load'] / first['load']:.0f}x the time to load, "
-            f"{last['encode'] / first['encode']:.0f}x to encode, "
-            f"{last['from_cache'] / first['from_cache']:.0f}x to read from the cache: in "
+            f"{last['load'] / first['load']:.1f}x the time to load, "
+            f"{last['encode'] / first['encode']:.1f}x to encode, "
+            f"{last['from_cache'] / first['from_cache']:.1f}x to read from the cache: in "
             f"proportion, a question at a time; a batch costs {1e3 * first['batch']:.1f} to "
             f"{1e3 * last['batch']:.1f} ms, since only its own trees are made."
         )
@@ -177,8 +177,8 @@ def explain(axis: str, points: Sequence[dict]) -> str:
         f"{axis}: {last['value'] / first['value']:.0f}x the {NAMES[axis]} cost "
         f"{last['seconds'] / first['seconds']:.1f}x the time for "
         f"{last['flops'] / first['flops']:.1f}x the useful operations (exponent at the end "
-        f"{slope(points, 'seconds'):.2f}, operations {slope(points, 'flops'):.2f}): "
-        f"{BECAUSE[axis]}."
+        f"{slope(points, 'seconds'):.2f}, operations {slope(points, 'flops'):.2f}). "
+        f"Expected: {BECAUSE[axis]}."
     )
 
 
