@@ -207,6 +207,8 @@ def plot(curves: dict[str, list[dict]], path: Path) -> None:
             place.loglog(values, expected, "--", label="as the operations")
         place.set_xlabel("training questions" if axis == "data" else NAMES[axis])
         place.set_ylabel("seconds" if axis == "data" else "seconds a step")
+        place.set_xticks(values, [str(value) for value in values])
+        place.set_xticks([], minor=True)
         place.legend(fontsize=8)
         place.grid(True, which="both", alpha=0.2)
     figure.tight_layout()
