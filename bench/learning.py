@@ -46,7 +46,9 @@ def race(ours: Worker, peer: Worker, steps: int) -> dict:
     """
     mine, theirs = Learner(ours, "grouped"), Learner(peer, "shuffled")
     every = max(1, steps // 10)
-    before = ours.ask(do="held_out")["loss"]
+    before, of_peer = (worker.ask(do="held_out")["loss"] for worker in (ours, peer))
+    if not abs(before - of_peer) <= 1e-3:
+        raise SystemExit(f"held-out loss before training: ours {before}, peer {of_peer}, not equal")
     reached = None
     for step in range(1, 2 * steps + 1):
         sides = (mine, theirs) if step <= steps else (mine,)
