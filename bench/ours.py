@@ -1,0 +1,213 @@
+"""Our side of vs_trl.py: one stage's step, through the functions that the scripts call."""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bench.machine import product_rate
+from bench.pipes import CLOCKS, Turns, memory_mb
+from bench.work import alone, count_questions
+from main_squad import sft_backward
+from src.generation import generate
+from src.losses import sequence_sum
+from src.model.heads import Critic, RewardModel
+from src.model.model import build_model
+from src.ppo import Settings, collect, learn
+from src.ppo_models import Models
+from src.rewards import model_rewards
+from src.scoring import Tree, answer_logps, build_forest, score_answers
+from src.training import make_optimizer, optimizer_step
+from train_dpo import dpo_backward
+from train_reward_model import reward_backward
+
+CPU = torch.device("cpu")
+NEW_TOKENS = 16
+Step = Callable[[list[Tree]], dict]  # trees -> what the step found, `loss` in nats
+
+
+class Side:
+    """What the stages share: weights by name, the ids of the work, the learning rate."""
+
+    def __init__(self, folder: Path, rate: float) -> None:
+        self.folder, self.rate = folder, rate
+        self.work = json.loads((folder / "work.json").read_text())
+        self.stop_id = self.work["stop_id"]
+        self.steps = 0
+
+    def trunk(self, name: str) -> nn.Module:
+        """A transformer with the weights of that name."""
+        model = build_model("transformer", self.work["shape"])
+        model.load_state_dict(self._load(name)["trunk"])
+        return model
+
+    def reward_model(self) -> RewardModel:
+        """The reward model, not normalised."""
+        reward = RewardModel(self.trunk("reward"))
+        reward.head.linear.weight.data.copy_(self._load("reward")["head"])
+        return reward
+
+    def critic(self) -> Critic:
+        """A critic of its own weights."""
+        critic = Critic(self.trunk("critic"))
+        critic.head.weight.data.copy_(self._load("critic")["head"])
+        return critic
+
+    def update(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
+        """A step at the one learning rate, gradients clipped at norm 1."""
+        optimizer_step(optimizer, self.rate, 1.0, loss, skip_nonfinite=False)
+
+    def _load(self, name: str) -> dict:
+        return torch.load(self.folder / f"{name}.pt", weights_only=True)
+
+
+def sft(side: Side) -> Step:
+    """main_squad.py's step, loss on the answers only."""
+    model = side.trunk("policy")
+    optimizer = make_optimizer({"model": model})
+    args = Namespace(lm_weight=0.0, micro_batch_size=None)
+
+    def step(trees: list[Tree]) -> dict:
+        chosen = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in trees]
+        loss = sft_backward(model, chosen, side.stop_id, args, CPU)["loss"]
+        side.update(optimizer, loss)
+        return {"loss": loss}
+
+    step.model = model
+    return step
+
+
+def held_out_loss(side: Side, model: nn.Module) -> float:
+    """Nats an answer token on the held-out questions."""
+    trees = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in side.work["held_out"]]
+    tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
+    return -float(answer_logps(model, trees, side.stop_id, CPU).sum()) / tokens
+
+
+def dpo(side: Side) -> Step:
+    """train_dpo.py's step, and its share of the reference's pass."""
+    model, reference = side.trunk("policy"), side.trunk("reference")
+    optimizer = make_optimizer({"model": model})
+    args = Namespace(
+        micro_batch_size=None, beta=0.1, label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0
+    )
+
+    def step(trees: list[Tree]) -> dict:
+        frozen = answer_logps(reference, trees, side.stop_id, CPU).view(-1, 2)
+        loss = dpo_backward(model, trees, frozen, side.stop_id, args, CPU)["loss"]
+        side.update(optimizer, loss)
+        return {"loss": loss}
+
+    return step
+
+
+def reward(side: Side) -> Step:
+    """train_reward_model.py's step."""
+    model = side.reward_model()
+    optimizer = make_optimizer({"reward": model})
+    args = Namespace(micro_batch_size=None)
+
+    def step(trees: list[Tree]) -> dict:
+        loss = reward_backward(model, trees, side.stop_id, args, CPU)["loss"]
+        side.update(optimizer, loss)
+        return {"loss": loss}
+
+    return step
+
+
+def ppo(side: Side) -> Step:
+    """train_ppo.py's step: one sample a question, four epochs of one minibatch."""
+    policy, reward, critic = side.trunk("policy"), side.reward_model(), side.critic()
+    reference = side.trunk("reference").requires_grad_(False)
+    models = Models(policy, reference, critic)
+    optimizer = make_optimizer({"policy": policy, "critic": critic}, eps=1e-5)
+
+    def step(trees: list[Tree]) -> dict:
+        settings = Settings(
+            algorithm="ppo", stop_id=side.stop_id, num_samples=1, max_new_tokens=NEW_TOKENS,
+            temperature=1.0, gamma=1.0, lam=0.95, clip_range=0.2, value_clip_range=0.2,
+            value_coef=0.1, no_stop_penalty=1.0, epochs=4, minibatches=1,
+            micro_contexts=len(trees), seed=0, device=CPU,
+        )  # fmt: skip
+        prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
+        side.steps += 1
+        rollout = collect(
+            models, prompts, lambda answered: model_rewards(reward, answered, side.stop_id, CPU),
+            0.05, side.steps, settings,
+        )  # fmt: skip
+
+        def update(loss: float) -> dict[str, float]:
+            side.update(optimizer, loss)
+            return {}
+
+        figures = learn(models, rollout, side.steps, settings, update)
+        return {"loss": figures["loss"], "tokens": int(rollout.mask.sum())}
+
+    return step
+
+
+def kl_of(side: Side, trees: list[Tree], answers: list[list[int]]) -> float:
+    """Mean over answers of their summed log-probs, policy less reference, no stop token: what a
+    peer reports of its own samples from the same weights, worked out by us.
+    """
+    found = iter(answers)
+    answered = [(c, [(q, [next(found)]) for q, _ in qs]) for c, qs in trees]
+    forest = build_forest(answered, side.stop_id)
+    without_stop = F.pad(forest.mask[:, 1:], (0, 1))
+    forest = forest._replace(mask=without_stop)
+    sums = []
+    with torch.inference_mode():
+        for name in ("policy", "reference"):
+            sums.append(sequence_sum(*score_answers(side.trunk(name), forest)))
+    return float((sums[0] - sums[1]).mean())
+
+
+def greedy(side: Side) -> Step:
+    """Greedy answers of exactly 16 tokens (no stop id), as evaluation generates them."""
+    model = side.trunk("policy")
+
+    def step(trees: list[Tree]) -> dict:
+        prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
+        answers = generate(model, prompts, stop_id=-1, max_new_tokens=NEW_TOKENS)
+        return {"answers": answers.tokens.tolist()}
+
+    return step
+
+
+STAGES = {"sft": sft, "dpo": dpo, "reward": reward, "ppo": ppo, "generate": greedy}
+
+
+def main() -> None:
+    """Serve a driver: settings first, then steps."""
+    turns = Turns()
+    imported = memory_mb("VmRSS")
+    settings = turns.receive()
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(0)
+    clock = CLOCKS[settings["clock"]]
+    side = Side(Path(settings["folder"]), settings["rate"])
+    step = STAGES[settings["stage"]](side)
+    turns.reply(torch=torch.__version__)
+    while (asked := turns.receive())["do"] != "stop":
+        if asked["do"] == "rate":
+            turns.reply(**product_rate(clock))
+        elif asked["do"] == "kl":
+            turns.reply(kl=kl_of(side, side.work["grouped"][0], asked["answers"]))
+        elif asked["do"] == "held_out":
+            turns.reply(loss=held_out_loss(side, step.model))
+        else:
+            trees = side.work[asked["batches"]][asked["number"]]
+            trees = trees if settings["shared"] else alone(trees)
+            started = clock()
+            found = step(trees)
+            seconds = clock() - started
+            turns.reply(seconds=seconds, examples=count_questions(trees), **found)
+    turns.reply(peak_mb=memory_mb("VmHWM") - imported)
+
+
+if __name__ == "__main__":
+    main()

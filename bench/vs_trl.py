@@ -1,0 +1,199 @@
+"""Ours against TRL and transformers on the same work, taking turns in one run.
+
+    PYTHONPATH=. python bench/vs_trl.py --dataset squad_folder
+
+Four sides a stage: ours; ours without sharing (each question below a context of its own); the peer
+on the same batches, grouped by context; the peer on the same questions in random order. Same
+weights, shape, ids, questions a step, threads, float32, loss on the answers only; the loss of the
+first step has to agree. Every side is a process of its own that idles while another computes.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from bench.learning import describe, race
+from bench.machine import machine, quartiles, table
+from bench.pipes import CLOCKS, ROOT, Worker
+from bench.work import CACHE, SHAPE, TINY, make_work, write_work
+
+TORCH = "torch==2.13.0"
+# The peers' environments: the newest of the registry, and the last TRL of the kind that had PPO.
+PEERS = {".venv-trl": ["trl", "transformers"], ".venv-trl-ppo": ["trl==1.10.0"]}
+STAGES = ("sft", "dpo", "reward", "ppo", "generate")
+UNIT = {"sft": "questions", "dpo": "pairs", "reward": "pairs", "ppo": "episodes",
+        "generate": "answers"}  # fmt: skip
+SIDES = ("ours", "ours, nothing shared", "peer, by context", "peer, random order")
+TOLERANCE = 1e-3
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--dataset", default="pico", help="pico, or the path of SQuAD data (default pico)")
+    add("--difficulty", type=int, default=5, help="of pico, 1 to 5 (default 5, long contexts)")
+    add("--stages", nargs="+", choices=STAGES, default=STAGES, help="default: all five")
+    add("--repeats", type=int, default=5, help="timed steps of every side (default 5)")
+    add("--questions", type=int, default=16, help="a step (default 16)")
+    add("--threads", type=int, default=2, help="of every side (default 2)")
+    add("--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, for a busy "
+        "machine, with --threads 1 only (default wall)")
+    add("--rate", type=float, default=1e-4, help="learning rate of all (default 1e-4)")
+    add("--tiny", action="store_true", help="a model of 2 layers, width 32, to try the script")
+    add("--learning", type=int, default=0, metavar="STEPS", help="instead of the stages: seconds "
+        "to the held-out loss that SFTTrainer has after so many steps")  # fmt: skip
+    add("--output", type=Path, default=ROOT / "runs/bench/vs_trl.json", help="JSON of the figures")
+    return parser.parse_args(argv)
+
+
+def environment(name: str) -> Path:
+    """The Python of a peer's environment, made on the first call; torch first, so that nothing
+    replaces it.
+    """
+    python = ROOT / name / "bin" / "python"
+    if not python.exists():
+        print(f"setting up {name}", file=sys.stderr)
+        venv.create(ROOT / name, with_pip=True)
+        constraint = ROOT / name / "constraint.txt"
+        constraint.write_text(f"{TORCH}\n")
+        install = [str(python), "-m", "pip", "install", "-q"]
+        subprocess.run([*install, TORCH], check=True)
+        subprocess.run([*install, "-c", str(constraint), *PEERS[name]], check=True)
+    return python
+
+
+def start(
+    stage: str, args: argparse.Namespace, folder: Path, order: list,
+    names: tuple[str, ...] = ("ours", "alone", "peer"),
+) -> dict[str, Worker]:
+    """The processes of a stage: ours, ours without sharing, the peer with its order of batches."""
+    settings = {
+        "folder": str(folder), "stage": stage, "threads": args.threads, "rate": args.rate,
+        "clock": args.clock,
+        "questions": args.questions, "order": order,
+    }  # fmt: skip
+    own = Path(sys.executable)
+    peer = environment(".venv-trl-ppo" if stage == "ppo" else ".venv-trl")
+    workers = {}
+    for name, python, module, shared in (
+        ("ours", own, "bench.ours", True),
+        ("alone", own, "bench.ours", False),
+        ("peer", peer, "bench.peer", False),
+    ):
+        log = folder / f"{stage}_{name}.log"
+        if name in names:
+            workers[name] = Worker(name, python, module, log, settings | {"shared": shared})
+    return workers
+
+
+def same_work(stage: str, first: dict[str, dict], ours: Worker) -> dict[str, float]:
+    """How far the sides are apart on the first step; raises SystemExit where the work differs."""
+    if stage == "generate":
+        pairs = zip(first["ours"]["answers"], first["peer"]["answers"], strict=True)
+        # Greedy paths part where two logits tie to rounding, which random weights make rare.
+        apart = statistics.mean(mine != theirs for mine, theirs in pairs)
+        limit, what = 0.13, "share of answers that differ"
+    elif stage == "ppo":
+        # Sampled answers differ, so ours works out what TRL reports of its own samples.
+        theirs = first["peer"]["logs"]["objective/kl"]
+        mine = ours.ask(do="kl", answers=first["peer"]["answers"])["kl"]
+        apart, limit, what = abs(mine - theirs), TOLERANCE * max(1, abs(theirs)), "KL in nats"
+    else:
+        apart = abs(first["ours"]["loss"] - first["peer"]["loss"])
+        limit, what = TOLERANCE, "loss in nats"
+    if stage != "ppo" and stage != "generate":
+        apart = max(apart, abs(first["ours"]["loss"] - first["alone"]["loss"]))
+    print(f"{stage}: first step, {what}: apart by {apart:.2e}", file=sys.stderr)
+    if not apart <= limit:
+        raise SystemExit(f"{stage}: {what} apart by {apart}, more than {limit}: not the same work")
+    return {what: apart}
+
+
+def measure(stage: str, args: argparse.Namespace, folder: Path) -> dict:
+    """One stage: a first step that must agree, then rounds in which the sides take turns."""
+    rounds = range(1, args.repeats + 1)
+    order = [("grouped", 0)]
+    order += [step for n in rounds for step in (("grouped", n), ("shuffled", n - 1))]
+    workers = start(stage, args, folder, order)
+    first = {
+        name: worker.ask(do="step", batches="grouped", number=0)
+        for name, worker in workers.items()
+    }
+    agreed = same_work(stage, first, workers["ours"])
+    rates: dict[str, list[float]] = {side: [] for side in SIDES}
+    products: list[dict[str, float]] = []
+    for number in rounds:
+        turns = ["ours", "peer", "alone", "ours", "peer"]
+        sides = [SIDES[0], SIDES[2], SIDES[1], SIDES[0], SIDES[3]]
+        for name, side in zip(turns, sides, strict=True):
+            found = workers[name].ask(do="step", batches="grouped", number=number)
+            rates[side].append(found["examples"] / found["seconds"])
+        products.append(workers["ours"].ask(do="rate"))
+    peaks = {name: worker.close()["peak_mb"] for name, worker in workers.items()}
+    return {
+        "unit": UNIT[stage],
+        "first_step_apart": agreed,
+        "rates": rates,
+        "peak_mb": dict(zip(SIDES, [peaks[n] for n in ("ours", "alone", "peer", "peer")],
+                            strict=True)),
+        "gflops": {k: statistics.median(p[k] for p in products) for k in products[0]},
+        "peer_versions": workers["peer"].hello,
+    }  # fmt: skip
+
+
+def rows_of(stage: str, result: dict) -> list[list[str]]:
+    """The stage's lines of the table."""
+    rows = []
+    ours = statistics.median(result["rates"][SIDES[0]])
+    for side in SIDES:
+        low, middle, high = quartiles(result["rates"][side])
+        memory = result["peak_mb"][side]
+        rows.append([
+            f"{stage}, {result['unit']}/s", side, f"{middle:.2f}", f"{low:.2f} to {high:.2f}",
+            f"{ours / middle:.1f}x", f"{memory:.0f}",
+            f"{memory / result['peak_mb'][SIDES[0]]:.1f}x",
+        ])  # fmt: skip
+    return rows
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Measure what the flags ask for; print the table and write the JSON."""
+    args = parse(argv)
+    folder = CACHE / "work"
+    results: dict = {"machine": machine() | {"threads": args.threads}}
+    results["flags"] = {k: str(v) for k, v in vars(args).items()}
+    print(json.dumps(results["machine"]), file=sys.stderr)
+    batches = 1 + max(args.repeats, 2 * args.learning)
+    work = make_work(args.dataset, args.difficulty, batches, args.questions)
+    write_work(folder, work, TINY if args.tiny else SHAPE)
+    contexts = statistics.mean(len(trees) for trees in work.grouped)
+    results["questions_per_context"] = args.questions / contexts
+    print(f"{args.questions / contexts:.2f} questions a context", file=sys.stderr)
+    if args.learning:
+        order = [("shuffled", number) for number in range(args.learning)]
+        workers = start("sft", args, folder, order, ("ours", "peer"))
+        results["learning"] = race(workers["ours"], workers["peer"], args.learning)
+        print(describe(results["learning"]))
+    else:
+        results["stages"] = {}
+        lines = []
+        for stage in args.stages:
+            result = results["stages"][stage] = measure(stage, args, folder)
+            lines += rows_of(stage, result)
+            versions = ", ".join(f"{k} {v}" for k, v in result["peer_versions"].items())
+            rates = ", ".join(f"{k} {v:.0f}" for k, v in result["gflops"].items())
+            print(f"{stage}: peer {versions}; products, GFLOP/s: {rates}", file=sys.stderr)
+        header = ["work", "side", "median", "quartiles", "ours is", "peak MB", "of ours"]
+        print(table(header, lines))
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(results, indent=1))
+    return results
+
+
+if __name__ == "__main__":
+    main()

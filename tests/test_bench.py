@@ -1,0 +1,139 @@
+"""The comparisons do equal work, and count it as a hand would; no peer and no clock is asked."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+from bench.flops import forward_flops, padded_share
+from bench.ours import kl_of
+from bench.work import alone, count_questions, exact_batches, llama_weights
+from main_squad import sft_backward
+from src.model.model import build_model
+from src.scoring import build_forest
+from train_dpo import dpo_backward
+
+TREES = [
+    ([1, 2, 3, 4, 5], [([6, 7, 8], [[9], [10, 11]]), ([6, 8], [[12, 13], [14]])]),
+    ([3, 3, 1], [([7, 8, 8, 8], [[9, 9], [10]])]),
+]
+STOP = 19
+CPU = torch.device("cpu")
+
+
+def small():
+    torch.manual_seed(0)
+    shape = {"vocab_size": 20, "n_layer": 2, "n_embd": 16, "n_head": 2, "n_inner": 32}
+    model = build_model("transformer", shape)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def gradients(model):
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+def test_alone_gives_every_question_a_context_of_its_own():
+    assert alone(TREES) == [
+        ([1, 2, 3, 4, 5], [([6, 7, 8], [[9], [10, 11]])]),
+        ([1, 2, 3, 4, 5], [([6, 8], [[12, 13], [14]])]),
+        ([3, 3, 1], [([7, 8, 8, 8], [[9, 9], [10]])]),
+    ]
+    assert count_questions(alone(TREES)) == count_questions(TREES) == 3
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_the_sides_with_and_without_sharing_do_the_same_work(stage):
+    model = small()
+    args = Namespace(
+        micro_batch_size=None, lm_weight=0.0, beta=0.1, label_smoothing=0.0, loss_type="sigmoid",
+        nll_weight=0.0,
+    )  # fmt: skip
+    reference = torch.tensor([[-3.0, -5.0], [-6.0, -2.0], [-4.0, -4.5]])
+    found = []
+    for trees in (TREES, alone(TREES)):
+        if stage == "sft":
+            loss = sft_backward(model, trees, STOP, args, CPU)["loss"]
+        else:
+            loss = dpo_backward(model, trees, reference, STOP, args, CPU)["loss"]
+        found.append((loss, gradients(model)))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(gradient, found[1][1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_useful_operations_by_hand():
+    """One layer, D = 4, I = 8, V = 10: context of 3, question of 2, one answer of 1.
+
+    A token costs 2 * 4 * 8 = 64 for its key and value; the rest of a block, query, output and the
+    three matrices of the SwiGLU, 2 * 4 * (4 + 4 + 3 * 8) = 256. Of the last (here the only) block
+    the prefix, 3 + 1 tokens, needs 64 each. The leaf reads the last prompt token and the answer:
+    2 * (64 + 256), attention to 5 and 6 keys at 4 * 4 each, and two logits rows at 2 * 4 * 10.
+    """
+    shape = {"vocab_size": 10, "n_layer": 1, "n_embd": 4, "n_head": 2, "n_inner": 8}
+    config = build_model("transformer", shape).config
+    trees = [([1, 2, 3], [([4, 5], [[6]])])]
+    assert forward_flops(config, trees) == 4 * 64 + 2 * 320 + 16 * (5 + 6) + 2 * 80
+    # A second layer reads everything whole below: 6 tokens, each seeing 1 to 6 keys.
+    deeper = build_model("transformer", shape | {"n_layer": 2}).config
+    first = 6 * 320 + 16 * (1 + 2 + 3 + 4 + 5 + 6)
+    assert forward_flops(deeper, trees) == forward_flops(config, trees) + first
+
+
+def test_operations_of_a_shared_context_are_counted_once():
+    config = small().config
+    shared, apart = forward_flops(config, TREES), forward_flops(config, alone(TREES))
+    context = [(TREES[0][0], [])]
+    assert apart == shared + forward_flops(config, context)
+
+
+def test_padded_share_by_hand():
+    """Contexts 5 and 3 in 10 places, questions 2, 1, 3 in 9, leaves 2, 3, 3, 2, 3, 2 in 18."""
+    assert padded_share(build_forest(TREES, STOP)) == pytest.approx(1 - (8 + 6 + 15) / 37)
+
+
+def test_batches_hold_exactly_as_many_questions_and_whole_contexts():
+    trees = [([n], [([1], [[2]])] * (n % 7 + 1)) for n in range(100)]
+    batches = exact_batches(trees, 8, seed=0)
+    assert len(batches) > 20 and {count_questions(batch) for batch in batches} == {8}
+    dealt = [tree[0][0] for batch in batches for tree in batch]
+    assert len(dealt) == len(set(dealt))
+    assert all(tree == trees[tree[0][0]] for batch in batches for tree in batch)
+
+
+def test_exported_weights_give_the_same_hidden_states():
+    transformers = pytest.importorskip("transformers")
+    model = small()
+    config = transformers.LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )  # fmt: skip
+    theirs = transformers.LlamaModel(config).eval()
+    theirs.load_state_dict(llama_weights(model.state_dict()))
+    tokens = torch.randint(0, 20, (2, 9))
+    mine = model(tokens, torch.full((2,), 9))[0]
+    torch.testing.assert_close(mine, theirs(tokens).last_hidden_state, rtol=1e-5, atol=1e-5)
+
+
+def test_the_check_of_ppo_leaves_the_stop_token_out():
+    """Against log-softmax over whole rows, one answer at a time."""
+    models = {"policy": small(), "reference": small()}
+    with torch.no_grad():
+        models["reference"].embedding.weight.mul_(0.5)
+    side = Namespace(stop_id=STOP, trunk=models.get)
+    answers = [[9, 9, 1], [10], [2, 3]]
+    sums = []
+    for (context, [(question, _)]), answer in zip(alone(TREES), answers, strict=True):
+        tokens = torch.tensor([context + question + answer])
+        logp = {}
+        for name, model in models.items():
+            hidden = model(tokens, torch.tensor([tokens.shape[1]]))[0][0, -len(answer) - 1 : -1]
+            rows = model.logits(hidden).log_softmax(-1)
+            logp[name] = rows[torch.arange(len(answer)), torch.tensor(answer)].sum()
+        sums.append((logp["policy"] - logp["reference"]).item())
+    assert kl_of(side, TREES, answers) == pytest.approx(sum(sums) / 3, abs=1e-5)
