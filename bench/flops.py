@@ -8,7 +8,7 @@ values only, and logits are needed at answer positions only.
 from collections.abc import Sequence
 
 from src.model.transformer.transformer import TransformerConfig
-from src.scoring import Forest, Tree
+from src.scoring import Forest, Tree, groups_by_length
 
 # The gradient of a product is two products of the same size.
 BACKWARD = 2
@@ -45,4 +45,7 @@ def padded_share(forest: Forest) -> float:
     """Share of the positions that are read which hold no token."""
     levels = (forest.contexts, forest.questions, forest.leaves)
     real = sum(int(level.lengths.sum()) for level in levels)
-    return 1 - real / sum(level.tokens.numel() for level in levels)
+    lengths = forest.leaves.lengths.tolist()
+    read = sum(len(rows) * max(lengths[r] for r in rows) for rows in groups_by_length(lengths))
+    read += forest.contexts.tokens.numel() + forest.questions.tokens.numel()
+    return 1 - real / read
