@@ -5,10 +5,11 @@ which is not stored. c and q are right-stripped. Encoding the parts apart is wha
 ids be shared by its questions, and a question's by its answers.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import platform
 import zipfile
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
@@ -196,12 +197,14 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
+        # By such a name src.utils.payload.clear_stale knows what a killed process left.
+        temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ stop it.
 
 import argparse
 import contextlib
+import errno
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ class Run:
     """A stage's folder while it is being written.
 
     last: the contents of last.pt when resuming, else None. finished: final.pt was there to resume.
-    step: the step in hand, counted from 1; `src.training.steps` sets it.
+    step: the step in hand or done last, counted from 1. saved_step: the one that last.pt holds.
     """
 
     def __init__(self, parser: Parser, argv: list[str] | None, stage: str) -> None:
@@ -73,7 +75,9 @@ class Run:
         self.last: dict | None = None
         self.finished = False
         self.step = 0
-        self.stop_signal: int | None = None
+        self._stop_signal: int | None = None
+        self._stop_reason = ""
+        self._keep: Callable[[], None] | None = None  # saves what a step in hand started from
         try:
             existing = [name for name in RUN_FILES if (self.folder / name).exists()]
             if args.resume:
@@ -86,6 +90,7 @@ class Run:
         except BaseException:
             self._lock.close()
             raise
+        self.saved_step = self.steps_done
         self._previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
         self._bar: tqdm | None = None
         self._last_line = 0.0
@@ -189,25 +194,55 @@ class Run:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self.close()
-        if isinstance(error, NonFiniteError):
-            last = self.folder / "last.pt"
-            saved = (
-                f"{last} keeps the last saved step" if last.exists() else "nothing was saved yet"
-            )
-            raise NonFiniteError(f"step {self.step}: {error}; {saved}") from None
+        try:
+            if isinstance(error, NonFiniteError):
+                if self._keep is not None and self.step - 1 > self.saved_step:
+                    self._keep()
+                raise NonFiniteError(f"step {self.step}: {error}; {self._kept()}") from None
+        finally:
+            self.close()
+
+    def _kept(self) -> str:
+        if not self.saved_step:
+            return "nothing was saved yet"
+        return f"{self.folder / 'last.pt'} keeps step {self.saved_step}"
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self.stop_signal = number
+        self._stop_signal = number
+        if self._keep is None:  # before the first step or after the last: nothing to finish
+            self._stop()
 
-    def stop_if_asked(self, step: int) -> None:
-        """Raise Stopped when a signal came; call it after saving."""
-        if self.stop_signal is not None:
-            name = signal.Signals(self.stop_signal).name
-            raise Stopped(
-                f"stopped by {name} after step {step}, saved; continue with --resume",
-                128 + self.stop_signal,
-            )
+    def _stop(self) -> None:
+        """Raise Stopped for the signal that came."""
+        name = signal.Signals(self._stop_signal).name
+        message = f"stopped by {name} before the first step was saved"
+        if self.saved_step:
+            message = f"stopped by {name} after step {self.saved_step}, saved; "
+            message += "continue with --resume"
+        raise Stopped(message, 128 + self._stop_signal)
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the run is to end after the step in hand."""
+        return self._stop_signal is not None or bool(self._stop_reason)
+
+    def stop_after_step(self, reason: str) -> None:
+        """End the run with this NonFiniteError once the step in hand is saved."""
+        self._stop_reason = reason
+
+    def begin_step(self, step: int, keep: Callable[[], None] | None) -> None:
+        """The step, counted from 1, that is in hand from now on; keep: saves what came before it.
+
+        None after the last step: from then on a signal stops at once.
+        """
+        self.step, self._keep = step, keep
+
+    def stop_if_asked(self) -> None:
+        """End the run if a signal or `stop_after_step` asked for it; call it after saving."""
+        if self._stop_signal is not None:
+            self._stop()
+        if self._stop_reason:
+            raise NonFiniteError(self._stop_reason)
 
     def log(self, record: dict) -> None:
         """Append one JSON line to metrics.jsonl; JSON has no NaN, so what is not finite is null."""
@@ -254,7 +289,8 @@ def say(text: str) -> None:
 
 def _lock_folder(folder: Path) -> Any:
     """An exclusive lock that ends with the process, however it ends; UserError if it is taken."""
-    file = open(folder / ".lock", "a+")  # noqa: SIM115 - held for the length of the run
+    path = folder / ".lock"
+    file = open(path, "a+")  # noqa: SIM115 - held for the length of the run
     try:
         try:
             import fcntl
@@ -264,10 +300,13 @@ def _lock_folder(folder: Path) -> Any:
             import msvcrt
 
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             file.close()
-        raise UserError(
-            f"{folder} is in use by another run, wait for it or give another --output_dir"
-        ) from None
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
+            raise UserError(
+                f"{folder} is in use by another run, wait for it or give another --output_dir"
+            ) from None
+        reason = f"{error.strerror}: the folder cannot be locked, give another --output_dir"
+        raise OSError(error.errno, reason, str(path)) from None
     return file
