@@ -6,6 +6,7 @@ after a random one of its file operations (fsync, rename, removal), which a rand
 a few hit a process started as people start it, the others a forked one without its start-up.
 """
 
+import functools
 import importlib
 import os
 import random
@@ -130,6 +131,11 @@ def kill_once(chooser: random.Random, stage: str, model_type: str, life, real: b
     return refused or ended.text or ended.how
 
 
+def resumed(stage: str, argv: list[str]) -> int:
+    """The exit code of a run that nothing disturbs any more."""
+    return outcome(stage, argv).code
+
+
 def one_case(undisturbed: Undisturbed, seed: int, number: int, real_share: float) -> Counter:
     """Case `number` of `seed`: AssertionError or UserError where anything is lost."""
     stage, model_type = PAIRS[number % len(PAIRS)]
@@ -140,7 +146,9 @@ def one_case(undisturbed: Undisturbed, seed: int, number: int, real_share: float
     folder, counts, saved = folder_of(stage, model_type), Counter(runs=1), 0
     while True:
         if counts["kills"] == MOST_KILLS:
-            call(stage, [*small_argv(stage, model_type), "--resume"])
+            again = [*small_argv(stage, model_type), "--resume"]
+            ended = forked(functools.partial(resumed, stage, again), LIMIT_SECONDS)
+            assert ended.how == "returned", ended
             break
         real = chooser.random() < real_share
         how = kill_once(chooser, stage, model_type, life, real)

@@ -33,16 +33,22 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def forked(work: Callable[[], Any], limit: float, kill_after: float | None = None) -> Ended:
+def forked(
+    work: Callable[[], Any],
+    limit: float,
+    kill_after: float | None = None,
+    cpu_limit: int = resource.RLIM_INFINITY,
+) -> Ended:
     """work() in a child; its value must be JSON. Killed after `kill_after` seconds, or, as hung,
-    after `limit`.
+    after `limit` seconds, or `cpu_limit` seconds of computing: those do not depend on what else the
+    machine does.
     """
     started = time.monotonic()
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         os.close(reader)
-        _child(work, writer)
+        _child(work, writer, cpu_limit)
     os.close(writer)
     said = _read(reader, limit if kill_after is None else kill_after)
     if said is None:
@@ -54,17 +60,18 @@ def forked(work: Callable[[], Any], limit: float, kill_after: float | None = Non
     if said:
         value, text = json.loads(said)
         return Ended(value, "traceback" if text else "returned", text, peak, seconds)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        hung = said is None and kill_after is None
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXCPU):
+        hung = (said is None and kill_after is None) or os.WTERMSIG(status) == signal.SIGXCPU
         return Ended(None, "hung" if hung else "killed", "", peak, seconds)
     return Ended(None, "crashed", f"wait status {status}", peak, seconds)
 
 
-def _child(work: Callable[[], Any], writer: int) -> None:
+def _child(work: Callable[[], Any], writer: int, cpu_limit: int) -> None:
     """Never returns: the parent's own work must not go on here."""
     value, text = None, ""
     try:
         resource.setrlimit(resource.RLIMIT_DATA, (ALLOWED_BYTES, ALLOWED_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_limit, resource.RLIM_INFINITY))
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 2)  # a panic of native code writes there by itself
         value = work()
