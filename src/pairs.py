@@ -31,7 +31,7 @@ from src.names import CORRUPTIONS, UserError
 from src.rewards import model_rewards
 from src.scoring import answer_logps
 from src.utils.checkpoint_utils import weights_hash
-from src.utils.payload import clear_stale, load_payload, save_payload
+from src.utils.payload import load_payload, save_payload
 
 REFERENCE_DIR = ".cache/reference"
 
@@ -150,7 +150,6 @@ def reference_logps(
     else:
         found = answer_logps(reference, needed.trees, stop_id, device).view(-1, 2)
         path.parent.mkdir(parents=True, exist_ok=True)
-        clear_stale(path.parent)
         save_payload(path, {"logp": found})
     rows[numbers] = found
     return rows, time.perf_counter() - started

@@ -165,6 +165,8 @@ def restore(
     try:
         for name, module in modules.items():
             module.load_state_dict(run.last["modules"][name])
+            if not all(torch.isfinite(w).all() for w in module.state_dict().values()):
+                raise ValueError(f"the weights of {name} are not finite")
         _check_optimizer(run.last["optimizer"], optimizer)
         optimizer.load_state_dict(run.last["optimizer"])
         torch.set_rng_state(run.last["torch_rng"])

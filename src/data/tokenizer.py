@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import regex
 import tiktoken
 
@@ -64,6 +65,8 @@ class Tokenizer:
         self._fingerprint: str | None = None
         held = vocabulary.ranks if vocabulary else ()
         self._absent = bytes(b for b in range(256) if vocabulary and bytes([b]) not in held)
+        self._characters: np.ndarray | None = None  # by id: characters that begin in its bytes
+        self._begins_inside: np.ndarray | None = None  # by id: 1 where it continues a character
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, special text included as plain text. Lone surrogates become U+FFFD.
@@ -101,9 +104,21 @@ class Tokenizer:
         except KeyError:  # an id without a token, of a vocabulary or a model with gaps
             return b"".join(map(self._bytes_of, ids)).decode(errors="replace")
 
-    def token_starts(self, ids: Sequence[int]) -> list[int]:
-        """The character each id begins at, in decode(ids); one inside a character counts as its."""
-        return self._encoding.decode_with_offsets(list(ids))[1]
+    def token_starts(self, ids: Sequence[int]) -> np.ndarray:
+        """The character each id begins at, int32, in decode(ids); one inside a character counts as
+        its.
+
+        As tiktoken's decode_with_offsets, which holds every token's bytes as an object of its own.
+        """
+        if self._characters is None:
+            pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
+            inside = [[byte & 0xC0 == 0x80 for byte in piece] for piece in pieces]
+            self._characters = np.array([len(row) - sum(row) for row in inside], dtype=np.int32)
+            self._begins_inside = np.array([row[:1] == [True] for row in inside], dtype=np.int32)
+        numbers = np.asarray(ids, dtype=np.int32)
+        characters = self._characters[numbers]
+        starts = np.cumsum(characters, dtype=np.int32) - characters - self._begins_inside[numbers]
+        return np.maximum(starts, 0)
 
     def definition(self) -> tuple[dict[bytes, int], str, dict[str, int]]:
         """All that decides a text's ids: ranks (bytes -> id), pattern, special tokens (-> id)."""

@@ -50,6 +50,18 @@ class Parser(argparse.ArgumentParser):
         given = {word.split("=", 1)[0] for word in words if word.startswith("--")}
         return {a.dest for a in self._actions if given & set(a.option_strings)}
 
+    def accepts(self, name: str, value: object) -> bool:
+        """Whether a stored value is one that this flag could have, typed or left out."""
+        action = next((a for a in self._actions if a.dest == name), None)
+        if action is None or action.const is not None or value is None:
+            return action is not None and (type(value) is bool or value is action.default)
+        try:
+            parsed = self._get_value(action, str(value))
+            self._check_value(action, parsed)
+        except argparse.ArgumentError:
+            return False
+        return parsed == value and type(value) in (int, float, str)
+
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is Python's or torch's way to say that no more memory can be had."""

@@ -23,13 +23,18 @@ from tqdm import tqdm
 from src.names import UserError
 from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
 from src.utils.cli import NonFiniteError, Parser, Stopped
+from src.utils.payload import clear_stale
 
 # Flags that say how a run is started, and are no part of it.
 START_FLAGS = {"output_dir", "resume", "overwrite"}
 # Flags that may differ when a run is resumed: none of them changes what the run computes.
 FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite"}
 # What last.pt must hold besides what `src.training.restore` checks.
-LAST_FIELDS = {"step": int, "args": dict, "metrics_bytes": int, "modules": dict}
+LAST_FIELDS = {
+    "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict, "inputs": dict,
+    "optimizer": dict, "extra": dict,
+}  # fmt: skip
+CACHE = Path(".cache")
 RUN_FILES = ("final.pt", "snapshot.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt")
 
 
@@ -81,7 +86,7 @@ class Run:
         try:
             existing = [name for name in RUN_FILES if (self.folder / name).exists()]
             if args.resume:
-                self._resume(self.typed)
+                self._resume(parser, self.typed)
             elif existing and not args.overwrite:
                 raise UserError(
                     f"{self.folder} holds an earlier run ({', '.join(existing)}), "
@@ -95,7 +100,7 @@ class Run:
         self._bar: tqdm | None = None
         self._last_line = 0.0
 
-    def _resume(self, typed: set[str]) -> None:
+    def _resume(self, parser: Parser, typed: set[str]) -> None:
         folder, args = self.folder, self.args
         self.finished = (folder / "final.pt").exists()
         if not (folder / "last.pt").exists():
@@ -104,12 +109,19 @@ class Run:
             return
         self.last = load_payload(folder / "last.pt")
         for field, kind in LAST_FIELDS.items():
-            if type(self.last.get(field)) is not kind:
+            value = self.last.get(field)
+            if type(value) is not kind or (kind is int and value < 0):
                 raise UserError(
                     f"{folder / 'last.pt'} has no {field}, expected what a run saves to be "
                     "continued, restore it or start anew with --overwrite"
                 )
-        stored, asked = self.last["args"], self.last.get("asked", {})
+        stored, asked = self.last["args"], self.last["asked"]
+        for name, value in stored.items():
+            if not parser.accepts(name, value):
+                raise UserError(
+                    f"{folder / 'last.pt'} has a flag {name} of {str(value)[:40]!r}, expected one "
+                    "that a run can have, restore it or start anew with --overwrite"
+                )
         for name in sorted(typed - FREE_FLAGS):
             if getattr(args, name) not in (stored.get(name), asked.get(name)):
                 raise UserError(
@@ -149,6 +161,8 @@ class Run:
         for name in RUN_FILES:  # what a run that was killed while it wrote left behind
             for stale in self.folder.glob(f".{name}.*.tmp"):
                 stale.unlink(missing_ok=True)
+        for cache in CACHE.glob("*"):
+            clear_stale(cache)
         if self.last is None:
             for name in RUN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
@@ -172,7 +186,7 @@ class Run:
                     f"--output_dir {self.folder} given, which holds {path} that the run starts "
                     "from, expected a folder of its own"
                 )
-        known = self.last.get("inputs", self.inputs) if self.last else self.inputs
+        known = self.last["inputs"] if self.last else self.inputs
         changed = [name for name in self.inputs if known.get(name) != self.inputs[name]]
         if changed:
             raise UserError(
