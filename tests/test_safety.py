@@ -1,4 +1,4 @@
-"""What disks, memory, signals and bad numbers do to a run: one line, and every finished step kept."""
+"""What disks, memory, signals and bad numbers do to a run: one line, all finished steps kept."""
 
 import errno
 import os
