@@ -42,6 +42,8 @@ def run_cases(kind: str, case: Callable, numbers: Iterable[int], seed: int, fold
         counts[how] += 1
         peak, slowest = max(peak, ended.peak_mb), max(slowest, ended.seconds)
         shutil.rmtree(place)
+        if (number + 1) % 100 == 0:
+            print(f"{kind}: {number + 1} cases so far, {counts['faults']} faults", file=sys.stderr)
     figures = ", ".join(f"{count} {how}" for how, count in sorted(counts.items()))
     print(
         f"{kind}: {sum(counts.values()) - counts['faults']} cases: {figures or 'none'}; "

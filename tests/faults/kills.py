@@ -187,6 +187,8 @@ def run(kills: int, seed: int, case: int | None, real_share: float, root: Path) 
         if case is not None:
             break
         number += 1
+        if number % len(PAIRS) == 0:
+            print(f"kills: {counts['kills']} so far, {faults} faults", file=sys.stderr)
     figures = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     print(
         f"kills: {figures}; {faults} lost, unreadable or unequal; "
