@@ -98,7 +98,7 @@ def main(argv=None) -> dict:
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
     from src.pretrained import start_of
     from src.training import make_optimizer, steps, update
-    from src.utils.run import Run, say, set_up_torch
+    from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
@@ -116,9 +116,7 @@ def main(argv=None) -> dict:
             prompts = apply_control(held_out.prompts, args.control, "")
             held_out = held_out._replace(prompts=prompts)
         optimizer = make_optimizer({"model": model}, args.weight_decay)
-        units, unfit = training_units(questions.encoded, block)
-        if unfit:
-            say(f"{unfit} training questions do not fit the block of {block} tokens: left out")
+        units = training_units(questions.encoded, block).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
         run.start(stages.inputs_of(questions, parents))
 

@@ -78,7 +78,7 @@ def main(argv=None) -> dict:
     from src.pretrained import take_parents_defaults
     from src.rewards import reward_of_trees
     from src.training import make_optimizer, steps, update
-    from src.utils.run import Run, say, set_up_torch
+    from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
@@ -92,9 +92,7 @@ def main(argv=None) -> dict:
         block, room = policy.config.block_size, args.max_new_tokens + 1
         questions = stages.load_questions(args, tokenizer, block, parent)
         held_out = questions.held_out
-        units, unfit = training_units(questions.encoded, block, answer_room=room)
-        if unfit:
-            say(f"{unfit} training questions do not fit the block of {block} tokens: left out")
+        units = training_units(questions.encoded, block, answer_room=room).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
         trained = {"policy": policy} | ({"critic": models.critic} if models.critic else {})
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
@@ -132,9 +130,7 @@ def main(argv=None) -> dict:
             episodes = len(rollout.score)
             shown = {"reward": record["reward_mean"], "kl": record["kl_nats"]}
             stages.log_step(run, step, started, episodes, record, **shown)
-            collapse = ppo.steer_kl(args, extra, record["kl_nats"], episodes)
-            if collapse:
-                run.stop_after_step(collapse)
+            run.stop_after_step(ppo.steer_kl(args, extra, record["kl_nats"], episodes))
             if stages.due(run, step):
                 evaluate(step + 1)
 

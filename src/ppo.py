@@ -291,12 +291,10 @@ def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree]
     return prompts, asked
 
 
-def steer_kl(
-    args: argparse.Namespace, extra: dict, kl_nats: float, episodes: int
-) -> str | None:
+def steer_kl(args: argparse.Namespace, extra: dict, kl_nats: float, episodes: int) -> str:
     """Adapt the coefficient to its target (Ziegler et al. 2019, sect. 2.2).
 
-    Returns why to stop the run where the KL is above its limit.
+    Returns why to stop the run where the KL is above its limit, else "".
     """
     if args.kl_target:
         extra["kl_coef"] = adaptive_kl_coefficient(
@@ -307,4 +305,4 @@ def steer_kl(
             f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit "
             f"{args.kl_limit}: a collapse, raise --kl_coef or lower --lr"
         )
-    return None
+    return ""

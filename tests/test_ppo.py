@@ -435,7 +435,7 @@ def test_the_coefficient_is_steered_and_a_collapse_stops_the_run():
     args = argparse.Namespace(kl_target=2.0, kl_horizon=10, kl_limit=5.0)
     for kl_nats, expected in ((2.0, 0.1), (4.0, 0.12), (1.0, 0.08), (2.2, 0.11)):
         extra = {"kl_coef": 0.1}
-        assert steer_kl(args, extra, kl_nats, 10) is None
+        assert steer_kl(args, extra, kl_nats, 10) == ""
         assert extra["kl_coef"] == pytest.approx(expected)
     reason = steer_kl(args, {"kl_coef": 0.1}, 5.1, 10)
     assert "5.1 nats an answer, above --kl_limit 5.0" in reason

@@ -241,7 +241,7 @@ class Run:
         return self._stop_signal is not None or bool(self._stop_reason)
 
     def stop_after_step(self, reason: str) -> None:
-        """End the run with this NonFiniteError once the step in hand is saved."""
+        """End the run with this NonFiniteError, unless it is "", once the step in hand is saved."""
         self._stop_reason = reason
 
     def begin_step(self, step: int, keep: Callable[[], None] | None) -> None:
