@@ -13,8 +13,8 @@ from test_run import Toy, parser, run_in
 
 from src.training import make_optimizer, optimizer_step, steps
 from src.utils import payload as files
-from src.utils import run as runs
 from src.utils.cli import NonFiniteError, Stopped, command
+from src.utils.lock import lock_folder
 from src.utils.payload import clear_stale, load_payload, save_payload, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,7 +204,7 @@ def test_a_lock_that_cannot_be_had_is_not_another_run(name, tmp_path, monkeypatc
 
     monkeypatch.setattr(fcntl, "flock", refused)
     with pytest.raises(OSError, match="cannot be locked") as error:
-        runs._lock_folder(tmp_path)
+        lock_folder(tmp_path)
     assert error.value.errno == number and error.value.filename == str(tmp_path / ".lock")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import regex
 import tiktoken
 
-from src.data.byte_pairs import MAX_IDS, PATTERNS, Vocabulary
+from src.data.byte_pairs import MAX_IDS, PATTERNS, Vocabulary, character_counts
 from src.data.ranks_file import parse_ranks, read_ranks
 from src.names import UserError
 
@@ -65,8 +65,7 @@ class Tokenizer:
         self._fingerprint: str | None = None
         held = vocabulary.ranks if vocabulary else ()
         self._absent = bytes(b for b in range(256) if vocabulary and bytes([b]) not in held)
-        self._characters: np.ndarray | None = None  # by id: characters that begin in its bytes
-        self._begins_inside: np.ndarray | None = None  # by id: 1 where it continues a character
+        self._counts: np.ndarray | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, special text included as plain text. Lone surrogates become U+FFFD.
@@ -105,20 +104,11 @@ class Tokenizer:
             return b"".join(map(self._bytes_of, ids)).decode(errors="replace")
 
     def token_starts(self, ids: Sequence[int]) -> np.ndarray:
-        """The character each id begins at, int32, in decode(ids); one inside a character counts as
-        its.
-
-        As tiktoken's decode_with_offsets, which holds every token's bytes as an object of its own.
-        """
-        if self._characters is None:
-            pieces = [self._bytes_of(i) for i in range(self.vocab_size)]
-            inside = [[byte & 0xC0 == 0x80 for byte in piece] for piece in pieces]
-            self._characters = np.array([len(row) - sum(row) for row in inside], dtype=np.int32)
-            self._begins_inside = np.array([row[:1] == [True] for row in inside], dtype=np.int32)
-        numbers = np.asarray(ids, dtype=np.int32)
-        characters = self._characters[numbers]
-        starts = np.cumsum(characters, dtype=np.int32) - characters - self._begins_inside[numbers]
-        return np.maximum(starts, 0)
+        """The character each id begins at, int32; one inside a character counts as its."""
+        if self._counts is None:
+            self._counts = character_counts(map(self._bytes_of, range(self.vocab_size)))
+        characters, inside = self._counts[:, np.asarray(ids, dtype=np.int32)]
+        return np.maximum(np.cumsum(characters, dtype=np.int32) - characters - inside, 0)
 
     def definition(self) -> tuple[dict[bytes, int], str, dict[str, int]]:
         """All that decides a text's ids: ranks (bytes -> id), pattern, special tokens (-> id)."""

@@ -3,8 +3,6 @@ stop it.
 """
 
 import argparse
-import contextlib
-import errno
 import json
 import math
 import os
@@ -23,6 +21,7 @@ from tqdm import tqdm
 from src.names import UserError
 from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
 from src.utils.cli import NonFiniteError, Parser, Stopped
+from src.utils.lock import lock_folder
 from src.utils.payload import clear_stale
 
 # Flags that say how a run is started, and are no part of it.
@@ -76,7 +75,7 @@ class Run:
         if args.resume and args.overwrite:
             raise UserError("--resume and --overwrite given, expected one of them: they contradict")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock_folder(self.folder)
+        self._lock = lock_folder(self.folder)
         self.last: dict | None = None
         self.finished = False
         self.step = 0
@@ -299,28 +298,3 @@ class Run:
 def say(text: str) -> None:
     """A line for people, on stderr, past a progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
-
-
-def _lock_folder(folder: Path) -> Any:
-    """An exclusive lock that ends with the process, however it ends; UserError if it is taken."""
-    path = folder / ".lock"
-    file = open(path, "a+")  # noqa: SIM115 - held for the length of the run
-    try:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            file.close()
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
-            raise UserError(
-                f"{folder} is in use by another run, wait for it or give another --output_dir"
-            ) from None
-        reason = f"{error.strerror}: the folder cannot be locked, give another --output_dir"
-        raise OSError(error.errno, reason, str(path)) from None
-    return file
