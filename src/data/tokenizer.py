@@ -169,7 +169,7 @@ class Tokenizer:
         for key, value in found.items():
             if state[key] != value:
                 raise UserError(
-                    f"tokenizer {name}: the checkpoint was made with {key} {state[key]!r:.80}, this "
+                    f"tokenizer {name}: the checkpoint has {key} {state[key]!r:.80}, this "
                     f"one has {value!r}; use the checkpoint with the tokenizer it was trained with"
                 )
         return tokenizer
