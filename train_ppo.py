@@ -115,7 +115,7 @@ def main(argv=None) -> dict:
             questions.encoded, batch_size=args.batch_size, seed=args.seed, block_size=block,
             start_step=run.steps_done, answer_room=room,
         )  # fmt: skip
-        for step in steps(run, max_steps, trained, optimizer, extra):
+        for step in steps(run, max_steps, trained, optimizer, extra, several_updates=True):
             started = time.perf_counter()
             # Collect a batch of episodes with the policy as it is ...
             prompts, asked = ppo.ask(next(batches), questions.train)
@@ -130,7 +130,7 @@ def main(argv=None) -> dict:
             episodes = len(rollout.score)
             shown = {"reward": record["reward_mean"], "kl": record["kl_nats"]}
             stages.log_step(run, step, started, episodes, record, **shown)
-            ppo.steer_kl(args, extra, record["kl_nats"], episodes)
+            run.stop_after_step(ppo.steer_kl(args, extra, record["kl_nats"], episodes))
             if stages.due(run, step):
                 evaluate(step + 1)
 

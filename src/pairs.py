@@ -27,7 +27,7 @@ from src.data.tokenizer import Tokenizer
 from src.evaluation import Interval, bootstrap_interval, points_in_order
 from src.held_out import MAX_ANSWER_TOKENS
 from src.model.heads import RewardModel
-from src.names import CORRUPTIONS
+from src.names import CORRUPTIONS, UserError
 from src.rewards import model_rewards
 from src.scoring import answer_logps
 from src.utils.checkpoint_utils import weights_hash
@@ -144,7 +144,9 @@ def reference_logps(
     numbers = [n for row in needed.index for n in row]
     rows = torch.full((len(pair_set.pairs), 2), torch.nan)
     if path.exists():
-        found = load_payload(path, "delete it")["logp"]
+        found = load_payload(path, "delete it").get("logp")
+        if not isinstance(found, Tensor) or found.shape != (len(numbers), 2):
+            raise UserError(f"{path} holds no log-probs of these pairs, delete it")
     else:
         found = answer_logps(reference, needed.trees, stop_id, device).view(-1, 2)
         path.parent.mkdir(parents=True, exist_ok=True)

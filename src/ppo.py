@@ -35,7 +35,6 @@ from src.losses import (
 )
 from src.ppo_models import Models
 from src.scoring import Forest, Tree, build_forest, leaf_hidden, logp_of_hidden
-from src.utils.cli import NonFiniteError
 
 # trees with sampled answers -> reward (N,) on the CPU, question after question
 RewardOf = Callable[[Sequence[Tree]], Tensor]
@@ -292,14 +291,18 @@ def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree]
     return prompts, asked
 
 
-def steer_kl(args: argparse.Namespace, extra: dict, kl_nats: float, episodes: int) -> None:
-    """Adapt the coefficient to its target (Ziegler et al. 2019, sect. 2.2); stop at a collapse."""
+def steer_kl(args: argparse.Namespace, extra: dict, kl_nats: float, episodes: int) -> str:
+    """Adapt the coefficient to its target (Ziegler et al. 2019, sect. 2.2).
+
+    Returns why to stop the run where the KL is above its limit, else "".
+    """
     if args.kl_target:
         extra["kl_coef"] = adaptive_kl_coefficient(
             extra["kl_coef"], kl_nats, args.kl_target, episodes, args.kl_horizon
         )
     if kl_nats > args.kl_limit:
-        raise NonFiniteError(
+        return (
             f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit "
             f"{args.kl_limit}: a collapse, raise --kl_coef or lower --lr"
         )
+    return ""

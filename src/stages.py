@@ -16,6 +16,7 @@ from src.data.squad_dataset import (
     encode_paragraphs,
     steps_per_epoch,
     training_trees,
+    training_units,
 )
 from src.data.squad_loader import load_from_identity, load_squad
 from src.data.squad_preferences import parse_corruptions
@@ -33,10 +34,7 @@ from src.held_out import (
 from src.names import UserError
 from src.pairs import PairSet, accuracy, held_out_pairs, training_pairs
 from src.scoring import Tree
-from src.utils.checkpoint_utils import (
-    Checkpoint,
-    save_checkpoint,
-)
+from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.run import Run, say
 
 CACHE_DIR = ".cache/encoded"
@@ -94,8 +92,10 @@ def load_questions(
     encoded = encode_paragraphs(data.train, tokenizer, CACHE_DIR)
     chosen_encoded = encode_paragraphs(chosen, tokenizer)
     held_out = held_out_questions(chosen, chosen_encoded, block_size)
+    unfit = training_units(encoded, block_size).dropped
     say(
-        f"data: {sum(len(p.questions) for p in data.train)} training questions, "
+        f"data: {sum(len(p.questions) for p in data.train)} training questions ({unfit} fit no "
+        f"window of {block_size} tokens), "
         f"{len(held_out.asked)} held out; windows cut off {held_out.lost:.1%} of the held-out golds"
     )
     return Questions(data.train, encoded, chosen, chosen_encoded, held_out, data.identity)

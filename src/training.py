@@ -2,6 +2,8 @@
 trainer.
 """
 
+import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,20 +98,28 @@ def steps(
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     extra: dict[str, Any],
+    several_updates: bool = False,
 ) -> Iterator[int]:
-    """Yield the steps that are left; after each, save last.pt when due and stop if a signal came.
+    """Yield the steps that are left; after each, save last.pt when due and stop if that was asked.
 
     modules: everything with weights that training changes. extra: plain values and tensors that the
     loop changes in place (a coefficient, figures from before training); saved and restored too.
+    several_updates: a step updates the weights more than once, so that what it started from has to
+    be copied to be saved where the step fails.
     """
     first = restore(run, modules, optimizer, extra)
     for step in range(first, max_steps):
-        run.step = step + 1
+        state = _state(modules, optimizer, extra)
+        if several_updates:
+            state = copy.deepcopy(state)
+        run.begin_step(step + 1, functools.partial(_write_last, run, step, state))
         yield step
         done = step + 1
-        if done % run.args.save_every == 0 or done == max_steps or run.stop_signal is not None:
+        if done % run.args.save_every == 0 or done == max_steps or run.stop_asked:
             save_last(run, done, modules, optimizer, extra)
-        run.stop_if_asked(done)
+        run.stop_if_asked()
+    run.begin_step(max_steps, None)
+    run.stop_if_asked()  # a signal that came between these lines
 
 
 def save_last(
@@ -120,19 +130,27 @@ def save_last(
     extra: dict[str, Any],
 ) -> None:
     """Write last.pt: all that the next step depends on."""
-    payload = {
-        "step": step,
-        "args": vars(run.args),
-        "asked": run.asked,
-        "inputs": run.inputs,
+    _write_last(run, step, _state(modules, optimizer, extra))
+
+
+def _state(
+    modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """What training changes. The tensors are the live ones."""
+    return {
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimizer": optimizer.state_dict(),
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "extra": dict(extra),
-        "metrics_bytes": run.log_position(),
     }
+
+
+def _write_last(run: Run, step: int, state: dict[str, Any]) -> None:
+    run_fields = {"step": step, "args": vars(run.args), "asked": run.asked, "inputs": run.inputs}
+    payload = {**run_fields, **state, "metrics_bytes": run.log_position()}
     save_payload(run.folder / "last.pt", payload)
+    run.saved_step = step
 
 
 def restore(
@@ -147,18 +165,42 @@ def restore(
     try:
         for name, module in modules.items():
             module.load_state_dict(run.last["modules"][name])
+            if not all(torch.isfinite(w).all() for w in module.state_dict().values()):
+                raise ValueError(f"the weights of {name} are not finite")
+        _check_optimizer(run.last["optimizer"], optimizer)
         optimizer.load_state_dict(run.last["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        torch.set_rng_state(run.last["torch_rng"])
+        if torch.cuda.is_available() and run.last["cuda_rng"]:
+            torch.cuda.set_rng_state_all(run.last["cuda_rng"])
+        extra.clear()
+        extra.update(run.last["extra"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(
             f"{run.folder / 'last.pt'} does not fit this run's models ({reason}), "
             "give the parent it started from or start anew with --overwrite"
         ) from None
-    torch.set_rng_state(run.last["torch_rng"])
-    if torch.cuda.is_available() and run.last["cuda_rng"]:
-        torch.cuda.set_rng_state_all(run.last["cuda_rng"])
-    extra.clear()
-    extra.update(run.last["extra"])
     step = run.last["step"]
     say(f"{run.folder}: resumed after step {step}")
     return step
+
+
+def _check_optimizer(stored: dict, optimizer: torch.optim.Optimizer) -> None:
+    """ValueError unless a stored state is that of this optimizer: torch looks at the counts alone,
+    and would find the rest out in the middle of a step.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for old, own in zip(stored["param_groups"], optimizer.param_groups, strict=True):
+        for name, value in own.items():
+            if type(old[name]) is not type(value):
+                raise ValueError(f"the optimizer's {name} is {str(old[name])[:40]}")
+    for number, moments in stored["state"].items():
+        if type(number) is not int or not 0 <= number < len(parameters):
+            raise ValueError(f"the optimizer's state is of a parameter {str(number)[:40]}")
+        for name, shape in (
+            ("exp_avg", parameters[number].shape),
+            ("exp_avg_sq", parameters[number].shape),
+            ("step", ()),
+        ):
+            if moments[name].shape != shape or not torch.isfinite(moments[name]).all():
+                raise ValueError(f"the optimizer's {name} of parameter {number}")

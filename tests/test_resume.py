@@ -1,6 +1,5 @@
 """N steps in one go == stopped anywhere and resumed, in all four stages and all three models."""
 
-import json
 import os
 import random
 import shutil
@@ -11,15 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import call, flags, outcome, refusal
 
 from src import stages
 from src.names import STAGES
 from src.utils.payload import load_payload
+from tests.faults.runs import assert_same, assert_same_runs, records
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEEDS = {"seconds", "examples_per_second"}
 # What makes a run depend on as much state as it can.
 MORE = {"train_ppo": ["--kl_target", "0.01", "--kl_horizon", "50", "--ppo_epochs", "2"]}
 
@@ -45,46 +43,6 @@ def stop_after(monkeypatch, *steps):
 
     monkeypatch.setattr(stages, "log_step", stopping)
     return left
-
-
-def records(folder):
-    """metrics.jsonl without what no two runs share."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in SPEEDS} for line in lines]
-
-
-def assert_same(one, other, where="final.pt"):
-    """Equal to the last bit, whatever is nested in it; a NaN equals a NaN."""
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype and one.shape == other.shape, where
-        assert one.numpy().tobytes() == other.numpy().tobytes(), where
-    elif isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}[{key!r}]")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for place, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{where}[{place}]")
-    else:
-        assert one == other or (one != one and other != other), where
-
-
-def assert_same_runs(one, other):
-    """final.pt in every field (the folders' names are the same too), and every line of the log.
-
-    last.pt is compared but for the flags that say how the run was started.
-    """
-    assert_same(load_payload(one / "final.pt"), load_payload(other / "final.pt"))
-    assert records(one) == records(other)
-    ends = [load_payload(folder / "last.pt") for folder in (one, other)]
-    for end in ends:
-        end.pop("checksum")
-        end.pop("metrics_bytes")  # the digits of the speeds
-        for name in ("args", "asked"):
-            end[name] = {k: v for k, v in end[name].items() if k != "resume"}
-    assert_same(ends[0], ends[1], "last.pt")
 
 
 def undisturbed(workplace, stage, model_type):

@@ -363,7 +363,7 @@ def test_a_non_finite_step_is_named_and_the_last_save_kept(tmp_path):
             toy.layer(torch.randn(1, 3)).sum().backward()
             optimizer_step(optimizer, 0.1, 1.0, 0.5 if step < 2 else float("nan"), False)
     assert str(error.value).startswith("step 3: the loss is not finite (loss nan, gradient norm ")
-    assert str(error.value).endswith(f"{tmp_path / 'last.pt'} keeps the last saved step")
+    assert str(error.value).endswith(f"; {tmp_path / 'last.pt'} keeps step 2")
     assert load_payload(tmp_path / "last.pt")["step"] == 2
 
 

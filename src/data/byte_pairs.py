@@ -6,8 +6,10 @@ make a token. The two agree on every text if, and only if, every token is what t
 its own bytes: `check_order` proves that for a vocabulary, and refuses one where it does not hold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from src.names import UserError
 
@@ -223,3 +225,12 @@ def vocabulary_of_json(root: Any, stop_id: int | None, source: str) -> Vocabular
         raise UserError(f"{source}: unk_token {model['unk_token']!r:.40} given for {absent} bytes, "
                         "expected none: tiktoken cannot do it")  # fmt: skip
     return vocabulary
+
+
+def character_counts(pieces: Iterable[bytes]) -> np.ndarray:
+    """(2, pieces) int32: how many characters begin in each token's bytes, and 1 where the first of
+    them continues a character. With these a text's token starts need no object a token.
+    """
+    inside = [[byte & 0xC0 == 0x80 for byte in piece] for piece in pieces]
+    counts = [[len(row) - sum(row) for row in inside], [row[:1] == [True] for row in inside]]
+    return np.array(counts, dtype=np.int32)

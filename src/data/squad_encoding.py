@@ -5,10 +5,11 @@ which is not stored. c and q are right-stripped. Encoding the parts apart is wha
 ids be shared by its questions, and a question's by its answers.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import platform
 import zipfile
 from collections.abc import Iterable
 from itertools import accumulate, pairwise
@@ -109,21 +110,25 @@ def encode_paragraphs(
 def _encode(paragraphs: list[Paragraph], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """Flat ids of contexts, questions and golds, with the length of each."""
     questions = [question for paragraph in paragraphs for question in paragraph.questions]
-    rows = {
-        "contexts": tokenizer.encode_batch([context_text(p.context) for p in paragraphs]),
-        "questions": tokenizer.encode_batch([question_text(q.text) for q in questions]),
-        "golds": tokenizer.encode_batch([answer_text(a) for q in questions for a in q.answers]),
+    texts = {
+        "contexts": (context_text(p.context) for p in paragraphs),
+        "questions": (question_text(q.text) for q in questions),
+        "golds": (answer_text(a) for q in questions for a in q.answers),
     }
-    arrays = {"starts": _flat(tokenizer.token_starts(ids) for ids in rows["contexts"])}
-    for name, ids in rows.items():
-        arrays[name] = _flat(ids)
-        arrays[f"{name}_lengths"] = np.array([len(row) for row in ids], dtype=np.int32)
+    arrays = {}
+    for name, each in texts.items():
+        # A row at a time: Python's numbers take nine times the memory.
+        rows = [np.array(tokenizer.encode(text), dtype=np.int32) for text in each]
+        if name == "contexts":
+            arrays["starts"] = _flat(map(tokenizer.token_starts, rows))
+        arrays[name] = _flat(rows)
+        arrays[f"{name}_lengths"] = np.array([len(row) for row in rows], dtype=np.int32)
     return arrays
 
 
-def _flat(rows: Iterable[list[int]]) -> np.ndarray:
-    """All rows end to end, int32. A row at a time: Python's numbers take nine times the memory."""
-    arrays = [np.array(row, dtype=np.int32) for row in rows]
+def _flat(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """All rows end to end, int32."""
+    arrays = list(rows)
     return np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32)
 
 
@@ -196,12 +201,14 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
+        # By such a name src.utils.payload.clear_stale knows what a killed process left.
+        temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+        with open(temporary, "wb") as file:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import regex
 import tiktoken
 
-from src.data.byte_pairs import MAX_IDS, PATTERNS, Vocabulary
+from src.data.byte_pairs import MAX_IDS, PATTERNS, Vocabulary, character_counts
 from src.data.ranks_file import parse_ranks, read_ranks
 from src.names import UserError
 
@@ -64,6 +65,7 @@ class Tokenizer:
         self._fingerprint: str | None = None
         held = vocabulary.ranks if vocabulary else ()
         self._absent = bytes(b for b in range(256) if vocabulary and bytes([b]) not in held)
+        self._counts: np.ndarray | None = None
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, special text included as plain text. Lone surrogates become U+FFFD.
@@ -101,9 +103,12 @@ class Tokenizer:
         except KeyError:  # an id without a token, of a vocabulary or a model with gaps
             return b"".join(map(self._bytes_of, ids)).decode(errors="replace")
 
-    def token_starts(self, ids: Sequence[int]) -> list[int]:
-        """The character each id begins at, in decode(ids); one inside a character counts as its."""
-        return self._encoding.decode_with_offsets(list(ids))[1]
+    def token_starts(self, ids: Sequence[int]) -> np.ndarray:
+        """The character each id begins at, int32; one inside a character counts as its."""
+        if self._counts is None:
+            self._counts = character_counts(map(self._bytes_of, range(self.vocab_size)))
+        characters, inside = self._counts[:, np.asarray(ids, dtype=np.int32)]
+        return np.maximum(np.cumsum(characters, dtype=np.int32) - characters - inside, 0)
 
     def definition(self) -> tuple[dict[bytes, int], str, dict[str, int]]:
         """All that decides a text's ids: ranks (bytes -> id), pattern, special tokens (-> id)."""
@@ -164,7 +169,7 @@ class Tokenizer:
         for key, value in found.items():
             if state[key] != value:
                 raise UserError(
-                    f"tokenizer {name}: the checkpoint was made with {key} {state[key]!r}, this "
+                    f"tokenizer {name}: the checkpoint has {key} {state[key]!r:.80}, this "
                     f"one has {value!r}; use the checkpoint with the tokenizer it was trained with"
                 )
         return tokenizer

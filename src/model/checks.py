@@ -8,4 +8,4 @@ def require_positive_int(config: object, *fields: str) -> None:
     for field in fields:
         value = getattr(config, field)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{field} {value!r} given, expected a whole number of at least 1")
+            raise UserError(f"{field} {value!r:.60} given, expected a whole number of at least 1")

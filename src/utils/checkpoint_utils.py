@@ -108,6 +108,9 @@ def _check_fit(path: str | Path, payload: dict, weights: dict) -> None:
     found = {name: tuple(getattr(w, "shape", ())) for name, w in weights.items()}
     if not all(isinstance(w, torch.Tensor) for w in weights.values()):
         raise UserError(f"{path} given, expected tensors as its weights")
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise UserError(f"{path} given, its weights are not finite numbers: {name}")
     for name in sorted(wanted.keys() | found.keys(), key=str):
         if wanted.get(name) != found.get(name):
             raise UserError(

@@ -4,17 +4,19 @@ at once.
 
 import argparse
 import contextlib
+import errno
 import functools
 import math
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, STAGES, UserError
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """A signal asked the run to stop; what was finished is saved. `code` is 128 + the signal's
-    number.
+    number. Like KeyboardInterrupt no Exception: nothing that expects a fault may swallow it.
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -48,11 +50,51 @@ class Parser(argparse.ArgumentParser):
         given = {word.split("=", 1)[0] for word in words if word.startswith("--")}
         return {a.dest for a in self._actions if given & set(a.option_strings)}
 
+    def accepts(self, name: str, value: object) -> bool:
+        """Whether a stored value is one that this flag could have, typed or left out."""
+        action = next((a for a in self._actions if a.dest == name), None)
+        if action is None or action.const is not None or value is None:
+            return action is not None and (type(value) is bool or value is action.default)
+        try:
+            parsed = self._get_value(action, str(value))
+            self._check_value(action, parsed)
+        except argparse.ArgumentError:
+            return False
+        return parsed == value and type(value) in (int, float, str)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is Python's or torch's way to say that no more memory can be had."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return told or isinstance(error, MemoryError)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises Stopped; Python has KeyboardInterrupt for SIGINT alone."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Stopped("stopped by SIGTERM", 128 + number)
+
+    try:
+        previous = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only the main thread may; elsewhere a signal ends the process at once
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
 
 def command(main: Callable[..., dict]) -> Callable[..., dict]:
     """Make `main(argv)` end as every script does: one line on stderr, an exit code, no traceback.
 
-    2: the user's mistake. 1: the environment's fault (disk, non-finite numbers). 128 + n: signal n.
+    2: the user's mistake. 1: the environment's fault (disk, memory, non-finite numbers). 128 + n:
+    signal n.
     """
 
     @functools.wraps(main)
@@ -61,7 +103,8 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
         with contextlib.suppress(AttributeError):  # a stream that is closed or no file of text
             sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show is no fault
         try:
-            return main(argv)
+            with _ended_by_sigterm():
+                return main(argv)
         except UserError as error:
             message, code = str(error), 2
         except Stopped as error:
@@ -70,9 +113,14 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
             message, code = str(error), 1
         except BrokenPipeError:
             message, code = "the reader of the output went away", 1
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            message, code = f"{where}{error.strerror or error}", 1
+        except (OSError, MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                message, code = "out of memory, use a smaller --micro_batch_size or model", 1
+            elif isinstance(error, OSError):
+                where = f"{error.filename}: " if error.filename else ""
+                message, code = f"{where}{error.strerror or error}", 1
+            else:
+                raise
         except KeyboardInterrupt:
             message, code = "interrupted", 130
         print(f"{name}: {' '.join(message.split())}", file=sys.stderr)

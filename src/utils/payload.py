@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import pickletools
+import platform
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from src.names import UserError
+from src.utils.cli import out_of_memory
 
 FORMAT = "pico-llm-rlhf"
 FORMAT_VERSION = 1
@@ -47,7 +49,7 @@ def write_atomically(path: str | Path, write) -> None:
     was.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -58,7 +60,7 @@ def write_atomically(path: str | Path, write) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         # torch reports a full disk as a RuntimeError of its zip writer.
-        if isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
             number = getattr(error.__context__, "errno", None) or errno.EIO
             raise OSError(number, _reason(error), str(path)) from error
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
@@ -70,6 +72,31 @@ def write_atomically(path: str | Path, write) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def clear_stale(folder: str | Path) -> None:
+    """Remove what writers killed on this machine left in a folder that other runs may write to.
+
+    A temporary name ends in the machine's name, the process's number and .tmp.
+    """
+    for path in Path(folder).glob(f".*.{platform.node()}.*.tmp"):
+        number = path.name.split(".")[-2]
+        if not number.isdecimal() or _is_running(int(number)):
+            continue
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there kill() ends the process, whatever the signal
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return process != os.getpid()
 
 
 def _reason(error: BaseException) -> str:
@@ -142,6 +169,8 @@ def load_payload(path: str | Path, advice: str = "name another file") -> dict:
         payload = torch.load(path, map_location="cpu", weights_only=True)
         _check_plain(payload, MAX_EXPANSION * path.stat().st_size)
     except Exception as error:  # a damaged file makes zipfile and torch raise anything
+        if out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:150]
         raise UserError(
             f"{path} given, expected a checkpoint, but it cannot be read safely ({reason})"

@@ -3,7 +3,6 @@ stop it.
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -11,6 +10,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,19 @@ from tqdm import tqdm
 from src.names import UserError
 from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
 from src.utils.cli import NonFiniteError, Parser, Stopped
+from src.utils.lock import lock_folder
+from src.utils.payload import clear_stale
 
 # Flags that say how a run is started, and are no part of it.
 START_FLAGS = {"output_dir", "resume", "overwrite"}
 # Flags that may differ when a run is resumed: none of them changes what the run computes.
 FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite"}
 # What last.pt must hold besides what `src.training.restore` checks.
-LAST_FIELDS = {"step": int, "args": dict, "metrics_bytes": int, "modules": dict}
+LAST_FIELDS = {
+    "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict, "inputs": dict,
+    "optimizer": dict, "extra": dict,
+}  # fmt: skip
+CACHE = Path(".cache")
 RUN_FILES = ("final.pt", "snapshot.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt")
 
 
@@ -57,7 +63,7 @@ class Run:
     """A stage's folder while it is being written.
 
     last: the contents of last.pt when resuming, else None. finished: final.pt was there to resume.
-    step: the step in hand, counted from 1; `src.training.steps` sets it.
+    step: the step in hand or done last, counted from 1. saved_step: the one that last.pt holds.
     """
 
     def __init__(self, parser: Parser, argv: list[str] | None, stage: str) -> None:
@@ -69,15 +75,17 @@ class Run:
         if args.resume and args.overwrite:
             raise UserError("--resume and --overwrite given, expected one of them: they contradict")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock_folder(self.folder)
+        self._lock = lock_folder(self.folder)
         self.last: dict | None = None
         self.finished = False
         self.step = 0
-        self.stop_signal: int | None = None
+        self._stop_signal: int | None = None
+        self._stop_reason = ""
+        self._keep: Callable[[], None] | None = None  # saves what a step in hand started from
         try:
             existing = [name for name in RUN_FILES if (self.folder / name).exists()]
             if args.resume:
-                self._resume(self.typed)
+                self._resume(parser, self.typed)
             elif existing and not args.overwrite:
                 raise UserError(
                     f"{self.folder} holds an earlier run ({', '.join(existing)}), "
@@ -86,11 +94,12 @@ class Run:
         except BaseException:
             self._lock.close()
             raise
+        self.saved_step = self.steps_done
         self._previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
         self._bar: tqdm | None = None
         self._last_line = 0.0
 
-    def _resume(self, typed: set[str]) -> None:
+    def _resume(self, parser: Parser, typed: set[str]) -> None:
         folder, args = self.folder, self.args
         self.finished = (folder / "final.pt").exists()
         if not (folder / "last.pt").exists():
@@ -99,12 +108,19 @@ class Run:
             return
         self.last = load_payload(folder / "last.pt")
         for field, kind in LAST_FIELDS.items():
-            if type(self.last.get(field)) is not kind:
+            value = self.last.get(field)
+            if type(value) is not kind or (kind is int and value < 0):
                 raise UserError(
                     f"{folder / 'last.pt'} has no {field}, expected what a run saves to be "
                     "continued, restore it or start anew with --overwrite"
                 )
-        stored, asked = self.last["args"], self.last.get("asked", {})
+        stored, asked = self.last["args"], self.last["asked"]
+        for name, value in stored.items():
+            if not parser.accepts(name, value):
+                raise UserError(
+                    f"{folder / 'last.pt'} has a flag {name} of {str(value)[:40]!r}, expected one "
+                    "that a run can have, restore it or start anew with --overwrite"
+                )
         for name in sorted(typed - FREE_FLAGS):
             if getattr(args, name) not in (stored.get(name), asked.get(name)):
                 raise UserError(
@@ -144,6 +160,8 @@ class Run:
         for name in RUN_FILES:  # what a run that was killed while it wrote left behind
             for stale in self.folder.glob(f".{name}.*.tmp"):
                 stale.unlink(missing_ok=True)
+        for cache in CACHE.glob("*"):
+            clear_stale(cache)
         if self.last is None:
             for name in RUN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
@@ -167,7 +185,7 @@ class Run:
                     f"--output_dir {self.folder} given, which holds {path} that the run starts "
                     "from, expected a folder of its own"
                 )
-        known = self.last.get("inputs", self.inputs) if self.last else self.inputs
+        known = self.last["inputs"] if self.last else self.inputs
         changed = [name for name in self.inputs if known.get(name) != self.inputs[name]]
         if changed:
             raise UserError(
@@ -189,25 +207,55 @@ class Run:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self.close()
-        if isinstance(error, NonFiniteError):
-            last = self.folder / "last.pt"
-            saved = (
-                f"{last} keeps the last saved step" if last.exists() else "nothing was saved yet"
-            )
-            raise NonFiniteError(f"step {self.step}: {error}; {saved}") from None
+        try:
+            if isinstance(error, NonFiniteError):
+                if self._keep is not None and self.step - 1 > self.saved_step:
+                    self._keep()
+                raise NonFiniteError(f"step {self.step}: {error}; {self._kept()}") from None
+        finally:
+            self.close()
+
+    def _kept(self) -> str:
+        if not self.saved_step:
+            return "nothing was saved yet"
+        return f"{self.folder / 'last.pt'} keeps step {self.saved_step}"
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self.stop_signal = number
+        self._stop_signal = number
+        if self._keep is None:  # before the first step or after the last: nothing to finish
+            self._stop()
 
-    def stop_if_asked(self, step: int) -> None:
-        """Raise Stopped when a signal came; call it after saving."""
-        if self.stop_signal is not None:
-            name = signal.Signals(self.stop_signal).name
-            raise Stopped(
-                f"stopped by {name} after step {step}, saved; continue with --resume",
-                128 + self.stop_signal,
-            )
+    def _stop(self) -> None:
+        """Raise Stopped for the signal that came."""
+        name = signal.Signals(self._stop_signal).name
+        message = f"stopped by {name} before the first step was saved"
+        if self.saved_step:
+            message = f"stopped by {name} after step {self.saved_step}, saved; "
+            message += "continue with --resume"
+        raise Stopped(message, 128 + self._stop_signal)
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether the run is to end after the step in hand."""
+        return self._stop_signal is not None or bool(self._stop_reason)
+
+    def stop_after_step(self, reason: str) -> None:
+        """End the run with this NonFiniteError, unless it is "", once the step in hand is saved."""
+        self._stop_reason = reason
+
+    def begin_step(self, step: int, keep: Callable[[], None] | None) -> None:
+        """The step, counted from 1, that is in hand from now on; keep: saves what came before it.
+
+        None after the last step: from then on a signal stops at once.
+        """
+        self.step, self._keep = step, keep
+
+    def stop_if_asked(self) -> None:
+        """End the run if a signal or `stop_after_step` asked for it; call it after saving."""
+        if self._stop_signal is not None:
+            self._stop()
+        if self._stop_reason:
+            raise NonFiniteError(self._stop_reason)
 
     def log(self, record: dict) -> None:
         """Append one JSON line to metrics.jsonl; JSON has no NaN, so what is not finite is null."""
@@ -250,24 +298,3 @@ class Run:
 def say(text: str) -> None:
     """A line for people, on stderr, past a progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
-
-
-def _lock_folder(folder: Path) -> Any:
-    """An exclusive lock that ends with the process, however it ends; UserError if it is taken."""
-    file = open(folder / ".lock", "a+")  # noqa: SIM115 - held for the length of the run
-    try:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    except OSError:
-        with contextlib.suppress(OSError):
-            file.close()
-        raise UserError(
-            f"{folder} is in use by another run, wait for it or give another --output_dir"
-        ) from None
-    return file

@@ -1,0 +1,1 @@
+"""Faults on purpose: kills, broken data, hostile files, long runs; `python -m tests.faults`."""
