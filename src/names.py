@@ -6,6 +6,9 @@ MODEL_TYPES = ("transformer", "lstm", "kgram")
 STAGES = ("main_squad", "train_dpo", "train_reward_model", "train_ppo")
 POLICY_STAGES = ("main_squad", "train_dpo", "train_ppo")
 
+# Where a run's log can go beside metrics.jsonl.
+TRACKERS = ("none", "tensorboard", "wandb")
+
 # The kinds of corruption that make a rejected answer; src/data/squad_preferences.py defines them.
 CORRUPTIONS = (
     "other_span",

@@ -19,7 +19,7 @@ from src.names import STAGES
 from src.utils.payload import load_payload
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEEDS = {"seconds", "examples_per_second"}
+SPEEDS = {"seconds", "examples_per_second", "tokens_per_second"}
 # What makes a run depend on as much state as it can.
 MORE = {"train_ppo": ["--kl_target", "0.01", "--kl_horizon", "50", "--ppo_epochs", "2"]}
 
