@@ -140,7 +140,8 @@ def main(argv=None) -> dict:
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
             episodes = len(rollout.score)
-            shown = {"loss": record["loss"], "reward": record["reward_mean"], "kl": record["kl_nats"]}
+            shown = {"reward": record["reward_mean"], "kl": record["kl_nats"]}
+            shown["loss"] = record["loss"]
             stages.log_step(run, step, started, episodes, rollout.trees, record, **shown)
             ppo.steer_kl(args, extra, record["kl_nats"], episodes)
             if stages.due(run, step):
