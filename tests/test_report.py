@@ -1,4 +1,4 @@
-"""report.html: whole, closed, foreign text escaped; what it shows of chains whole, broken and many."""
+"""report.html: closed, self-contained, foreign text escaped; of chains whole, broken and many."""
 
 import json
 import math
