@@ -258,7 +258,7 @@ def test_runs_are_laid_side_by_side_by_step():
 
 
 def ppo(*evaluations):
-    stage = Stage(Path("x"), None, [], list(evaluations), {}, {})
+    stage = Stage(Path("x"), None, None, [], list(evaluations), {}, {})
     return Chain(Path("."), "kgram", {"train_ppo": stage}, [])
 
 
