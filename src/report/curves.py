@@ -175,7 +175,8 @@ def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
         axes.set_ylabel(curve.unit)
         low, high = axes.get_ylim()
         if curve.unit.endswith("(%)") and high - low < PERCENT_SPAN:
-            middle = (low + high) / 2  # less than that would make a drama of nothing
+            # Less than that would make a drama of nothing; below 0 and above 100 nothing is.
+            middle = np.clip((low + high) / 2, PERCENT_SPAN / 2 - 0.3, 100.3 - PERCENT_SPAN / 2)
             axes.set_ylim(middle - PERCENT_SPAN / 2, middle + PERCENT_SPAN / 2)
         legend(axes, lines)
 

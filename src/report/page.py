@@ -13,7 +13,7 @@ from src.report.answers import answers_table
 from src.report.chains import Chain, Series
 from src.report.drawing import Plot
 from src.report.html import Markup, join, tag
-from src.report.measure import Measured
+from src.report.measure import BASE, Measured
 from src.report.summary_plots import NAMES
 
 # metric -> (heading, unit)
@@ -111,7 +111,7 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
         "start: the SFT model that the last stage started from"
     )
     if base:
-        words += "; base: as main_squad.py logged it before its first step, on --eval_limit questions"
+        words += "; base: as main_squad.py logged it before its first step, on --eval_limit of them"
     return tag(
         "div",
         tag("table", tag("caption", words), tag("thead", tag("tr", *heads)), tag("tbody", *rows)),
@@ -124,7 +124,8 @@ def run_table(chain: Chain) -> Markup:
     heads = ("stage", "seed", "steps", "time", "started from", "sha256", "machine")
     rows, flags = [], []
     for name, stage in chain.stages.items():
-        seconds = sum(r["seconds"] for r in stage.steps if math.isfinite(r.get("seconds", math.nan)))
+        times = [record.get("seconds", math.nan) for record in stage.steps]
+        seconds = sum(t for t in times if math.isfinite(t))
         found = stage.checkpoint
         parents = [a.get("stage") for a in found.lineage] if found else ["?"]
         cells = (
@@ -180,7 +181,8 @@ def page(contents: Contents) -> str:
     figures = []
     for place, measured in contents.measured.items():
         head = tag("h3", names[place]) if len(chains) > 1 else None
-        table = figures_table(measured.table, len(measured.held_out.asked), "base" in measured.table)
+        found = measured.table
+        table = figures_table(found, len(measured.held_out.asked), BASE in found)
         figures.append(join([head, table]))
     plots = {name: [tag("div", *map(figure_of, found), class_="plots")]
              for name, found in contents.plots.items() if found}  # fmt: skip

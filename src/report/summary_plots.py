@@ -146,8 +146,7 @@ def hacking_track(chain: Chain) -> dict[str, np.ndarray] | None:
 
 
 def hacking_plot(name: str, series: Series) -> Plot | None:
-    """Reward and true F1 against the KL that PPO has spent, in one height: hacking is their parting.
-    """
+    """Reward and true F1 against the KL that PPO has spent, in one height: hacking parts them."""
     tracks = [t for c in series.chains if (t := hacking_track(c)) is not None]
     if not tracks:
         return None
@@ -162,9 +161,10 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
         )):  # fmt: skip
             for place, track in enumerate(tracks):
                 kl, values = track["kl_nats"][:, 0], track[key] * scale
+                arms = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
                 axes.errorbar(
                     kl, values[:, 0],
-                    yerr=np.clip([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]], 0, None),
+                    yerr=np.clip(arms, 0, None),
                     color=theme.colours[number], linestyle=LINES[number], marker=MARKERS[number],
                     markersize=5, capsize=2, elinewidth=0.8, label=None if place else words,
                 )  # fmt: skip
@@ -178,16 +178,17 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
             )  # fmt: skip
         axes.set_xlabel("KL from the start (nats/answer); small: step")
         axes.set_ylabel("change of reward (deviations)" if by_model else "change of reward")
-        right = axes.secondary_yaxis("right", functions=(lambda y: y * points, lambda y: y / points))
+        there_and_back = (lambda y: y * points, lambda y: y / points)
+        right = axes.secondary_yaxis("right", functions=there_and_back)
         right.set_ylabel("change of F1 (points)")
         legend(axes, 2)
 
     return render(
         f"hacking_{name}",
         f"Is the reward model being hacked? ({series.label})",
-        "Held-out greedy answers at each evaluation of PPO, as change since its start, with the 95% "
-        f"interval of each value. Both share one height: 1 of reward is drawn as {points:.0f} points "
-        "of F1. Rising together: learning. Reward up while F1 falls: hacking.",
+        "Held-out greedy answers at each evaluation of PPO, as change since its start, with the "
+        "95% interval of each value. Both share one height: 1 of reward is drawn as "
+        f"{points:.0f} points of F1. Rising together: learning. Reward up while F1 falls: hacking.",
         draw,
         3.3,
     )  # fmt: skip
