@@ -82,4 +82,4 @@ compared=("$sft_final" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
 $python eval_dpo.py --model_type "$model" --limit "$limit" --output "${dir}_evaluation.json" \
     "${scored_by[@]}" --checkpoint "${compared[@]}"
 echo "== report.py"
-$python report.py
+$python report.py --checkpoints "$(dirname "$dir")"
