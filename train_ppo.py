@@ -74,9 +74,7 @@ def main(argv=None) -> dict:
 
     from src import ppo, stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
-    from src.evaluation import kl_of_samples
-    from src.held_out import PolicyResult
-    from src.ppo_models import load_models
+    from src.ppo_models import load_models, reward_and_kl
     from src.pretrained import take_parents_defaults
     from src.progress import Figures, compare
     from src.rewards import reward_of_trees
@@ -94,31 +92,20 @@ def main(argv=None) -> dict:
         policy, tokenizer = models.policy, parent.tokenizer
         block, room = policy.config.block_size, args.max_new_tokens + 1
         questions = stages.load_questions(args, tokenizer, block, parent)
-        held_out, groups = questions.held_out, questions.held_out.groups
+        held_out = questions.held_out
         units = training_units(questions.encoded, block, answer_room=room).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
         trained = {"policy": policy} | ({"critic": models.critic} if models.critic else {})
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
         settings = ppo.settings_of(args, tokenizer.stop_id, device)
         parents = [parent, scored_by] if scored_by else [parent]
+        more = reward_and_kl(args, reward, models, tokenizer, held_out, device)
         run.start(stages.inputs_of(questions, parents))
 
         def evaluate(step: int) -> Figures:
             """Greedy answers with their metrics, their reward, and the KL that it has cost."""
-            score = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
-
-            def reward_and_kl(result: PolicyResult) -> Figures:
-                rewards = score(held_out.with_answers(result.ids)).tolist()
-                kl = kl_of_samples(
-                    policy, models.reference, held_out.prompts, tokenizer.stop_id,
-                    max_new_tokens=args.max_new_tokens, device=device,
-                ).tolist()  # fmt: skip
-                ones = [1.0] * len(rewards)
-                return {"reward": (rewards, ones, groups), "kl_nats": (kl, ones, groups)}
-
-            return stages.evaluate_and_log(
-                run, step, policy, tokenizer, held_out, device, extra, reward_and_kl
-            )
+            told = (tokenizer, held_out, device, extra, more)
+            return stages.evaluate_and_log(run, step, policy, *told)
 
         extra = {"kl_coef": args.kl_coef}
         if run.last is None:
@@ -140,8 +127,8 @@ def main(argv=None) -> dict:
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
             episodes = len(rollout.score)
-            shown = {"reward": record["reward_mean"], "kl": record["kl_nats"]}
-            shown["loss"] = record["loss"]
+            names = {"loss": "loss", "reward": "reward_mean", "kl": "kl_nats"}
+            shown = {name: record[key] for name, key in names.items()}
             stages.log_step(run, step, started, episodes, rollout.trees, record, **shown)
             ppo.steer_kl(args, extra, record["kl_nats"], episodes)
             if stages.due(run, step):

@@ -88,8 +88,7 @@ def main(argv=None) -> dict:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
             scores = reward_scores(reward, unseen, stop_id, device)
             table = {"accuracy": accuracy(scores, unseen), "length_rule": length_rule(unseen)}
-            kinds = accuracy_by_kind(scores, unseen)
-            table |= {f"accuracy_{kind}": interval for kind, interval in kinds.items()}
+            table |= {f"accuracy_{k}": v for k, v in accuracy_by_kind(scores, unseen).items()}
             stages.log_intervals(run, step, table)
             say_pairs(extra, scores, unseen, questions.chosen)
             values = {name: interval.value for name, interval in table.items()}
