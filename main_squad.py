@@ -97,6 +97,7 @@ def main(argv=None) -> dict:
     from src import stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
     from src.pretrained import start_of
+    from src.progress import Figures, compare
     from src.training import make_optimizer, steps, update
     from src.utils.run import Run, set_up_torch
 
@@ -120,10 +121,9 @@ def main(argv=None) -> dict:
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
         run.start(stages.inputs_of(questions, parents))
 
-        def evaluate(step: int) -> stages.Figures:
+        def evaluate(step: int) -> Figures:
             """Answers and answer loss on the held-out questions."""
-            result = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device)
-            return stages.figures_of(result, held_out)
+            return stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, extra)
 
         # The step loop. extra: what is known from before training, kept when the run is resumed.
         extra: dict = {}
@@ -142,13 +142,16 @@ def main(argv=None) -> dict:
             record = sft_backward(model, trees, tokenizer.stop_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)
-            stages.log_step(run, step, started, examples, record, loss=record["answer_loss_nats"])
+            stages.log_step(
+                run, step, started, examples, trees, record,
+                loss=record["loss"], answer_loss=record["answer_loss_nats"],
+            )  # fmt: skip
             if stages.due(run, step):
                 evaluate(step + 1)
             if step + 1 == math.ceil(args.snapshot_at * max_steps):
                 early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
                 stages.finish(run, model, tokenizer, questions.identity, early, file="snapshot.pt")
-        metrics = stages.compare(extra["before"], evaluate(max_steps))
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
         return stages.finish(run, model, tokenizer, questions.identity, metrics, parents)
 
 

@@ -81,3 +81,5 @@ compared=("$sft_final" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
 [[ $policy == "$sft_final" ]] || compared=("$policy" "${compared[@]}")
 $python eval_dpo.py --model_type "$model" --limit "$limit" --output "${dir}_evaluation.json" \
     "${scored_by[@]}" --checkpoint "${compared[@]}"
+echo "== report.py"
+$python report.py --checkpoints "$(dirname "$dir")"

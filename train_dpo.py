@@ -94,9 +94,9 @@ def main(argv=None) -> dict:
     from src import stages
     from src.data.squad_dataset import steps_per_epoch
     from src.data.squad_pairs import pair_batches
-    from src.evaluation import points_in_order
     from src.pairs import policy_scores, reference_logps, trees_of_steps
     from src.pretrained import take_parents_defaults
+    from src.progress import Figures, compare, pair_points
     from src.training import make_optimizer, steps, update
     from src.utils.checkpoint_utils import load_parent
     from src.utils.run import Run, set_up_torch
@@ -126,14 +126,12 @@ def main(argv=None) -> dict:
         optimizer = make_optimizer({"model": model}, args.weight_decay)
         run.start(stages.inputs_of(questions, [parent]))
 
-        def evaluate(step: int) -> stages.Figures:
+        def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
-            result = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device)
+            figures = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, extra)
             scores = policy_scores(model, unseen, stop_id, device)
             stages.log_pair_figures(run, step, scores, unseen_reference, unseen, args.beta)
-            points = points_in_order(*scores.numpy().T).tolist()
-            preferred = (points, [0.01] * len(points), [p.paragraph for p in unseen.in_order()])
-            return stages.figures_of(result, held_out) | {"preference_accuracy": preferred}
+            return figures | {"preference_accuracy": pair_points(scores, unseen)}
 
         extra: dict = {}
         if run.last is None:
@@ -148,11 +146,11 @@ def main(argv=None) -> dict:
             record = dpo_backward(model, batch.trees, reference[numbers], stop_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
             shown = {"loss": record["loss"], "accuracy": record["preference_accuracy"]}
-            stages.log_step(run, step, started, len(numbers), record, **shown)
+            stages.log_step(run, step, started, len(numbers), batch.trees, record, **shown)
             if stages.due(run, step):
                 evaluate(step + 1)
 
-        metrics = stages.compare(extra["before"], evaluate(max_steps))
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
         return stages.finish(run, model, tokenizer, questions.identity, metrics, [parent])
 
 

@@ -74,8 +74,9 @@ def main(argv=None) -> dict:
 
     from src import ppo, stages
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
-    from src.ppo_models import load_models
+    from src.ppo_models import load_models, reward_and_kl
     from src.pretrained import take_parents_defaults
+    from src.progress import Figures, compare
     from src.rewards import reward_of_trees
     from src.training import make_optimizer, steps, update
     from src.utils.run import Run, set_up_torch
@@ -98,15 +99,13 @@ def main(argv=None) -> dict:
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
         settings = ppo.settings_of(args, tokenizer.stop_id, device)
         parents = [parent, scored_by] if scored_by else [parent]
+        more = reward_and_kl(args, reward, models, tokenizer, held_out, device)
         run.start(stages.inputs_of(questions, parents))
 
-        def evaluate(step: int) -> stages.Figures:
-            """Greedy answers with their metrics and their reward."""
-            result = stages.evaluate_and_log(run, step, policy, tokenizer, held_out, device)
-            score = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
-            rewards = score(held_out.with_answers(result.ids)).tolist()
-            figures = stages.figures_of(result, held_out)
-            return figures | {"reward": (rewards, [1.0] * len(rewards), held_out.groups)}
+        def evaluate(step: int) -> Figures:
+            """Greedy answers with their metrics, their reward, and the KL that it has cost."""
+            told = (tokenizer, held_out, device, extra, more)
+            return stages.evaluate_and_log(run, step, policy, *told)
 
         extra = {"kl_coef": args.kl_coef}
         if run.last is None:
@@ -128,14 +127,15 @@ def main(argv=None) -> dict:
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
             episodes = len(rollout.score)
-            shown = {"reward": record["reward_mean"], "kl": record["kl_nats"]}
-            stages.log_step(run, step, started, episodes, record, **shown)
+            names = {"loss": "loss", "reward": "reward_mean", "kl": "kl_nats"}
+            shown = {name: record[key] for name, key in names.items()}
+            stages.log_step(run, step, started, episodes, rollout.trees, record, **shown)
             run.stop_after_step(ppo.steer_kl(args, extra, record["kl_nats"], episodes))
             if stages.due(run, step):
                 evaluate(step + 1)
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
-        metrics = stages.compare(extra["before"], evaluate(max_steps))
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
         return stages.finish(run, policy, tokenizer, questions.identity, metrics, parents)
 
 

@@ -60,10 +60,11 @@ def main(argv=None) -> dict:
     from src.model.heads import RewardModel
     from src.pairs import accuracy, accuracy_by_kind, length_rule, reward_scores
     from src.pretrained import take_parents_defaults
+    from src.progress import Figures, compare, pair_points, say_pairs
     from src.rewards import model_rewards
     from src.training import make_optimizer, steps, update
     from src.utils.checkpoint_utils import load_parent
-    from src.utils.run import Run, say, set_up_torch
+    from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
@@ -83,19 +84,20 @@ def main(argv=None) -> dict:
         max_steps = args.max_steps
         run.start(stages.inputs_of(questions, [parent]))
 
-        def evaluate(step: int) -> dict[str, float]:
+        def evaluate(step: int) -> tuple[Figures, dict[str, float]]:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
             scores = reward_scores(reward, unseen, stop_id, device)
             table = {"accuracy": accuracy(scores, unseen), "length_rule": length_rule(unseen)}
-            kinds = accuracy_by_kind(scores, unseen)
-            table |= {f"accuracy_{kind}": interval for kind, interval in kinds.items()}
+            table |= {f"accuracy_{k}": v for k, v in accuracy_by_kind(scores, unseen).items()}
             stages.log_intervals(run, step, table)
-            return {name: interval.value for name, interval in table.items()}
+            say_pairs(extra, scores, unseen, questions.chosen)
+            values = {name: interval.value for name, interval in table.items()}
+            return {"accuracy": pair_points(scores, unseen)}, values
 
         # The step loop.
         extra: dict = {}
         if run.last is None:
-            extra["before"] = evaluate(0)
+            extra["before"], _ = evaluate(0)
         batches = pair_batches(
             train.trees, batch_size=args.batch_size, seed=args.seed, start_step=run.steps_done
         )
@@ -106,7 +108,7 @@ def main(argv=None) -> dict:
             record |= update(run, optimizer, step, max_steps, record["loss"])
             pairs = sum(len(qs) for _, qs in trees)
             stages.log_step(
-                run, step, started, pairs, record,
+                run, step, started, pairs, trees, record,
                 loss=record["loss"], accuracy=record["accuracy"],
             )  # fmt: skip
             if stages.due(run, step):
@@ -115,9 +117,8 @@ def main(argv=None) -> dict:
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
         golds = stages.some_gold_trees(questions.encoded, block, args.seed)
         reward.set_normalisation(model_rewards(reward, golds, stop_id, device, raw=True))
-        metrics = evaluate(max_steps)
-        was, now = extra["before"]["accuracy"], metrics["accuracy"]
-        say(f"held-out accuracy: {was:.1f}% before, {now:.1f}% after")
+        figures, metrics = evaluate(max_steps)
+        metrics |= compare(STAGE, extra["before"], figures)
         return stages.finish(run, reward, tokenizer, questions.identity, metrics, [parent])
 
 

@@ -142,10 +142,26 @@ def floors_of(
     return floor_predictions(seen, [a.golds for a in held_out.asked], train_answers, seed)
 
 
-def sample_lines(held_out: HeldOut, answers: Sequence[str], number: int = 3) -> list[str]:
-    """A few questions, evenly spread, with an answer and the gold, for people to read."""
-    spread = range(0, len(answers), max(1, len(answers) // number))
-    return [
-        f"  Q: {about.question}  gold: {about.golds[0]!r}  answer: {answer!r}"
-        for about, answer in [(held_out.asked[i], answers[i]) for i in spread][:number]
-    ]
+def spread(total: int, number: int = 3) -> list[int]:
+    """The same few places, evenly spread over so many, every time.
+
+    >>> spread(10), spread(2)
+    ([0, 3, 6], [0, 1])
+    """
+    return list(range(0, total, max(1, total // number)))[:number]
+
+
+def sample_lines(
+    held_out: HeldOut, answers: Sequence[str], before: Sequence[str] = ()
+) -> list[str]:
+    """A few fixed questions with the gold, an answer and, where given, the answer before training
+    (one a question shown), for people to read.
+    """
+    lines = []
+    for number, place in enumerate(spread(len(answers))):
+        about, was = held_out.asked[place], before[number : number + 1]
+        told = f"  before: {was[0]!r}" if was else ""
+        lines.append(
+            f"  Q: {about.question}  gold: {about.golds[0]!r}  answer: {answers[place]!r}{told}"
+        )
+    return lines

@@ -6,6 +6,9 @@ MODEL_TYPES = ("transformer", "lstm", "kgram")
 STAGES = ("main_squad", "train_dpo", "train_reward_model", "train_ppo")
 POLICY_STAGES = ("main_squad", "train_dpo", "train_ppo")
 
+# Where a run's log can go beside metrics.jsonl.
+TRACKERS = ("none", "tensorboard", "wandb")
+
 # The kinds of corruption that make a rejected answer; src/data/squad_preferences.py defines them.
 CORRUPTIONS = (
     "other_span",
@@ -28,7 +31,10 @@ PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
     },
     "train_dpo": {"lr": 1e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
     "train_reward_model": {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
-    "train_ppo": {"lr": 1e-5, "warmup": 2, "batch_size": 8, "micro_batch_size": 2},
+    # save_every 1: a step takes a minute, and no copy is kept in memory of what it started from.
+    "train_ppo": {
+        "lr": 1e-5, "warmup": 2, "batch_size": 8, "micro_batch_size": 2, "save_every": 1,
+    },
 }  # fmt: skip
 
 

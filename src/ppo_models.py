@@ -2,13 +2,18 @@
 
 import argparse
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from src.data.tokenizer import Tokenizer
+from src.evaluation import kl_of_samples
+from src.held_out import HeldOut, PolicyResult
 from src.model.heads import Critic, RewardModel
-from src.rewards import reward_function
+from src.progress import Figures
+from src.rewards import reward_function, reward_of_trees
 from src.stages import require_same_tokenizer
 from src.utils.checkpoint_utils import REWARD_STAGE, Checkpoint, load_parent
 
@@ -46,3 +51,27 @@ def load_models(
         if reward is not None:
             critic.start_from_reward(reward)
     return parent, scored_by, reward, Models(policy, reference, critic)
+
+
+def reward_and_kl(
+    args: argparse.Namespace,
+    reward: RewardModel | None,
+    models: Models,
+    tokenizer: Tokenizer,
+    held_out: HeldOut,
+    device: torch.device,
+) -> Callable[[PolicyResult], Figures]:
+    """What an evaluation of PPO adds: the reward of the greedy answers, and the KL in nats of one
+    sampled answer a question from the policy that training started from.
+    """
+    score = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
+
+    def more(result: PolicyResult) -> Figures:
+        kl = kl_of_samples(
+            models.policy, models.reference, held_out.prompts, tokenizer.stop_id,
+            max_new_tokens=args.max_new_tokens, device=device,
+        ).tolist()  # fmt: skip
+        rewards, ones = score(held_out.with_answers(result.ids)).tolist(), [1.0] * len(kl)
+        return {"reward": (rewards, ones, held_out.groups), "kl_nats": (kl, ones, held_out.groups)}
+
+    return more

@@ -4,7 +4,7 @@ import argparse
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from src.data.squad_loader import load_from_identity, load_squad
 from src.data.squad_preferences import parse_corruptions
 from src.data.squad_types import Paragraph
 from src.data.tokenizer import Tokenizer
-from src.evaluation import Interval, bootstrap_interval, paired_difference
+from src.evaluation import Interval, bootstrap_interval
 from src.held_out import (
     HeldOut,
     PolicyResult,
@@ -30,19 +30,20 @@ from src.held_out import (
     evaluate_policy,
     held_out_questions,
     sample_lines,
+    spread,
 )
 from src.names import UserError
 from src.pairs import PairSet, accuracy, held_out_pairs, training_pairs
+from src.progress import Figures, figures_of, tokens_read
 from src.scoring import Tree
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.run import Run, say
 
 CACHE_DIR = ".cache/encoded"
+# Flags that say how a run was started or watched: the same checkpoint comes out whatever they are.
+UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
 # What a stream of random numbers is for.
 _GOLDS, _PAIRS = 3, 4
-
-# name -> numerators, denominators and groups, one of each a question or pair
-Figures = dict[str, tuple[list[float], list[float], list[int]]]
 
 
 class Questions(NamedTuple):
@@ -141,20 +142,28 @@ def micro_batches(trees: Sequence[Tree], size: int | None) -> Iterator[Sequence[
 
 
 def log_step(
-    run: Run, step: int, started: float, examples: int, record: dict[str, Any], **shown
+    run: Run,
+    step: int,
+    started: float,
+    examples: int,
+    trees: Sequence[Tree],
+    record: dict[str, Any],
+    **shown,
 ) -> None:
-    """Log one finished step, speeds included, and show its main figures."""
+    """Log one finished step on these trees, speeds included, and show its main figures."""
     seconds = time.perf_counter() - started
+    tokens_per_second = tokens_read(trees) / seconds
     if (step + 1) % run.args.log_every == 0 or step + 1 == run.args.max_steps:
         run.log(
             {
                 "step": step + 1,
                 **record,
                 "examples_per_second": examples / seconds,
+                "tokens_per_second": tokens_per_second,
                 "seconds": seconds,
             }
         )
-    run.show(step + 1, run.args.max_steps, **shown, questions_per_s=examples / seconds)
+    run.show(step + 1, run.args.max_steps, **shown, tokens_per_s=tokens_per_second)
 
 
 def due(run: Run, step: int) -> bool:
@@ -181,42 +190,20 @@ def evaluate_and_log(
     tokenizer: Tokenizer,
     held_out: HeldOut,
     device: torch.device,
-) -> PolicyResult:
-    """EM, F1 and answer loss on the held-out questions, logged and said with three answers."""
-    result = evaluate_policy(model, tokenizer, held_out, device)
-    log_intervals(run, step, result.summary(held_out.groups))
-    for line in sample_lines(held_out, result.answers):
-        say(line)
-    return result
+    extra: dict[str, Any],
+    more: Callable[[PolicyResult], Figures] = lambda result: {},
+) -> Figures:
+    """EM, F1, answer loss and `more` on the held-out questions, logged and said with three answers.
 
-
-def figures_of(result: PolicyResult, held_out: HeldOut) -> Figures:
-    """A policy's EM, F1 and answer loss, question by question, for `compare`."""
-    percent = [0.01] * len(result.em)
-    return {
-        "em": (result.em, percent, held_out.groups),
-        "f1": (result.f1, percent, held_out.groups),
-        "answer_loss_nats": (result.nats, result.tokens, held_out.groups),
-    }
-
-
-def compare(before: Figures, after: Figures) -> dict[str, float]:
-    """Say whether each figure is above the parent's, by the interval of the paired difference.
-
-    Returns the figures from after training, and what was gained with its 95% interval.
+    extra: keeps those answers from the first call, so that later ones can show what was before.
     """
-    metrics = {}
-    for name, (values, denominators, groups) in after.items():
-        gain = paired_difference(values, before[name][0], denominators, groups)
-        verdict = "above" if gain.low > 0 else "below" if gain.high < 0 else "not different from"
-        metrics[name] = sum(values) / sum(denominators)
-        metrics |= {f"{name}_gain": gain.value}
-        metrics |= {f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
-        say(
-            f"{name} {metrics[name]:.2f}: {verdict} the figure before training, by "
-            f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
-        )
-    return metrics
+    result = evaluate_policy(model, tokenizer, held_out, device)
+    figures = figures_of(result, held_out) | more(result)
+    log_intervals(run, step, {name: bootstrap_interval(*f) for name, f in figures.items()})
+    for line in sample_lines(held_out, result.answers, extra.get("sample_answers", ())):
+        say(line)
+    extra.setdefault("sample_answers", [result.answers[i] for i in spread(len(result.answers))])
+    return figures
 
 
 def load_pairs(
@@ -311,7 +298,7 @@ def finish(
         model,
         tokenizer,
         identity,
-        {name: v for name, v in vars(run.args).items() if name not in ("resume", "overwrite")},
+        {name: v for name, v in vars(run.args).items() if name not in UNTOLD_FLAGS},
         lineage,
         metrics,
     )

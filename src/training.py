@@ -105,12 +105,12 @@ def steps(
     modules: everything with weights that training changes. extra: plain values and tensors that the
     loop changes in place (a coefficient, figures from before training); saved and restored too.
     several_updates: a step updates the weights more than once, so that what it started from has to
-    be copied to be saved where the step fails.
+    be copied to be saved where the step fails, unless last.pt holds it.
     """
     first = restore(run, modules, optimizer, extra)
     for step in range(first, max_steps):
         state = _state(modules, optimizer, extra)
-        if several_updates:
+        if several_updates and run.saved_step < step:
             state = copy.deepcopy(state)
         run.begin_step(step + 1, functools.partial(_write_last, run, step, state))
         yield step

@@ -20,6 +20,7 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 NAMES = {
     "main_squad", "train_dpo", "train_reward_model", "train_ppo",
     "eval_dpo", "generate_from_checkpoint", "playground", "export_to_hf",
+    "report",
 }  # fmt: skip
 
 # Part of src -> what it may import besides itself and src.names. The first that fits decides.
@@ -39,7 +40,7 @@ EDGES = {
 }
 THIRD_PARTY = {
     "torch", "tiktoken", "regex", "datasets", "numpy", "tqdm", "gguf", "safetensors",
-    "huggingface_hub", "gradio",
+    "huggingface_hub", "gradio", "matplotlib", "wandb",
 }  # fmt: skip
 # regex comes with tiktoken, huggingface_hub with datasets; foreign weights have a file a format.
 ONLY_IN = {
@@ -52,6 +53,8 @@ ONLY_IN = {
     },
     "huggingface_hub": {"src/pretrained.py"},
     "gradio": {"src/playground/page.py"},
+    "matplotlib": {"src/report/drawing.py"},
+    "wandb": {"src/utils/tracker.py"},  # of the user's own, where --tracker names it
 }
 LONGEST_SCRIPT, LONGEST_MODULE, LONGEST_FUNCTION = 160, 320, 70
 LIGHT = ("src/names.py", "src/utils/cli.py")
@@ -286,7 +289,7 @@ try:
     runpy.run_path({0!r}, run_name="__main__")
 except SystemExit as stop:
     slow = {{"torch", "numpy", "datasets", "tiktoken", "tqdm", "gradio", "safetensors"}}
-    heavy = sorted(slow & set(sys.modules))
+    heavy = sorted((slow | {{"matplotlib"}}) & set(sys.modules))
     print("code", stop.code, "heavy", heavy, file=sys.stderr)
 """
 

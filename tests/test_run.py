@@ -183,7 +183,7 @@ def test_overwriting_removes_the_earlier_run_when_the_new_one_starts(tmp_path):
     with run_in(tmp_path, "--overwrite") as run:
         run.start()
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {".lock", "args.json", "metrics.jsonl", "notes.txt"}
+    assert left == {".lock", "args.json", "machine.json", "metrics.jsonl", "notes.txt"}
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
 
 

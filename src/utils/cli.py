@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, STAGES, UserError
+from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, STAGES, TRACKERS, UserError
 
 
 class Stopped(BaseException):
@@ -272,6 +272,12 @@ def add_training_flags(
     add("--eval_limit", type=positive_int, default=500, help="held-out questions evaluated")
     add("--save_every", type=positive_int, default=100, help="steps between last.pt files")
     add("--log_every", type=positive_int, default=1, help="steps between lines of metrics.jsonl")
+    add(
+        "--tracker",
+        choices=TRACKERS,
+        default="none",
+        help="send the log there too: tensorboard to the stage's folder, wandb to its service",
+    )
     add("--resume", action="store_true", help="continue from last.pt with the stored flags")
     add("--overwrite", action="store_true", help="start anew over an existing run")
     add(

@@ -22,19 +22,24 @@ from src.names import UserError
 from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
 from src.utils.cli import NonFiniteError, Parser, Stopped
 from src.utils.lock import lock_folder
+from src.utils.machine import machine_in_words
 from src.utils.payload import clear_stale
+from src.utils.tracker import NO_TRACKER, open_tracker, require_tracker
 
 # Flags that say how a run is started, and are no part of it.
 START_FLAGS = {"output_dir", "resume", "overwrite"}
 # Flags that may differ when a run is resumed: none of them changes what the run computes.
-FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite"}
+FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite", "tracker"}
 # What last.pt must hold besides what `src.training.restore` checks.
 LAST_FIELDS = {
     "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict, "inputs": dict,
     "optimizer": dict, "extra": dict,
 }  # fmt: skip
 CACHE = Path(".cache")
-RUN_FILES = ("final.pt", "snapshot.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt")
+RUN_FILES = (
+    "final.pt", "snapshot.pt", "last.pt", "metrics.jsonl", "args.json", "machine.json",
+    "samples.txt",
+)  # fmt: skip
 
 
 def set_up_torch(args: argparse.Namespace) -> torch.device:
@@ -91,12 +96,14 @@ class Run:
                     f"{self.folder} holds an earlier run ({', '.join(existing)}), "
                     "expected an empty folder, --resume to continue it or --overwrite to start anew"
                 )
+            require_tracker(args.tracker)
         except BaseException:
             self._lock.close()
             raise
         self.saved_step = self.steps_done
         self._previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
         self._bar: tqdm | None = None
+        self._tracker = NO_TRACKER
         self._last_line = 0.0
 
     def _resume(self, parser: Parser, typed: set[str]) -> None:
@@ -167,6 +174,8 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
         flags = json.dumps(vars(self.args), indent=1, sort_keys=True).encode()
         write_atomically(self.folder / "args.json", lambda file: file.write(flags))
+        machine = json.dumps(machine_in_words(), indent=1).encode()
+        write_atomically(self.folder / "machine.json", lambda file: file.write(machine))
         path = self.folder / "metrics.jsonl"
         keep = self.last["metrics_bytes"] if self.last else 0
         self._log = open(path, "ab")  # noqa: SIM115 - open for the length of the run
@@ -175,6 +184,8 @@ class Run:
                 f"{path} is shorter than when last.pt was saved, restore it or use --overwrite"
             )
         self._log.truncate(keep)
+        name, flags = self.args.tracker, vars(self.args)
+        self._tracker = open_tracker(name, self.stage, self.folder, flags, self.steps_done)
         for number in self._previous:
             signal.signal(number, self._on_signal)
 
@@ -199,6 +210,7 @@ class Run:
             signal.signal(number, handler)
         if self._bar is not None:
             self._bar.close()
+        self._tracker.close()
         if hasattr(self, "_log"):
             self._log.close()
         self._lock.close()
@@ -265,6 +277,7 @@ class Run:
         }
         self._log.write((json.dumps(finite) + "\n").encode())
         self._log.flush()
+        self._tracker.log(finite)
 
     def final_metrics(self) -> dict:
         """The metrics of a finished run, from its final.pt."""
@@ -290,9 +303,10 @@ class Run:
         if now - self._last_line >= 10 or step == max_steps:
             self._last_line = now
             done = step - self._started[1]
-            left = (now - self._started[0]) / done * (max_steps - step) if done else float("nan")
             words = " ".join(f"{k} {v:.4g}" for k, v in figures.items())
-            say(f"{self.stage} step {step}/{max_steps} {words} left {left:.0f} s")
+            if done:  # the first step shown tells nothing yet of the time that a step takes
+                words += f" left {(now - self._started[0]) / done * (max_steps - step):.0f} s"
+            say(f"{self.stage} step {step}/{max_steps} {words}")
 
 
 def say(text: str) -> None:

@@ -11,7 +11,7 @@ from src.names import STAGES
 from src.utils.payload import load_payload
 from tests.conftest import SHAPES
 
-SPEEDS = {"seconds", "examples_per_second"}
+SPEEDS = {"seconds", "examples_per_second", "tokens_per_second"}
 # Saved and evaluated often, so that a kill falls into every kind of work.
 OFTEN = [
     "--max_steps", "4", "--save_every", "1", "--eval_every", "2", "--eval_limit", "3",

@@ -1,0 +1,96 @@
+"""What RLHF did to a model: every stage of a chain in one page, with plots and answers.
+
+    PYTHONPATH=src python report.py
+
+Finds the stages in --checkpoints (a folder of stages' folders; several for several seeds or
+models), measures their policies on held-out questions, and writes report.html, which needs
+nothing else, and the plots as PNG files beside it.
+"""
+
+from pathlib import Path
+
+from src.names import UserError
+from src.utils import cli
+
+
+def build_parser() -> cli.Parser:
+    """All flags with their units and defaults."""
+    parser = cli.Parser(prog="report.py", description=__doc__.split("\n")[0])
+    cli.add_machine_flags(parser)
+    add = parser.add_argument
+    add("--checkpoints", nargs="+", default=["checkpoints"], metavar="DIR",
+        help="folders of stages' folders; several: other seeds (bands) and models (compared)")
+    add("--output_dir", default="report", help="folder for report.html and the PNG files")
+    add("--limit", type=cli.positive_int, default=200,
+        help="held-out questions measured, a sample by --seed")  # fmt: skip
+    return parser
+
+
+def plots_of(series, measured: dict) -> dict:
+    """Section of the page -> its plots, those left out for which nothing was logged."""
+    from src.report.curves import CURVES, draw_curve
+    from src.report.summary_plots import hacking_plot, quality_plot, reward_plot
+
+    runs_of, tables, place = [], [], 0
+    for one in series:
+        found = [measured[n] for n in range(place, place + len(one.chains)) if n in measured]
+        place += len(one.chains)
+        runs_of.append(found)
+        if found:
+            tables.append((one.label, [run.table for run in found]))
+    number = "" if len(series) == 1 else "_{}"
+    plots = {
+        "quality": [quality_plot("em", "EM (%)", tables), quality_plot("f1", "F1 (%)", tables)],
+        "hacking": [
+            hacking_plot(f"ppo{number.format(n)}", one) for n, one in enumerate(series, 1)
+        ],
+        "rewards": [
+            reward_plot(one.label, f"kinds{number.format(n)}", found)
+            for n, (one, found) in enumerate(zip(series, runs_of, strict=True), 1)
+        ],
+    }
+    for curve in CURVES:
+        plots.setdefault(curve.stage, []).append(draw_curve(curve, series))
+    return {section: [p for p in found if p is not None] for section, found in plots.items()}
+
+
+@cli.command
+def main(argv=None) -> dict:
+    """Write the report; returns {"report": its path, "plots": the PNG files' paths}."""
+    args = build_parser().parse_args(argv)
+    folder = Path(args.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder} given, a file, expected a folder or a new name")
+
+    from src.report.chains import find_chains, group_chains
+    from src.report.measure import measure_chain
+    from src.report.page import Contents, page
+    from src.utils.checkpoint_utils import write_atomically
+    from src.utils.run import say, set_up_torch
+
+    device = set_up_torch(args)
+    series = group_chains(find_chains(args.checkpoints))
+    measured, loaded = {}, {}
+    for place, chain in enumerate(chain for one in series for chain in one.chains):
+        found = measure_chain(chain, args.limit, args.seed, device, loaded)
+        if found is not None:
+            measured[place] = found
+        for note in chain.notes:
+            say(f"{chain.model_type} in {chain.folder}: {note}")
+    plots = plots_of(series, measured)
+    command = f"report.py --checkpoints {' '.join(args.checkpoints)} --limit {args.limit}"
+    text = page(Contents(series, measured, plots, args.limit, f"{command} --seed {args.seed}"))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for plot in (plot for found in plots.values() for plot in found):
+        path = written[plot.name] = folder / f"{plot.name}.png"
+        write_atomically(path, lambda file, image=plot.light: file.write(image))
+    path = folder / "report.html"
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
+    say(f"{path} written, {len(written)} plots beside it")
+    return {"report": str(path), "plots": [str(p) for p in written.values()]}
+
+
+if __name__ == "__main__":
+    main()

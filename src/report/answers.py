@@ -1,0 +1,91 @@
+"""Held-out questions with every policy's answer side by side, right and wrong words marked."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from src.data.squad_text import normalize_answer
+from src.evaluation import f1_score
+from src.held_out import HeldOut, PolicyResult
+from src.report.html import Markup, join, tag
+
+
+def marked_words(answer: str, golds: Sequence[str]) -> list[tuple[str, bool | None]]:
+    """The answer's words, each right or wrong against the gold that it is nearest to; None for
+    words that do not count (articles, bare punctuation).
+
+    A word is right as often as the gold has it, so right words are those that F1 counts.
+
+    >>> marked_words("the red red fox", ["Red Fox"])
+    [('the', None), ('red', True), ('red', False), ('fox', True)]
+    """
+    gold = max(golds, key=lambda g: f1_score(answer, [g]))
+    left = Counter(normalize_answer(gold).split())
+    words: list[tuple[str, bool | None]] = []
+    for word in answer.split():
+        # One written word can be several to the metric, as "a.b" is one and "an–other" two.
+        parts = normalize_answer(word).split()
+        right = bool(parts) and all(left[part] > 0 for part in parts)
+        if right:
+            left.subtract(parts)
+        words.append((word, right if parts else None))
+    return words
+
+
+def answer_cell(name: str, answer: str, golds: Sequence[str], exact: bool) -> Markup:
+    """A cell: whether the answer is exact, and its words marked by more than colour."""
+    pieces: list[object] = []
+    for word, right in marked_words(answer, golds):
+        if pieces:
+            pieces.append(" ")
+        kind = {True: "right", False: "wrong", None: None}[right]
+        pieces.append(tag("mark", word, class_=kind) if kind else word)
+    if not pieces:
+        pieces = [tag("span", "(no words)", class_="faint")]
+    sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
+    return tag("td", sign, *pieces, data_policy=name)
+
+
+def answers_table(
+    number: int, held_out: HeldOut, policies: dict[str, PolicyResult], context: bool = True
+) -> Markup:
+    """The table and its sorting; rows start in the order of where the policies differ most."""
+    names, results = list(policies), list(policies.values())
+    rows = []
+    for place, about in enumerate(held_out.asked):
+        points = [result.f1[place] for result in results]
+        answers = [result.answers[place] for result in results]
+        differ = max(points) - min(points) + 0.01 * (len(set(answers)) - 1)
+        shown = [
+            tag("details", tag("summary", "context"), about.context) if context else None,
+            *(
+                answer_cell(name, answer, about.golds, bool(result.em[place]))
+                for name, answer, result in zip(names, answers, results, strict=True)
+            ),
+        ]
+        question = tag("td", about.question, " ", tag("small", shown[0]) if context else None)
+        gold = tag("td", " / ".join(dict.fromkeys(about.golds)), data_policy="gold")
+        rows.append((differ, tag(
+            "tr", question, gold, *shown[1:], data_order=place, data_differ=f"{differ:.4f}",
+            data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",
+        )))  # fmt: skip
+    rows.sort(key=lambda row: -row[0])
+    orders = {"differ -1": "where they differ most", "order 1": "as in the data",
+              "mean 1": "where most are wrong"}  # fmt: skip
+    if len(names) > 1:
+        orders["gain -1"] = f"where {names[-1]} gains most over {names[0]}"
+        orders["gain 1"] = f"where {names[-1]} loses most against {names[0]}"
+    table = f"answers-{number}"
+    select = tag(
+        "select", *(tag("option", words, value=key) for key, words in orders.items()),
+        data_sorts=table, id=f"sort-{number}",
+    )  # fmt: skip
+    heads = ["Question", "Gold", *names]
+    return join([
+        tag("p", tag("label", "Sort by ", for_=f"sort-{number}"), select, class_="sorting"),
+        tag(
+            "table",
+            tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
+            tag("tbody", *(row for _, row in rows)),
+            id=table, class_="answers",
+        ),
+    ])  # fmt: skip

@@ -1,0 +1,91 @@
+"""How a plot looks: one panel, twice, for light and dark pages. The only user of matplotlib."""
+
+import io
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 160
+
+
+class Theme(NamedTuple):
+    """colours: told apart by the colour-blind too (Okabe and Ito 2008), in this order."""
+
+    background: str
+    ink: str
+    faint: str
+    colours: tuple[str, ...]
+
+
+__all__ = ["Axes", "LINES", "MARKERS", "Plot", "Theme", "bounds", "legend", "render"]
+
+LIGHT = Theme(
+    "#ffffff", "#1c1c1c", "#8a8a8a",
+    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+)  # fmt: skip
+DARK = Theme(
+    "#17191c", "#e8e6e3", "#8f959c",
+    ("#56B4E9", "#E69F00", "#2DBE93", "#CC79A7", "#F0E442", "#E8743B"),
+)  # fmt: skip
+# Colour is never the only difference: each has a line and a marker of its own.
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+Draw = Callable[[Axes, Theme], None]
+
+
+class Plot(NamedTuple):
+    """A plot as PNG files, light and dark. name: of the file; question: what it answers; note: how
+    to read it.
+    """
+
+    name: str
+    question: str
+    note: str
+    light: bytes
+    dark: bytes
+
+
+def render(name: str, question: str, note: str, draw: Draw, height: float = 3.0) -> Plot:
+    """Draw one panel, 4.6 inches wide so that a phone shows its letters large enough to read."""
+    images = []
+    for theme in (LIGHT, DARK):
+        with matplotlib.rc_context(_style(theme)):
+            figure = Figure(figsize=(4.6, height), layout="constrained")
+            axes = figure.subplots()
+            draw(axes, theme)
+            file = io.BytesIO()
+            figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+            images.append(file.getvalue())
+    return Plot(name, question, note, *images)
+
+
+def _style(theme: Theme) -> dict:
+    return {
+        "font.family": "DejaVu Sans", "font.size": 10, "legend.fontsize": 9,
+        "text.parse_math": False,  # labels are foreign text: a $ in a folder's name is a $
+        "figure.facecolor": theme.background, "axes.facecolor": theme.background,
+        "savefig.facecolor": theme.background, "legend.frameon": False,
+        "text.color": theme.ink, "axes.labelcolor": theme.ink, "axes.edgecolor": theme.faint,
+        "xtick.color": theme.ink, "ytick.color": theme.ink, "axes.spines.top": False,
+        "axes.spines.right": False, "axes.grid": True, "grid.color": theme.faint,
+        "grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.6,
+    }  # fmt: skip
+
+
+def bounds(low: float, value: float, high: float) -> list[list[float]]:
+    """The two arms of an error bar, 0 where the interval's end is unknown."""
+    return [[max(0.0, end) if math.isfinite(end) else 0.0] for end in (value - low, high - value)]
+
+
+def legend(axes: Axes, entries: int, columns: int = 2) -> None:
+    """A legend above the panel, out of the data's way, if there is more than one thing to name."""
+    if entries > 1:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2,
+            columnspacing=1.2, handlelength=2.2,
+        )  # fmt: skip

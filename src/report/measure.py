@@ -1,0 +1,147 @@
+"""What a chain's checkpoints do with held-out questions and pairs: the forward passes of a report.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from src.comparison import measure_policy, prepare, rule_rows
+from src.data.squad_dataset import encode_paragraphs
+from src.data.squad_loader import SquadData, load_from_identity
+from src.evaluation import Interval, bootstrap_interval
+from src.held_out import (
+    MAX_ANSWER_TOKENS,
+    HeldOut,
+    PolicyResult,
+    choose_questions,
+    floors_of,
+    held_out_questions,
+)
+from src.names import STAGES, UserError
+from src.pairs import PairSet, accuracy_by_kind, held_out_pairs, reward_scores
+from src.report.chains import Chain
+from src.stages import require_same_tokenizer
+from src.utils.checkpoint_utils import Checkpoint
+from src.utils.run import say
+
+# What evaluations at step 0 of SFT say, the model before any training.
+BASE = "base"
+
+
+class KindScores(NamedTuple):
+    """Scores of the reward model, in standard deviations of gold answers, of one kind's pairs."""
+
+    chosen: np.ndarray
+    rejected: np.ndarray
+    accuracy: Interval
+
+
+class Measured(NamedTuple):
+    """What was measured of one chain. table: policy or rule -> metric -> value with interval;
+    answers: policy's stage -> its greedy answers; kinds: corruption -> scores, if there is a reward
+    model; gold_tokens: mean length of the golds, stop tokens included.
+    """
+
+    held_out: HeldOut
+    table: dict[str, dict[str, Interval]]
+    answers: dict[str, PolicyResult]
+    kinds: dict[str, KindScores]
+    gold_tokens: float
+
+
+def base_row(chain: Chain) -> dict[str, Interval]:
+    """The untrained model's figures from SFT's log; empty where it did not log any."""
+    first = chain.stages[STAGES[0]].evaluations[:1] if STAGES[0] in chain.stages else []
+    if not first or first[0]["step"] != 0:
+        return {}
+    names = ("em", "f1", "answer_loss_nats")
+    return {n: interval_of(first[0], n) for n in names if n in first[0]}
+
+
+def interval_of(record: dict, name: str) -> Interval:
+    """A figure of an evaluation's record with the ends of its interval; NaN where it is not there.
+    """
+    return Interval(*(record.get(name + end, np.nan) for end in ("", "_low", "_high")))
+
+
+def measure_chain(
+    chain: Chain, limit: int, seed: int, device: torch.device, loaded: dict[str, SquadData]
+) -> Measured | None:
+    """Answers and figures of a chain's policies on a seeded sample of `limit` held-out questions,
+    and the reward model's scores of their pairs; None where the chain has no policy.
+
+    loaded: data sets by fingerprint, filled here, so that chains on the same data read it once.
+    Notes what cannot be measured in chain.notes.
+    """
+    policies = chain.policies()
+    if not policies:
+        chain.notes.append("no finished policy: there are no answers to show")
+        return None
+    first, reward = _start(policies), chain.checkpoint(STAGES[2])
+    try:
+        key = str(first.data.get("fingerprint"))
+        if key not in loaded:
+            loaded[key] = load_from_identity(first.data)
+        for other in (*policies.values(), *([reward] if reward else [])):
+            require_same_tokenizer(first, other)
+    except UserError as error:
+        chain.notes.append(f"answers were not measured: {error}")
+        return None
+    data = loaded[key]
+    block = min(p.model.config.block_size for p in policies.values())
+    chosen = choose_questions(data.validation, limit, seed)
+    encoded = encode_paragraphs(chosen, first.tokenizer)
+    held_out = held_out_questions(chosen, encoded, block)
+    name = data.identity["dataset"]
+    pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None)
+    reward_model = reward.model if reward else None
+    setting = prepare(held_out, pairs, first.tokenizer, first.model, reward_model, device)
+    table = {BASE: row} if (row := base_row(chain)) else {}
+    answers = {}
+    for stage, policy in policies.items():
+        say(f"measuring {policy.path} on {len(held_out.asked)} questions")
+        answers[stage], table[stage] = measure_policy(setting, policy.model)
+        table[stage] |= _form(answers[stage], held_out)
+    rules = rule_rows(floors_of(held_out, first.tokenizer, data.train), held_out)
+    golds = [len(ids) + 1 for ids in held_out.golds]
+    return Measured(
+        held_out,
+        table | rules,
+        answers,
+        kind_scores(reward_model, pairs, first.tokenizer.stop_id, device),
+        sum(golds) / len(golds),
+    )
+
+
+def _start(policies: dict[str, Checkpoint]) -> Checkpoint:
+    """The SFT model that the last policy started from, if it is there; else the first policy."""
+    *_, last = policies.values()
+    ancestors = {entry.get("sha256") for entry in last.lineage}
+    found = [policy for policy in policies.values() if policy.sha256 in ancestors]
+    return found[0] if found else next(iter(policies.values()))
+
+
+def _form(result: PolicyResult, held_out: HeldOut) -> dict[str, Interval]:
+    """How long the greedy answers are, in tokens with the stop token, and how many end by it."""
+    stopped = [len(ids) < MAX_ANSWER_TOKENS for ids in result.ids]
+    lengths = [len(ids) + end for ids, end in zip(result.ids, stopped, strict=True)]
+    ones = np.ones(len(lengths))
+    return {
+        "answer_tokens": bootstrap_interval(lengths, ones, held_out.groups),
+        "stopped_share": bootstrap_interval(stopped, 0.01 * ones, held_out.groups),
+    }
+
+
+def kind_scores(reward, pairs: PairSet, stop_id: int, device) -> dict[str, KindScores]:
+    """Normalised scores of chosen and rejected answers by corruption; empty without reward model.
+    """
+    if reward is None or not pairs.trees.trees:
+        return {}
+    raw = reward_scores(reward, pairs, stop_id, device)
+    scores = ((raw - reward.mean.cpu()) / reward.std.cpu()).numpy()
+    kinds = np.array([pair.kind for pair in pairs.in_order()])
+    return {
+        kind: KindScores(*scores[kinds == kind].T, interval)
+        for kind, interval in accuracy_by_kind(raw, pairs).items()
+    }

@@ -1,0 +1,219 @@
+"""The report as one HTML file: nothing is fetched, all foreign text is escaped."""
+
+import base64
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from src.evaluation import Interval
+from src.report.answers import answers_table
+from src.report.chains import Chain, Series
+from src.report.drawing import Plot
+from src.report.html import Markup, join, tag
+from src.report.measure import BASE, Measured
+from src.report.summary_plots import NAMES
+
+# metric -> (heading, unit)
+COLUMNS = {
+    "em": ("EM", "%"), "f1": ("F1", "%"), "answer_loss_nats": ("answer loss", "nats/token"),
+    "preference_accuracy": ("pairs in order", "%"), "reward": ("reward", "deviations"),
+    "win_rate": ("wins against start", "%"), "kl_nats": ("KL from start", "nats/answer"),
+    "answer_tokens": ("length", "tokens"), "stopped_share": ("stops", "%"),
+}  # fmt: skip
+
+
+class Contents(NamedTuple):
+    """What a page is made of. measured: by the place of the chain among all chains; plots: section
+    -> plots; limit: questions measured.
+    """
+
+    series: list[Series]
+    measured: dict[int, Measured]
+    plots: dict[str, list[Plot]]
+    limit: int
+    command: str
+
+    @property
+    def chains(self) -> list[Chain]:
+        """All chains, series after series."""
+        return [chain for series in self.series for chain in series.chains]
+
+
+def figure_of(plot: Plot) -> Markup:
+    """A plot that follows the page's light or dark, with its question and how to read it."""
+    light, dark = (
+        f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        for image in (plot.light, plot.dark)
+    )
+    picture = tag(
+        "picture",
+        tag("source", srcset=dark, media="(prefers-color-scheme: dark)"),
+        tag("img", src=light, alt=f"{plot.question} {plot.note}"),
+    )
+    caption = tag("figcaption", tag("strong", plot.question), tag("p", plot.note))
+    return tag("figure", caption, picture)
+
+
+def names_of(chains: Sequence[Chain]) -> list[str]:
+    """What to call each chain where several stand side by side; its model type if that will do."""
+    names = []
+    for chain in chains:
+        like = [c for c in chains if c.model_type == chain.model_type]
+        names.append(chain.model_type if len(like) == 1 else f"{chain.model_type} {chain.folder}")
+    return names
+
+
+def verdicts(chain: Chain) -> list[str]:
+    """A line a stage: better or worse than the model it started from, from the gains it stored."""
+    lines = []
+    for name, stage in chain.stages.items():
+        stored = stage.checkpoint.metrics if stage.checkpoint else {}
+        metrics = {k: v for k, v in stored.items() if isinstance(v, int | float)}
+        told = []
+        for metric in ("em", "f1", "preference_accuracy", "accuracy", "reward"):
+            gain, low, high = (
+                metrics.get(f"{metric}_gain{end}") for end in ("", "_low", "_high")
+            )
+            if gain is None or low is None or high is None:
+                continue
+            word = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
+            told.append(f"{metric} {word} ({gain:+.2f} [{low:+.2f}, {high:+.2f}])")
+        if told:
+            lines.append(f"{NAMES[name]} against the model it started from: {'; '.join(told)}.")
+        if metrics.get("reward_gain_low", 0) > 0 > metrics.get("f1_gain_high", 0):
+            lines.append("The reward rose while F1 fell: the reward model was hacked.")
+    return lines
+
+
+def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: bool) -> Markup:
+    """Every policy and rule with every metric and its interval."""
+    columns = [n for n in COLUMNS if any(n in row for row in table.values())]
+    heads = [tag("th", "", scope="col")]
+    for name in columns:
+        words, unit = COLUMNS[name]
+        heads.append(tag("th", words, " ", tag("small", f"({unit})"), scope="col"))
+    rows = []
+    for name, metrics in table.items():
+        cells = []
+        for column in columns:
+            value = metrics.get(column)
+            if value is None or not math.isfinite(value.value):
+                cells.append(tag("td", "–", class_="number"))
+                continue
+            ends = tag("small", f" [{value.low:.2f}, {value.high:.2f}]")
+            cells.append(tag("td", f"{value.value:.2f}", ends, class_="number"))
+        rows.append(tag("tr", tag("th", NAMES.get(name, name), scope="row"), *cells))
+    words = (
+        f"{questions} held-out questions, greedy answers, 95% bootstrap intervals over contexts; "
+        "start: the SFT model that the last stage started from"
+    )
+    if base:
+        words += "; base: as main_squad.py logged it before its first step, on --eval_limit of them"
+    return tag(
+        "div",
+        tag("table", tag("caption", words), tag("thead", tag("tr", *heads)), tag("tbody", *rows)),
+        class_="wide",
+    )
+
+
+def run_table(chain: Chain) -> Markup:
+    """What was run: a row a stage, its flags below."""
+    heads = ("stage", "seed", "steps", "time", "started from", "sha256", "machine")
+    rows, flags = [], []
+    for name, stage in chain.stages.items():
+        times = [record.get("seconds", math.nan) for record in stage.steps]
+        seconds = sum(t for t in times if math.isfinite(t))
+        found = stage.checkpoint
+        parents = [a.get("stage") for a in found.lineage] if found else ["?"]
+        cells = (
+            name, stage.flags.get("seed", "?"), stage.steps[-1]["step"] if stage.steps else "?",
+            f"{seconds / 60:.1f} min of logged steps", ", ".join(map(str, parents)) or "scratch",
+            found.sha256[:12] if found else "not finished",
+            ", ".join(f"{k} {v}" for k, v in stage.machine.items()) or "not recorded",
+        )  # fmt: skip
+        rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
+        words = " ".join(
+            f"--{k}" if v is True else f"--{k} {v}"
+            for k, v in stage.flags.items()
+            if v is not None and v is not False
+        )
+        flags.append(tag("p", f"{name}.py {words}", class_="flags"))
+    first = next((s.checkpoint for s in chain.stages.values() if s.checkpoint), None)
+    data = [tag("p", "Data: ", json.dumps(first.data, ensure_ascii=False), class_="flags"),
+            tag("p", "Tokenizer: ", json.dumps(first.tokenizer.identity()), class_="flags"),
+            ] if first else []  # fmt: skip
+    table = tag("table", tag("thead", tag("tr", *(tag("th", h, scope="col") for h in heads))),
+                tag("tbody", *rows))  # fmt: skip
+    return join([
+        tag("div", table, class_="wide"),
+        *data,
+        tag("details", tag("summary", "all flags, as they were resolved"), *flags),
+    ])  # fmt: skip
+
+
+def answer_sections(contents: Contents) -> list[Markup]:
+    """A table for each set of questions; policies that met the same questions share one."""
+    tables: dict[tuple, tuple] = {}
+    names = names_of(contents.chains)
+    for place, measured in contents.measured.items():
+        key = tuple(measured.held_out.ids), tuple(measured.held_out.asked)
+        _, policies = tables.setdefault(key, (measured.held_out, {}))
+        for stage, result in measured.answers.items():
+            prefix = f"{names[place]} " if len(names) > 1 else ""
+            policies[f"{prefix}{NAMES[stage]}"] = result
+    return [answers_table(n, *table) for n, table in enumerate(tables.values(), 1)]
+
+
+def page(contents: Contents) -> str:
+    """The whole document."""
+    chains, names = contents.chains, names_of(contents.chains)
+    title = f"RLHF run: {', '.join(s.label for s in contents.series)}"
+    notes = [f"{n}: {note}" for n, c in zip(names, chains, strict=True) for note in c.notes]
+    glance = [
+        f"{n}: {line}" if len(chains) > 1 else line
+        for n, c in zip(names, chains, strict=True)
+        for line in verdicts(c)
+    ]
+    sections: list[tuple[str, str, list[Markup]]] = []
+    figures = []
+    for place, measured in contents.measured.items():
+        head = tag("h3", names[place]) if len(chains) > 1 else None
+        found = measured.table
+        table = figures_table(found, len(measured.held_out.asked), BASE in found)
+        figures.append(join([head, table]))
+    plots = {name: [tag("div", *map(figure_of, found), class_="plots")]
+             for name, found in contents.plots.items() if found}  # fmt: skip
+    sections.append(("quality", "How good are the answers?", plots.get("quality", []) + figures))
+    sections.append(("hacking", "Reward against KL", plots.get("hacking", [])))
+    sections.append(("rewards", "What the reward model prefers", plots.get("rewards", [])))
+    for stage in ("main_squad", "train_dpo", "train_reward_model", "train_ppo"):
+        sections.append((stage, f"{NAMES[stage]}, step by step", plots.get(stage, [])))
+    sections.append(("answers", "Answers side by side", answer_sections(contents)))
+    runs = [join([tag("h3", f"{n} ({c.folder})"), run_table(c)])
+            for n, c in zip(names, chains, strict=True)]  # fmt: skip
+    made = f"Report made {time.strftime('%Y-%m-%d %H:%M:%S %Z')} by {contents.command}"
+    sections.append(("run", "What was run", [*runs, tag("p", made, class_="faint")]))
+    nothing = tag("p", "Nothing to show here: see what is missing, at the top.", class_="faint")
+    here = Path(__file__)
+    body = join([
+        tag("h1", title),
+        tag("ul", *(tag("li", line) for line in glance)) if glance else None,
+        tag("h3", "Missing or not as expected") if notes else None,
+        tag("ul", *(tag("li", note) for note in notes)) if notes else None,
+        tag("nav", *(tag("a", words, href=f"#{key}") for key, words, _ in sections)),
+        *(tag("section", tag("h2", words), *(content or [nothing]), id=key)
+          for key, words, content in sections),
+        tag("script", Markup(here.with_name("page.js").read_text(encoding="utf-8"))),
+    ])  # fmt: skip
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", title),
+        tag("style", Markup(here.with_name("page.css").read_text(encoding="utf-8"))),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', body), lang='en')}\n"

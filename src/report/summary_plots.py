@@ -1,0 +1,194 @@
+"""The plots that answer at a glance: who answers best, what the reward model prefers, hacking."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from src.evaluation import Interval
+from src.report.chains import SNAPSHOT, Chain, Series
+from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, bounds, legend, render
+from src.report.measure import BASE, Measured, interval_of
+
+# One standard deviation of the reward model's score is drawn as high as so many points of F1; a
+# reward that is F1 or EM itself goes from 0 to 1.
+POINTS_PER_DEVIATION, POINTS_PER_SHARE = 40.0, 100.0
+NAMES = {
+    BASE: "base (untrained)", SNAPSHOT: "SFT snapshot", "main_squad": "SFT", "train_dpo": "DPO",
+    "train_ppo": "PPO", "train_reward_model": "Reward model",
+}  # fmt: skip
+
+
+def mean_of(intervals: Sequence[Interval]) -> Interval:
+    """One run's value with its interval; of several runs their mean, and the least and the most."""
+    if len(intervals) == 1:
+        return intervals[0]
+    values = [i.value for i in intervals if math.isfinite(i.value)]
+    if not values:
+        return Interval(math.nan, math.nan, math.nan)
+    return Interval(sum(values) / len(values), min(values), max(values))
+
+
+def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]]) -> Plot | None:
+    """A metric of rules and policies as dots with intervals. tables: (label, a table a run)."""
+    rows = list(dict.fromkeys(name for _, runs in tables for t in runs for name in t))
+    rows = [n for n in rows if n.startswith("rule:")] + [n for n in NAMES if n in rows]
+    rows = [n for n in rows if any(metric in t.get(n, {}) for _, runs in tables for t in runs)]
+    if not rows:
+        return None
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for number, (label, runs) in enumerate(tables):
+            shift = 0.6 * ((number + 0.5) / len(tables) - 0.5)
+            shown = False
+            for row, name in enumerate(rows):
+                found = [t[name][metric] for t in runs if metric in t.get(name, {})]
+                rule = name.startswith("rule:")
+                if not found or (rule and number):  # the same rules answer the same questions
+                    continue
+                point = mean_of(found)
+                if not math.isfinite(point.value):
+                    continue
+                axes.errorbar(
+                    point.value, -row - (0 if rule else shift),
+                    xerr=bounds(point.low, point.value, point.high), capsize=2.5, markersize=6,
+                    color=theme.faint if rule else theme.colours[number % len(theme.colours)],
+                    marker="|" if rule else MARKERS[number % len(MARKERS)],
+                    label=None if rule or shown else label,
+                )  # fmt: skip
+                shown = shown or not rule
+                if len(tables) == 1:
+                    axes.annotate(
+                        f"{point.value:.1f}", (point.value, -row), xytext=(0, 5),
+                        textcoords="offset points", ha="center", fontsize=9,
+                    )  # fmt: skip
+        axes.set_yticks([-row for row in range(len(rows))], [NAMES.get(n, n) for n in rows])
+        axes.set_ylim(-len(rows) + 0.4, 0.75)
+        axes.set_xlim(-4, 104)
+        axes.set_xlabel(f"held-out {unit}")
+        axes.grid(axis="y", visible=False)
+        legend(axes, len(tables))
+
+    note = (
+        "Bars: 95% bootstrap intervals over contexts. Rules understand nothing; "
+        "perfect copy is the ceiling."
+    )
+    if any(len(runs) > 1 for _, runs in tables):
+        note += " Several seeds: their mean, bars from the least to the most."
+    words = "How many answers are exactly right?" if metric == "em" else "How much of them is?"
+    height = 1.1 + 0.27 * len(rows) * max(1, 0.55 * len(tables))
+    return render(f"quality_{metric}", words, note, draw, max(2.6, height))
+
+
+def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | None:
+    """Scores of chosen and rejected answers by corruption, a split violin each; runs pooled."""
+    kinds: dict[str, list] = {}
+    for run in measured:
+        for kind, scores in run.kinds.items():
+            kinds.setdefault(kind, []).append(scores)
+    if not kinds:
+        return None
+    share = {k: float(np.mean([s.accuracy.value for s in runs])) for k, runs in kinds.items()}
+    ordered = sorted(kinds, key=share.get)
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for row, kind in enumerate(ordered):
+            for side, tone in (("chosen", 0), ("rejected", 1)):
+                values = np.concatenate([getattr(s, side) for s in kinds[kind]])
+                colour = theme.colours[tone]
+                if len(values) > 2:
+                    parts = axes.violinplot(
+                        values, [-row], orientation="horizontal", widths=0.85, showextrema=False,
+                        side="high" if side == "chosen" else "low",
+                    )  # fmt: skip
+                    for body in parts["bodies"]:
+                        body.set(facecolor=colour, alpha=0.6, edgecolor=colour)
+                axes.plot(
+                    [np.median(values)], [-row + (0.12 if side == "chosen" else -0.12)],
+                    MARKERS[tone], color=colour, markeredgecolor=theme.ink, markersize=5,
+                    label=f"{side} (median)" if row == 0 else None,
+                )  # fmt: skip
+            axes.annotate(
+                f"{share[kind]:.0f}%", (1, -row), xycoords=axes.get_yaxis_transform(),
+                xytext=(3, 0), textcoords="offset points", va="center", fontsize=9,
+            )  # fmt: skip
+        axes.set_yticks([-row for row in range(len(ordered))], ordered)
+        axes.set_ylim(-len(ordered) + 0.4, 0.6)
+        axes.set_xlabel("reward score (0, 1: mean, deviation of golds)")
+        axes.grid(axis="y", visible=False)
+        legend(axes, 2)
+
+    return render(
+        f"rewards_{name}",
+        f"Which wrong answers does the reward model see through? ({label})",
+        "Held-out pairs by kind of corruption, the hardest first; right: share of pairs in order. "
+        "What overlaps is what PPO can exploit.",
+        draw,
+        0.9 + 0.42 * len(ordered),
+    )  # fmt: skip
+
+
+def hacking_track(chain: Chain) -> dict[str, np.ndarray] | None:
+    """KL, and the change of reward and F1 from the start, (E, 3) value, low and high, one row an
+    evaluation of PPO; None where the log has not all three.
+    """
+    stage = chain.stages.get("train_ppo")
+    if stage is None:
+        return None
+    wanted = ("kl_nats", "reward", "f1")
+    seen = [r for r in stage.evaluations if all(math.isfinite(r.get(n, math.nan)) for n in wanted)]
+    if len(seen) < 2:
+        return None
+    track = {n: np.array([interval_of(r, n) for r in seen], float) for n in wanted}
+    for name in ("reward", "f1"):
+        track[name] = track[name] - track[name][0, 0]
+    return track | {"step": np.array([r["step"] for r in seen])}
+
+
+def hacking_plot(name: str, series: Series) -> Plot | None:
+    """Reward and true F1 against the KL that PPO has spent, in one height: hacking parts them."""
+    tracks = [t for c in series.chains if (t := hacking_track(c)) is not None]
+    if not tracks:
+        return None
+    flags = next(c for c in series.chains if "train_ppo" in c.stages).stages["train_ppo"].flags
+    by_model = flags.get("reward", "model") == "model"
+    points = POINTS_PER_DEVIATION if by_model else POINTS_PER_SHARE
+
+    def draw(axes: Axes, theme: Theme) -> None:
+        for number, (key, words, scale) in enumerate((
+            ("reward", "reward model" if by_model else f"reward {flags.get('reward')}", 1.0),
+            ("f1", "true F1", 1 / points),
+        )):  # fmt: skip
+            for place, track in enumerate(tracks):
+                kl, values = track["kl_nats"][:, 0], track[key] * scale
+                arms = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
+                axes.errorbar(
+                    kl, values[:, 0],
+                    yerr=np.clip(arms, 0, None),
+                    color=theme.colours[number], linestyle=LINES[number], marker=MARKERS[number],
+                    markersize=5, capsize=2, elinewidth=0.8, label=None if place else words,
+                )  # fmt: skip
+        axes.axhline(0, color=theme.faint, linewidth=1)
+        span = max(0.25, *(np.abs(axes.get_ylim())))
+        axes.set_ylim(-span, span)
+        for step, x in zip(tracks[0]["step"][1:], tracks[0]["kl_nats"][1:, 0], strict=True):
+            axes.annotate(
+                f"{step:.0f}", (x, 0), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                textcoords="offset points", ha="center", fontsize=8, color=theme.faint,
+            )  # fmt: skip
+        axes.set_xlabel("KL from the start (nats/answer); small: step")
+        axes.set_ylabel("change of reward (deviations)" if by_model else "change of reward")
+        there_and_back = (lambda y: y * points, lambda y: y / points)
+        right = axes.secondary_yaxis("right", functions=there_and_back)
+        right.set_ylabel("change of F1 (points)")
+        legend(axes, 2)
+
+    return render(
+        f"hacking_{name}",
+        f"Is the reward model being hacked? ({series.label})",
+        "Held-out greedy answers at each evaluation of PPO, as change since its start, with the "
+        "95% interval of each value. Both share one height: 1 of reward is drawn as "
+        f"{points:.0f} points of F1. Rising together: learning. Reward up while F1 falls: hacking.",
+        draw,
+        3.3,
+    )  # fmt: skip

@@ -1,0 +1,18 @@
+"""The machine in words, for the report and for people who compare times."""
+
+import os
+import platform
+
+import torch
+
+
+def machine_in_words() -> dict[str, str | int]:
+    """Where and with what this process computes."""
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count() or 0,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

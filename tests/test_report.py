@@ -1,0 +1,302 @@
+"""report.html: closed, self-contained, foreign text escaped; of chains whole, broken and many."""
+
+import json
+import math
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import call, outcome, refusal
+
+from src.evaluation import f1_score
+from src.held_out import HeldOut, PolicyResult
+from src.names import STAGES, UserError
+from src.report.answers import answers_table, marked_words
+from src.report.chains import Chain, Stage, find_chains, group_chains, read_log
+from src.report.curves import by_step
+from src.report.html import VOID, tag
+from src.report.summary_plots import hacking_track, mean_of
+
+SECTIONS = ["quality", "hacking", "rewards", *STAGES, "answers", "run"]
+
+
+class Strict(HTMLParser):
+    """Every tag closed in its order, every attribute and id once; what it saw, for the tests."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.ids, self.tags, self.urls, self.text, self.raw = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+        assert len(set(self.ids)) == len(self.ids)
+
+    def handle_starttag(self, name, attributes):
+        names = [key for key, _ in attributes]
+        assert len(set(names)) == len(names), (name, names)
+        self.tags.append(name)
+        values = dict(attributes)
+        self.ids += [values["id"]] if "id" in values else []
+        self.urls += [values[k] for k in ("href", "src", "srcset", "action") if k in values]
+        assert not any(key.startswith("on") for key in names)
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_endtag(self, name):
+        assert self.open and self.open.pop() == name, f"</{name}> closes nothing"
+
+    def handle_data(self, data):
+        place = self.open[-1] if self.open else ""
+        (self.raw if place in ("script", "style") else self.text).append(data)
+
+
+def read(path):
+    """A report, parsed, once it is known to fetch nothing."""
+    page = Strict(Path(path).read_text(encoding="utf-8"))
+    for url in page.urls:
+        assert url.startswith(("#", "data:image/png;base64,")) or url == "data:,", url[:80]
+    for code in page.raw:
+        assert "url(" not in code and "@import" not in code and "//" not in code.replace("// ", "")
+    assert page.tags.count("html") == page.tags.count("script") == page.tags.count("title") == 1
+    return page
+
+
+def report(*argv, folder="report"):
+    ended = outcome("report", ["--limit", "9", "--output_dir", folder, *argv])
+    assert ended.code == 0, ended.err
+    return ended, read(Path(folder) / "report.html")
+
+
+def test_the_parser_of_these_tests_is_strict():
+    for text in ("<p>", "</p>", "<p><b></p></b>", '<a id="x"></a><b id="x"></b>',
+                 '<a href="x" href="y"></a>', '<a onclick="x"></a>'):  # fmt: skip
+        with pytest.raises(AssertionError):
+            Strict(text)
+
+
+def test_a_chain_in_one_page(workplace):
+    workplace("kgram")
+    ended, page = report()
+    assert [i for i in page.ids if i in SECTIONS] == SECTIONS
+    text = "".join(page.text)
+    for words in ("base (untrained)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.2",
+                  "sha256", "torch 2.", "Tokenizer: ", '"dataset": "pico"', "9 held-out questions",
+                  "PPO against the model it started from: em "):  # fmt: skip
+        assert words in text, words
+    assert "Missing or not as expected" not in text and "Nothing to show" not in text
+    # A row a question, and every plot in the page, light and dark, is on the disk too.
+    rows = [i for i, name in enumerate(page.tags) if name == "details"]
+    assert len(rows) == 9 + 1
+    plots = ended.result["plots"]
+    assert len(plots) == len(set(plots)) == page.tags.count("picture") == 18
+    for path in plots:
+        assert Path(path).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_figures_are_those_of_eval_dpo(workplace):
+    """The same questions, so the same numbers as the table that eval_dpo.py prints."""
+    workplace("kgram")
+    _, page = report()
+    table = call("eval_dpo", ["--model_type", "kgram", "--limit", "9"])["policies"]
+    text = "".join(page.text)
+    for row in table.values():
+        for name in ("answer_loss_nats", "preference_accuracy", "reward", "kl_nats"):
+            value = row[name]
+            assert f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]" in text, name
+
+
+def test_missing_stages_are_named_and_the_rest_is_shown(workplace):
+    folder = workplace("kgram", ["main_squad", "train_dpo"])
+    (folder / "checkpoints/kgram_train_dpo/final.pt").unlink()
+    ended, page = report()
+    text = "".join(page.text)
+    assert "train_dpo: checkpoints/kgram_train_dpo is not finished, only its log is shown" in text
+    assert "train_reward_model: no run of it was found" in text and text.count("Nothing to show")
+    assert any("train_ppo: no run of it was found" in line for line in ended.err)
+    names = {Path(path).stem for path in ended.result["plots"]}
+    assert {"main_squad_loss", "train_dpo_loss", "quality_em"} <= names
+    assert not any("ppo" in name or "kinds" in name for name in names)
+
+
+def test_logs_alone_make_a_page(workplace):
+    folder = workplace("kgram", ["main_squad"])
+    (folder / "checkpoints/kgram_main_squad/final.pt").unlink()
+    _, page = report()
+    assert "no finished policy" in "".join(page.text)
+
+
+def test_a_stage_from_elsewhere_is_found_by_its_lineage(workplace):
+    folder = workplace("kgram")
+    shutil.move(folder / "checkpoints/kgram_train_ppo", folder / "loose")
+    (chain,) = find_chains(["loose"])
+    assert list(chain.stages) == ["main_squad", "train_reward_model", "train_ppo"]
+    assert chain.notes == ["train_dpo: no run of it was found"]
+    # Another SFT model at that place is not what it came from.
+    shutil.rmtree(folder / "checkpoints/kgram_main_squad")
+    shutil.copytree(folder / "checkpoints/kgram_train_dpo", folder / "checkpoints/kgram_main_squad")
+    (chain,) = find_chains(["checkpoints"])
+    assert "train_dpo" in chain.stages and any("is a second" in note for note in chain.notes)
+
+
+def test_two_seeds_are_one_series_and_two_models_two(workplace):
+    workplace("kgram")
+    shutil.copytree("checkpoints", "again")
+    (series,) = group_chains(find_chains(["checkpoints", "again"]))
+    assert series.label == "kgram, 2 seeds" and len(series.chains) == 2
+    workplace("lstm")
+    models = group_chains(find_chains(["checkpoints"]))
+    assert [s.label for s in models] == ["lstm", "kgram"]
+    _, page = report("--checkpoints", "checkpoints", "again")
+    text = "".join(page.text)
+    assert "RLHF run: lstm, kgram, 2 seeds" in text
+    assert "least to most over seeds" in text and "kgram again SFT" in text
+
+
+def test_a_mark_in_a_folders_name_stays_text(workplace):
+    folder = workplace("kgram", ["main_squad"])
+    shutil.move(folder / "checkpoints", folder / "a<img src=x>&$x^2$ b")
+    _, page = report("--checkpoints", "a<img src=x>&$x^2$ b")
+    assert "a<img src=x>&$x^2$ b" in "".join(page.text) and page.tags.count("img") == 4
+
+
+def made_up(questions, golds, answers):
+    points = [f1_score(a, g) for a, g in zip(answers, golds, strict=True)]
+    from src.evaluation import Asked
+
+    asked = [Asked(f"c {q}", q, g) for q, g in zip(questions, golds, strict=True)]
+    held_out = HeldOut([], [], asked, [str(n) for n in range(len(asked))], [], 0.0, 0)
+    ones = [0] * len(asked)
+    return held_out, PolicyResult(answers, [], [float(p == 1) for p in points], points, [], ones)
+
+
+def test_questions_and_answers_are_escaped():
+    evil = "</td></table><script>alert('x')</script>\x00\ud800&lt;"
+    held_out, result = made_up([evil], [(evil,)], [evil + ' "><img src=//evil.org onerror=x>'])
+    page = Strict(str(tag("div", answers_table(1, held_out, {evil: result}))))
+    text = "".join(page.text)
+    assert "script" not in page.tags and "img" not in page.tags and not page.urls
+    assert "<script>alert('x')</script>\ufffd\ufffd&lt;" in text and "evil.org" in text
+
+
+def test_rows_start_where_policies_differ():
+    golds = [("red",), ("blue",), ("green",)]
+    held_out, one = made_up(["q0", "q1", "q2"], golds, ["red", "no", "green"])
+    _, two = made_up(["q0", "q1", "q2"], golds, ["red", "blue", "grass"])
+    text = answers_table(1, held_out, {"SFT": one, "PPO": two})
+    places = [text.index(f">q{n}") for n in (1, 2, 0)]
+    assert places == sorted(places)
+    assert 'data-gain="1.0000"' in text and 'data-gain="-1.0000"' in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "golds", "right"),
+    [
+        ("the red red fox", ["Red Fox"], "red fox"),
+        ("Fox, red!", ["red fox"], "Fox, red!"),
+        ("old fox", ["a hen", "the fox"], "fox"),
+        ("", ["fox"], ""),
+        ("the a", ["fox"], ""),
+    ],
+)
+def test_right_words_are_those_that_f1_counts(answer, golds, right):
+    words = marked_words(answer, golds)
+    assert [w for w, _ in words] == answer.split()
+    assert " ".join(w for w, good in words if good) == right
+
+
+# --- logs ---
+
+
+def test_a_log_is_read_as_it_was_written(tmp_path):
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(
+        '{"step": 0, "event": "evaluation", "eval_em": 1.5, "eval_em_low": null}\n'
+        '{"step": 1, "loss": 2}\n{"step": 2, "lo'
+    )
+    steps, evaluations = read_log(log)
+    assert steps == [{"step": 1, "loss": 2.0}]
+    assert evaluations[0]["em"] == 1.5 and math.isnan(evaluations[0]["em_low"])
+    assert read_log(tmp_path / "none") == ([], [])
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", "3", '{"loss": 1}', '{"step": "x"}', '{"step": 1, "loss": "high"}',
+             '{"step": 1, "loss": [1]}', '{"step": null}', "\xff", '{"step": 1e999}'],
+)  # fmt: skip
+def test_a_broken_line_is_refused_with_its_number(line, workplace):
+    folder = workplace("kgram", ["main_squad"])
+    log = folder / "checkpoints/kgram_main_squad/metrics.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
+    told = refusal("report", [])
+    assert "kgram_main_squad/metrics.jsonl line 3" in told and "expected a JSON object" in told
+
+
+def test_what_is_no_chain_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = refusal("report", [])
+    assert "--checkpoints checkpoints given" in told and "main_squad.py" in told
+    Path("file").write_text("x")
+    assert "--output_dir file given" in refusal("report", ["--output_dir", "file"])
+    (tmp_path / "checkpoints/kgram_main_squad").mkdir(parents=True)
+    (tmp_path / "checkpoints/kgram_main_squad/final.pt").write_bytes(b"x")
+    assert "final.pt" in refusal("report", [])
+    assert not Path("report").exists()
+
+
+# --- what the plots draw ---
+
+
+def test_runs_are_laid_side_by_side_by_step():
+    logs = [[{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}], [{"step": 2, "a": 4.0}, {"step": 3}]]
+    steps, values = by_step(logs, "a")
+    assert steps.tolist() == [1, 2]
+    np.testing.assert_array_equal(values, [[1, 2], [np.nan, 4]])
+    assert by_step(logs, "b")[1].shape == (2, 0)
+
+
+def ppo(*evaluations):
+    stage = Stage(Path("x"), None, None, [], list(evaluations), {}, {})
+    return Chain(Path("."), "kgram", {"train_ppo": stage}, [])
+
+
+def test_the_track_of_a_hacked_reward_by_hand():
+    """Reward 0.1 to 0.5 while F1 falls from 60 to 40: +0.4 and -20 at a KL of 3 nats."""
+
+    def record(step, kl, reward, f1):
+        values = {"kl_nats": kl, "reward": reward, "f1": f1}
+        ends = {f"{k}_{e}": v + d for k, v in values.items() for e, d in (("low", -1), ("high", 1))}
+        return {"step": step, **values, **ends}
+
+    track = hacking_track(ppo(record(0, 0, 0.1, 60), {"step": 3, "em": 1}, record(5, 3, 0.5, 40)))
+    assert track["step"].tolist() == [0, 5]
+    np.testing.assert_allclose(track["kl_nats"][:, 0], [0, 3])
+    np.testing.assert_allclose(track["reward"][1], [0.4, -0.6, 1.4])
+    np.testing.assert_allclose(track["f1"][1], [-20, -21, -19])
+    assert hacking_track(ppo(record(0, 0, 0.1, 60))) is None
+    assert hacking_track(Chain(Path("."), "kgram", {}, [])) is None
+
+
+def test_ppo_logs_what_the_track_needs(chain_of):
+    log = chain_of("kgram").folder / "checkpoints/kgram_train_ppo/metrics.jsonl"
+    _, evaluations = read_log(log)
+    assert [e["step"] for e in evaluations] == [0, 1, 2, 3, 4]
+    assert evaluations[0]["kl_nats"] == pytest.approx(0, abs=1e-5)
+    assert all(e["reward_low"] <= e["reward"] <= e["reward_high"] for e in evaluations)
+    final = chain_of("kgram").metrics["train_ppo"]
+    assert final["reward"] == pytest.approx(evaluations[-1]["reward"])
+
+
+def test_several_seeds_are_their_mean_from_the_least_to_the_most():
+    from src.evaluation import Interval
+
+    assert mean_of([Interval(1, 0, 2), Interval(4, 3, 5)]) == Interval(2.5, 1, 4)
+    assert mean_of([Interval(1, 0, 2)]) == Interval(1, 0, 2)
+
+
+def test_a_user_error_names_a_json_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"event": "evaluation"}) + "\n")
+    with pytest.raises(UserError, match="line 1"):
+        read_log(tmp_path / "metrics.jsonl")
