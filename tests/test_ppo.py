@@ -566,9 +566,9 @@ def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
     line = ended.err[-1]
     assert line.startswith("train_ppo: step 2: the KL to the reference is ")
     assert "above --kl_limit 0.5" in line and "raise --kl_coef or lower --lr" in line
-    assert "last.pt keeps the last saved step" in line
+    assert "last.pt keeps step 2" in line
     assert loss_lines("kgram")[-1]["kl_nats"] > 0.5
-    assert load_payload("checkpoints/kgram_train_ppo/last.pt")["step"] == 1
+    assert load_payload("checkpoints/kgram_train_ppo/last.pt")["step"] == 2
     with pytest.raises(UserError):
         load_payload("checkpoints/kgram_train_ppo/final.pt")
 

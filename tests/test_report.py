@@ -81,7 +81,7 @@ def test_a_chain_in_one_page(workplace):
     ended, page = report()
     assert [i for i in page.ids if i in SECTIONS] == SECTIONS
     text = "".join(page.text)
-    for words in ("base (untrained)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.2",
+    for words in ("base (untrained)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.05",
                   "sha256", "torch 2.", "Tokenizer: ", '"dataset": "pico"', "9 held-out questions",
                   "PPO against the model it started from: em "):  # fmt: skip
         assert words in text, words
