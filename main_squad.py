@@ -60,18 +60,18 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's trees; returns the losses in nats per token.
 
     Sums over micro-batches are divided by the whole step's token counts, so that the micro-batch
-    size changes nothing.
+    size and the number of ranks change nothing.
     """
     from src.losses import sft_loss
     from src.scoring import build_forest, score_answers, score_text
-    from src.stages import micro_batches
+    from src.utils.distributed import all_sum, my_parts
 
     questions = [question for _, questions in trees for question in questions]
     answer_tokens = sum(len(answer) + 1 for _, answers in questions for answer in answers)
     text_tokens = sum(max(0, len(context) - 1) for context, _ in trees)
     text_tokens += sum(len(tokens) - 1 for tokens, _ in questions)
     sums = {"answer_loss_nats": 0.0, "text_loss_nats": 0.0, "loss": 0.0}
-    for part in micro_batches(trees, args.micro_batch_size):
+    for part in my_parts(trees, args.micro_batch_size):
         forest = build_forest(part, stop_id, device)
         if args.lm_weight:
             answers, text_logp = score_text(model, forest)
@@ -81,11 +81,11 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
         if text_logp is not None:
             text_loss = -text_logp.sum() / max(1, text_tokens)
             loss = answer_loss + args.lm_weight * text_loss
-            sums["text_loss_nats"] += text_loss.item()
+            sums["text_loss_nats"] += text_loss.detach()
         loss.backward()
-        sums["answer_loss_nats"] += answer_loss.item()
-        sums["loss"] += loss.item()
-    return {**sums, "answer_tokens": answer_tokens, "text_tokens": text_tokens}
+        sums["answer_loss_nats"] += answer_loss.detach()
+        sums["loss"] += loss.detach()
+    return {**all_sum(sums), "answer_tokens": answer_tokens, "text_tokens": text_tokens}
 
 
 @cli.command
@@ -98,7 +98,7 @@ def main(argv=None) -> dict:
     from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
     from src.pretrained import start_of
     from src.progress import Figures, compare
-    from src.training import make_optimizer, steps, update
+    from src.training import make_optimizer, prepare, steps, update
     from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
@@ -116,7 +116,7 @@ def main(argv=None) -> dict:
         if args.control == "no_context":
             prompts = apply_control(held_out.prompts, args.control, "")
             held_out = held_out._replace(prompts=prompts)
-        optimizer = make_optimizer({"model": model}, args.weight_decay)
+        optimizer = make_optimizer(prepare({"model": model}, args, device), args.weight_decay)
         units = training_units(questions.encoded, block).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
         run.start(stages.inputs_of(questions, parents))

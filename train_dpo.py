@@ -48,20 +48,21 @@ def dpo_backward(model, trees, reference, stop_id: int, args, device) -> dict[st
 
     trees: every question carries [chosen, rejected]. reference: (pairs, 2) nats, in the same order.
     """
+    from torch import cat
+
     from src.losses import dpo_loss, sequence_sum, sft_loss
     from src.scoring import build_forest, score_answers
-    from src.stages import micro_batches
+    from src.utils.distributed import all_sum, my_parts, tree_cost
 
     pairs = len(reference)
     chosen_tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
-    sums: dict[str, float] = {}
-    start = 0
-    for part in micro_batches(trees, args.micro_batch_size):
-        forest = build_forest(part, stop_id, device)
+    said = zip(trees, reference.split([len(qs) for _, qs in trees]), strict=True)
+    sums: dict = {}
+    for part in my_parts(list(said), args.micro_batch_size, lambda item: tree_cost(item[0])):
+        forest = build_forest([tree for tree, _ in part], stop_id, device)
         logp, mask = score_answers(model, forest)
         policy = sequence_sum(logp, mask).view(-1, 2)
-        frozen = reference[start : start + len(policy)].to(device)
-        start += len(policy)
+        frozen = cat([reference[:0], *(rows for _, rows in part)]).to(device)
         dpo = dpo_loss(
             policy[:, 0], policy[:, 1], frozen[:, 0], frozen[:, 1],
             args.beta, args.label_smoothing, args.loss_type, count=pairs,
@@ -75,14 +76,13 @@ def dpo_backward(model, trees, reference, stop_id: int, args, device) -> dict[st
             "preference_accuracy": dpo.accuracy,
             "chosen_reward": dpo.chosen_reward.sum() / pairs,
             "rejected_reward": dpo.rejected_reward.sum() / pairs,
+            "reward_margin": (dpo.chosen_reward - dpo.rejected_reward).sum() / pairs,
             "chosen_logp_nats": policy[:, 0].sum() / pairs,
             "rejected_logp_nats": policy[:, 1].sum() / pairs,
             "chosen_nll_nats": nll,
         }
-        for name, value in figures.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
-    sums["reward_margin"] = sums["chosen_reward"] - sums["rejected_reward"]
-    return sums
+        sums = {name: sums.get(name, 0.0) + value.detach() for name, value in figures.items()}
+    return all_sum(sums)
 
 
 @cli.command
@@ -97,7 +97,7 @@ def main(argv=None) -> dict:
     from src.pairs import policy_scores, reference_logps, trees_of_steps
     from src.pretrained import take_parents_defaults
     from src.progress import Figures, compare, pair_points
-    from src.training import make_optimizer, steps, update
+    from src.training import make_optimizer, prepare, steps, update
     from src.utils.checkpoint_utils import load_parent
     from src.utils.run import Run, set_up_torch
 
@@ -123,7 +123,7 @@ def main(argv=None) -> dict:
         reference, reference_seconds = reference_logps(model, train, needed, stop_id, device)
         reference_seconds /= min(max_steps, per_epoch)
         unseen_reference = policy_scores(model, unseen, stop_id, device)
-        optimizer = make_optimizer({"model": model}, args.weight_decay)
+        optimizer = make_optimizer(prepare({"model": model}, args, device), args.weight_decay)
         run.start(stages.inputs_of(questions, [parent]))
 
         def evaluate(step: int) -> Figures:

@@ -78,7 +78,7 @@ def main(argv=None) -> dict:
     from src.pretrained import take_parents_defaults
     from src.progress import Figures, compare
     from src.rewards import reward_of_trees
-    from src.training import make_optimizer, steps, update
+    from src.training import make_optimizer, prepare, steps, update
     from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
@@ -96,7 +96,7 @@ def main(argv=None) -> dict:
         units = training_units(questions.encoded, block, answer_room=room).units
         max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
         trained = {"policy": policy} | ({"critic": models.critic} if models.critic else {})
-        optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
+        optimizer = make_optimizer(prepare(trained, args, device), args.weight_decay, eps=1e-5)
         settings = ppo.settings_of(args, tokenizer.stop_id, device)
         parents = [parent, scored_by] if scored_by else [parent]
         more = reward_and_kl(args, reward, models, tokenizer, held_out, device)

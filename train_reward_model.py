@@ -33,20 +33,20 @@ def reward_backward(reward, trees, stop_id: int, args, device) -> dict[str, floa
     """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected]."""
     from src.losses import pairwise_reward_loss
     from src.scoring import build_forest, hidden_at_end, leaf_hidden
-    from src.stages import micro_batches
+    from src.utils.distributed import all_sum, my_parts
 
     pairs = sum(len(qs) for _, qs in trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
-    for part in micro_batches(trees, args.micro_batch_size):
+    for part in my_parts(trees, args.micro_batch_size):
         forest = build_forest(part, stop_id, device, reads_stop=True)
         end = hidden_at_end(forest, leaf_hidden(reward.trunk, forest))
         scores = reward.raw_score(end).view(-1, 2)
         result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=pairs)
         result.loss.backward()
-        sums["loss"] += result.loss.item()
-        sums["accuracy"] += result.accuracy.item()
-        sums["margin_nats"] += (scores[:, 0] - scores[:, 1]).sum().item() / pairs
-    return sums
+        sums["loss"] += result.loss.detach()
+        sums["accuracy"] += result.accuracy
+        sums["margin_nats"] += (scores[:, 0] - scores[:, 1]).detach().sum() / pairs
+    return all_sum(sums)
 
 
 @cli.command
@@ -58,11 +58,10 @@ def main(argv=None) -> dict:
     from src import stages
     from src.data.squad_pairs import pair_batches
     from src.model.heads import RewardModel
-    from src.pairs import accuracy, accuracy_by_kind, length_rule, reward_scores
+    from src.pairs import accuracy, accuracy_by_kind, length_rule, raw_scores, reward_scores
     from src.pretrained import take_parents_defaults
     from src.progress import Figures, compare, pair_points, say_pairs
-    from src.rewards import model_rewards
-    from src.training import make_optimizer, steps, update
+    from src.training import make_optimizer, prepare, steps, update
     from src.utils.checkpoint_utils import load_parent
     from src.utils.run import Run, set_up_torch
 
@@ -80,7 +79,7 @@ def main(argv=None) -> dict:
         block = parent.model.config.block_size
         questions = stages.load_questions(args, tokenizer, block, parent)
         train, unseen = stages.load_pairs(args, questions, tokenizer, block)
-        optimizer = make_optimizer({"reward": reward}, args.weight_decay)
+        optimizer = make_optimizer(prepare({"reward": reward}, args, device), args.weight_decay)
         max_steps = args.max_steps
         run.start(stages.inputs_of(questions, [parent]))
 
@@ -116,7 +115,7 @@ def main(argv=None) -> dict:
 
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
         golds = stages.some_gold_trees(questions.encoded, block, args.seed)
-        reward.set_normalisation(model_rewards(reward, golds, stop_id, device, raw=True))
+        reward.set_normalisation(raw_scores(reward, golds, stop_id, device))
         figures, metrics = evaluate(max_steps)
         metrics |= compare(STAGE, extra["before"], figures)
         return stages.finish(run, reward, tokenizer, questions.identity, metrics, [parent])

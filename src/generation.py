@@ -95,6 +95,7 @@ def generate(
     num_samples: int = 1,
     max_new_tokens: int = 16,
     seed: Sequence[int] | int = 0,
+    first_row: int = 0,
     device: torch.device | str = "cpu",
 ) -> Answers:
     """Sample `num_samples` answers to each question, at most `max_new_tokens` tokens each, the stop
@@ -104,10 +105,10 @@ def generate(
     on the weights, its prompt, the seed and its place among the samples, and on no other row.
     """
     contexts, questions, last_token = _prompt_levels(prompts, device)
-    state = read_prompts(model, contexts, questions)
+    state = read_prompts(model, contexts, questions) if prompts else None
     rows = torch.arange(len(last_token), device=device).repeat_interleave(num_samples)
-    state, token = state.select(rows), last_token.index_select(0, rows)
-    uniform = _uniforms(seed, len(rows), max_new_tokens).to(device)
+    state, token = state and state.select(rows), last_token.index_select(0, rows)
+    uniform = _uniforms(seed, first_row + len(rows), max_new_tokens)[first_row:].to(device)
     tokens = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=device)
     logp = torch.zeros(len(rows), max_new_tokens, device=device)
     lengths = torch.zeros(len(rows), dtype=torch.long, device=device)

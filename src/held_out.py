@@ -21,6 +21,7 @@ from src.evaluation import (
 from src.generation import PromptTree, generate_all
 from src.names import UserError
 from src.scoring import Tree, answer_logps
+from src.utils.distributed import by_rank
 
 # Tokens that an answer may take at evaluation, its stop token included.
 MAX_ANSWER_TOKENS = 32
@@ -116,19 +117,20 @@ def evaluate_policy(
     model: nn.Module, tokenizer: Tokenizer, held_out: HeldOut, device="cpu"
 ) -> PolicyResult:
     """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions."""
-    ids = generate_all(
-        model,
-        held_out.prompts,
-        tokenizer.stop_id,
-        max_new_tokens=MAX_ANSWER_TOKENS,
-        device=device,
-    )
+    stop_id = tokenizer.stop_id
+
+    def answer(prompts: Sequence[PromptTree]) -> list[list[int]]:
+        options = {"max_new_tokens": MAX_ANSWER_TOKENS, "device": device}
+        return generate_all(model, prompts, stop_id, **options)
+
+    ids = [row for part in by_rank(model, held_out.prompts, answer) for row in part]
     answers = [tokenizer.decode(answer).strip() for answer in ids]
     em, f1 = metric_points(answers, held_out.asked)
     # The windows leave MAX_ANSWER_TOKENS; a longer gold has no place in them, and no loss.
     tokens = [n if (n := len(gold) + 1) <= MAX_ANSWER_TOKENS else 0 for gold in held_out.golds]
     golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
-    logp = answer_logps(model, held_out.with_answers(golds), tokenizer.stop_id, device)
+    trees = held_out.with_answers(golds)
+    logp = torch.cat(by_rank(model, trees, lambda t: answer_logps(model, t, stop_id, device)))
     nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
     return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens)
 

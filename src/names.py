@@ -1,4 +1,9 @@
-"""Names that flags, files and messages share. Imports nothing, so that `--help` answers at once."""
+"""Names that flags, files and messages share. Imports nothing heavy: `--help` answers at once."""
+
+import time
+
+# Nearly when the process began: scripts import this module first.
+STARTED = time.perf_counter()
 
 MODEL_TYPES = ("transformer", "lstm", "kgram")
 

@@ -29,8 +29,9 @@ from src.held_out import MAX_ANSWER_TOKENS
 from src.model.heads import RewardModel
 from src.names import CORRUPTIONS, UserError
 from src.rewards import model_rewards
-from src.scoring import answer_logps
+from src.scoring import Tree, answer_logps
 from src.utils.checkpoint_utils import weights_hash
+from src.utils.distributed import by_rank, gather, rank
 from src.utils.payload import load_payload, save_payload
 
 REFERENCE_DIR = ".cache/reference"
@@ -78,12 +79,27 @@ def held_out_pairs(
 
 def policy_scores(model: nn.Module, pair_set: PairSet, stop_id: int, device="cpu") -> Tensor:
     """Log-probabilities (P, 2) in nats of chosen and rejected answers, stop tokens included."""
-    return answer_logps(model, pair_set.trees.trees, stop_id, device).view(-1, 2)
+    return _policy_logps(model, pair_set.trees.trees, stop_id, device)
+
+
+def _policy_logps(
+    model: nn.Module, trees: Sequence[Tree], stop_id: int, device: torch.device | str
+) -> Tensor:
+    parts = by_rank(model, trees, lambda mine: answer_logps(model, mine, stop_id, device))
+    return torch.cat(parts).view(-1, 2)
 
 
 def reward_scores(reward: RewardModel, pair_set: PairSet, stop_id: int, device="cpu") -> Tensor:
     """Raw scores (P, 2) of chosen and rejected answers."""
-    return model_rewards(reward, pair_set.trees.trees, stop_id, device, raw=True).view(-1, 2)
+    return raw_scores(reward, pair_set.trees.trees, stop_id, device).view(-1, 2)
+
+
+def raw_scores(
+    reward: RewardModel, trees: Sequence[Tree], stop_id: int, device: torch.device | str
+) -> Tensor:
+    """Raw scores (N,) of every answer of the trees, the ranks sharing the work."""
+    parts = by_rank(reward, trees, lambda t: model_rewards(reward, t, stop_id, device, raw=True))
+    return torch.cat(parts)
 
 
 def accuracy(scores: Tensor, pair_set: PairSet) -> Interval:
@@ -143,13 +159,14 @@ def reference_logps(
     path = Path(cache_dir) / f"{key}.pt"
     numbers = [n for row in needed.index for n in row]
     rows = torch.full((len(pair_set.pairs), 2), torch.nan)
-    if path.exists():
+    if all(gather(path.exists())):
         found = load_payload(path, "delete it").get("logp")
         if not isinstance(found, Tensor) or found.shape != (len(numbers), 2):
             raise UserError(f"{path} holds no log-probs of these pairs, delete it")
     else:
-        found = answer_logps(reference, needed.trees, stop_id, device).view(-1, 2)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_payload(path, {"logp": found})
+        found = _policy_logps(reference, needed.trees, stop_id, device)
+        if not rank():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_payload(path, {"logp": found})
     rows[numbers] = found
     return rows, time.perf_counter() - started

@@ -8,6 +8,7 @@ Implementation Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031).
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from src.losses import (
 )
 from src.ppo_models import Models
 from src.scoring import Forest, Tree, build_forest, leaf_hidden, logp_of_hidden
+from src.utils.distributed import all_sum, gather, gathered, my_parts, rank, tree_cost
 
 # trees with sampled answers -> reward (N,) on the CPU, question after question
 RewardOf = Callable[[Sequence[Tree]], Tensor]
@@ -99,59 +101,74 @@ def collect(
     step: int,
     s: Settings,
 ) -> Rollout:
-    """Sample answers to the prompts with the policy as it is, score them, work out advantages."""
+    """Sample answers to the prompts with the policy as it is, score them, work out advantages.
+
+    prompts: this rank's. The rollout is that of all ranks, whitened as one, the same on each.
+    """
     # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
-    answers = generate(
-        models.policy,
-        prompts,
-        s.stop_id,
-        sampling=Sampling(s.temperature),
-        num_samples=s.num_samples,
-        max_new_tokens=s.max_new_tokens,
-        seed=[s.seed, step],
-        device=s.device,
-    )
-    trees, rows = _attach(prompts, answers, s.num_samples)
+    # Each rank draws its own rows of one stream: how many ranks there are changes no answer.
+    episodes = s.num_samples * sum(len(questions) for _, questions in prompts)
+    first_row = sum(gather(episodes)[: rank()])
+    with gathered(models.policy):
+        answers = generate(
+            models.policy, prompts, s.stop_id, sampling=Sampling(s.temperature),
+            num_samples=s.num_samples, max_new_tokens=s.max_new_tokens, seed=[s.seed, step],
+            first_row=first_row, device=s.device,
+        )  # fmt: skip
+    trees = _attach(prompts, answers, s.num_samples)
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty (N, 6).
-    score = reward_of(trees).to(s.device)
-    width = max(len(a) for _, qs in trees for _, texts in qs for a in texts) + 1
-    mask = torch.arange(width, device=s.device) < answers.lengths[:, None]
-    logp = F.pad(answers.logp, (0, max(0, width - answers.logp.shape[1])))[:, :width]
+    score = reward_of(trees)
     # 3. The frozen policy's log-probs and the critic's values in one pass each.
-    reference_logp, values = torch.zeros_like(logp), torch.zeros_like(logp)
-    with torch.no_grad():
+    reference_logp, values = _score(models, trees, s)
+    mine = score, answers.stopped, answers.lengths, answers.logp, reference_logp, values
+    found = gather((trees, [x.cpu() for x in mine]))
+    trees = [tree for part, _ in found for tree in part]
+    score, stopped, lengths, logp, reference_logp, values = (
+        torch.cat(parts).to(s.device) for parts in zip(*(x for _, x in found), strict=True)
+    )
+    logp = F.pad(logp, (0, 1))
+    mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
+    # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
+    rewards = kl_penalised_rewards(
+        score, logp, reference_logp, mask, kl_coef, stopped, s.no_stop_penalty
+    )
+    advantages, returns = _advantages(rewards, values, mask, s)
+    return Rollout(
+        trees, _rows(trees), mask, logp, reference_logp, score, stopped,
+        rewards, values, advantages, returns,
+    )  # fmt: skip
+
+
+def _score(models: Models, trees: Sequence[Tree], s: Settings) -> tuple[Tensor, Tensor]:
+    """Log-probs under the frozen policy and values, (N, most new tokens + the stop token)."""
+    rows = _rows(trees)
+    shape = (rows[-1].stop if rows else 0, s.max_new_tokens + 1)
+    reference_logp, values = torch.zeros(2, *shape, device=s.device)
+    with torch.no_grad(), gathered(models.critic):
         for part in _consecutive(range(len(trees)), s.micro_contexts):
             forest = build_forest([trees[i] for i in part], s.stop_id, s.device)
             here = slice(rows[part[0]].start, rows[part[-1]].stop)
             columns = forest.targets.shape[1]
             hidden = leaf_hidden(models.reference, forest)
             reference_logp[here, :columns] = _logp(models.reference, forest, hidden, s)
-            if models.critic is not None:
-                values[here, :columns] = models.critic.values(
-                    leaf_hidden(models.critic.trunk, forest)
-                )
-    # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
-    rewards = kl_penalised_rewards(
-        score, logp, reference_logp, mask, kl_coef, answers.stopped, s.no_stop_penalty
-    )
-    advantages, returns = _advantages(rewards, values, mask, s)
-    return Rollout(
-        trees, rows, mask, logp, reference_logp, score, answers.stopped,
-        rewards, values, advantages, returns,
-    )  # fmt: skip
+            if (critic := models.critic) is not None:
+                values[here, :columns] = critic.values(leaf_hidden(critic.trunk, forest))
+    return reference_logp, values
 
 
-def _attach(
-    prompts: Sequence[PromptTree], answers: Answers, samples: int
-) -> tuple[list[Tree], list[slice]]:
-    """Prompts with their answers as trees, and each tree's rows among the N episodes."""
+def _attach(prompts: Sequence[PromptTree], answers: Answers, samples: int) -> list[Tree]:
+    """Prompts with their answers as trees."""
     texts = iter(answers.texts())
-    trees, rows, start = [], [], 0
-    for context, questions in prompts:
-        trees.append((context, [(q, [next(texts) for _ in range(samples)]) for q in questions]))
-        rows.append(slice(start, start + len(questions) * samples))
-        start = rows[-1].stop
-    return trees, rows
+    return [
+        (context, [(q, [next(texts) for _ in range(samples)]) for q in questions])
+        for context, questions in prompts
+    ]
+
+
+def _rows(trees: Sequence[Tree]) -> list[slice]:
+    """Each tree's rows among the episodes."""
+    counts = [sum(len(answers) for _, answers in questions) for _, questions in trees]
+    return [slice(b - n, b) for b, n in zip(accumulate(counts), counts, strict=True)]
 
 
 def _logp(model: nn.Module, forest: Forest, hidden: Tensor, s: Settings) -> Tensor:
@@ -191,9 +208,8 @@ def learn(
     sums: dict[str, float] = {}
     minibatches = 0
     for epoch in range(s.epochs):
-        order = (
-            np.random.default_rng([s.seed, step, epoch]).permutation(len(rollout.trees)).tolist()
-        )
+        rng = np.random.default_rng([s.seed, step, epoch])
+        order = rng.permutation(len(rollout.trees)).tolist()
         size = -(-len(order) // s.minibatches)
         for batch in _consecutive(order, size):
             figures: dict[str, float] = {}
@@ -201,9 +217,10 @@ def learn(
             episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in batch)
             # Long and short contexts apart: what is in memory together should be of like length.
             batch = sorted(batch, key=lambda i: len(rollout.trees[i][0]))
-            for part in _consecutive(batch, s.micro_contexts):
+            for part in my_parts(batch, s.micro_contexts, lambda i: tree_cost(rollout.trees[i])):
                 for name, value in _backward(models, rollout, part, actions, episodes, s).items():
                     figures[name] = figures.get(name, 0.0) + value
+            figures = all_sum(figures)
             figures |= update(figures["loss"])
             if not minibatches:
                 sums["first_approx_kl"] = figures["approx_kl_nats"]
@@ -216,15 +233,15 @@ def learn(
 
 def _backward(
     models: Models, rollout: Rollout, part: Sequence[int], actions: int, episodes: int, s: Settings
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Add the gradient of some contexts' share of a minibatch with so many actions and episodes."""
-    device = rollout.mask.device
-    forest = build_forest([rollout.trees[i] for i in part], s.stop_id, device)
-    rows = torch.cat([torch.arange(rollout.rows[i].start, rollout.rows[i].stop) for i in part])
+    forest = build_forest([rollout.trees[i] for i in part], s.stop_id, s.device)
+    rows = [row for i in part for row in range(rollout.rows[i].start, rollout.rows[i].stop)]
+    rows = torch.tensor(rows, dtype=torch.long, device=s.device)
     columns = forest.targets.shape[1]
 
     def here(x: Tensor) -> Tensor:
-        return x.index_select(0, rows.to(device))[:, :columns]
+        return x.index_select(0, rows)[:, :columns]
 
     mask, old_logp, advantages = here(rollout.mask), here(rollout.logp), here(rollout.advantages)
     logp = _logp(models.policy, forest, leaf_hidden(models.policy, forest), s)
@@ -234,25 +251,16 @@ def _backward(
         # Reward-weighted log-likelihood with the batch's mean reward as the baseline.
         baseline = float(rollout.advantages[:, 0].mean())
         loss = reinforce_loss(logp, advantages[:, 0], mask, baseline=baseline, count=episodes)
-    figures = {
-        "policy_loss": loss,
-        "clip_share": policy.clip_share,
-        "approx_kl_nats": policy.approx_kl,
-    }
+    figures = {"policy_loss": loss, "clip_share": policy.clip_share}
+    figures["approx_kl_nats"] = policy.approx_kl
     if models.critic is not None:
         values = models.critic.values(leaf_hidden(models.critic.trunk, forest))
-        value_loss = ppo_value_loss(
-            values,
-            here(rollout.values),
-            here(rollout.returns),
-            mask,
-            s.value_clip_range,
-            count=actions,
-        ).loss
+        foreseen = values, here(rollout.values), here(rollout.returns)
+        value_loss = ppo_value_loss(*foreseen, mask, s.value_clip_range, count=actions).loss
         loss = loss + s.value_coef * value_loss
         figures["value_loss"] = value_loss
     loss.backward()
-    return {name: value.item() for name, value in {"loss": loss, **figures}.items()}
+    return {name: value.detach() for name, value in {"loss": loss, **figures}.items()}
 
 
 def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
@@ -284,9 +292,13 @@ def _questions(trees: Sequence[Tree]) -> Iterator[tuple]:
 
 
 def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree], list[Asked]]:
-    """A batch's prompts without golds, and the same questions as people read them."""
-    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in batch.trees]
-    places = [(paragraphs[p], q) for row in batch.index for p, q in row]
+    """This rank's share of a batch: prompts without golds, and the same questions as people read
+    them.
+    """
+    mine = next(my_parts(range(len(batch.trees)), None, lambda i: tree_cost(batch.trees[i])))
+    asked = [batch.trees[i] for i in mine]
+    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in asked]
+    places = [(paragraphs[p], q) for i in mine for p, q in batch.index[i]]
     asked = [Asked(p.context, p.questions[q].text, p.questions[q].answers) for p, q in places]
     return prompts, asked
 

@@ -2,7 +2,7 @@
 
 import argparse
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,12 +10,14 @@ from torch import nn
 
 from src.data.tokenizer import Tokenizer
 from src.evaluation import kl_of_samples
+from src.generation import PromptTree
 from src.held_out import HeldOut, PolicyResult
 from src.model.heads import Critic, RewardModel
 from src.progress import Figures
 from src.rewards import reward_function, reward_of_trees
 from src.stages import require_same_tokenizer
 from src.utils.checkpoint_utils import REWARD_STAGE, Checkpoint, load_parent
+from src.utils.distributed import by_rank
 
 
 class Models(NamedTuple):
@@ -67,10 +69,13 @@ def reward_and_kl(
     score = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
 
     def more(result: PolicyResult) -> Figures:
-        kl = kl_of_samples(
-            models.policy, models.reference, held_out.prompts, tokenizer.stop_id,
-            max_new_tokens=args.max_new_tokens, device=device,
-        ).tolist()  # fmt: skip
+        def sampled(prompts: Sequence[PromptTree]) -> list[float]:
+            return kl_of_samples(
+                models.policy, models.reference, prompts, tokenizer.stop_id,
+                max_new_tokens=args.max_new_tokens, device=device,
+            ).tolist()  # fmt: skip
+
+        kl = [value for part in by_rank(models.policy, held_out.prompts, sampled) for value in part]
         rewards, ones = score(held_out.with_answers(result.ids)).tolist(), [1.0] * len(kl)
         return {"reward": (rewards, ones, held_out.groups), "kl_nats": (kl, ones, held_out.groups)}
 

@@ -62,7 +62,14 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tu
     width = max(1, max(lengths, default=1))
     flat = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long)
     counts = torch.tensor(lengths, dtype=torch.long)
-    return flat.view(len(rows), width).to(device), counts.to(device)
+    return to_device(flat.view(len(rows), width), device), to_device(counts, device)
+
+
+def to_device(x: Tensor, device: torch.device | str) -> Tensor:
+    """x on the device; to a GPU from pinned memory, so that the copy waits for no kernel."""
+    if torch.device(device).type == "cuda":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
 
 
 def build_forest(
@@ -73,6 +80,9 @@ def build_forest(
 ) -> Forest:
     """Lay out trees as three padded levels. Every question has at least one token (the last prompt
     token).
+
+    No trees (a rank without a share) make one row of padding a level, which is read, and no leaf:
+    every loss of it is 0 and reaches all weights with gradient 0.
     """
     contexts, questions, leaves, targets = [], [], [], []
     question_parent, leaf_parent = [], []
@@ -87,7 +97,8 @@ def build_forest(
         contexts.append(context)
 
     def level(rows: list, parents: list[int]) -> Level:
-        return Level(*pad(rows, device), torch.tensor(parents, dtype=torch.long, device=device))
+        parent_rows = torch.tensor(parents or [0], dtype=torch.long)
+        return Level(*pad(rows or [[]], device), to_device(parent_rows, device))
 
     target, lengths = pad(targets, device)
     mask = torch.arange(target.shape[1], device=device) < lengths[:, None]
@@ -112,7 +123,7 @@ def read_prompts(model: nn.Module, contexts: Level, questions: Level):
 def leaf_hidden(model: nn.Module, forest: Forest) -> Tensor:
     """Hidden states (N, A (+ 1 with the stop token), D) of the leaves."""
     state = read_prompts(model, forest.contexts, forest.questions)
-    return _read_leaves(model, forest.leaves, state)
+    return _read_leaves(model, forest.leaves, state)[: len(forest.targets)]
 
 
 def _read_leaves(model: nn.Module, leaves: Level, state) -> Tensor:
@@ -122,11 +133,13 @@ def _read_leaves(model: nn.Module, leaves: Level, state) -> Tensor:
     """
     width = leaves.tokens.shape[1]
     groups = groups_by_length(leaves.lengths.tolist())
+    if hasattr(model, "unshard"):  # --shard: every rank must call the model equally often
+        groups = [list(range(len(leaves.lengths)))]
     parts = []
     for rows in groups:
         chosen = torch.tensor(rows, device=leaves.tokens.device)
         lengths = leaves.lengths.index_select(0, chosen)
-        tokens = leaves.tokens.index_select(0, chosen)[:, : int(lengths.max())]
+        tokens = leaves.tokens.index_select(0, chosen)[:, : max(1, int(lengths.max()))]
         after = state.select(leaves.parents.index_select(0, chosen))
         hidden = model(tokens, lengths, after)[0]
         parts.append(F.pad(hidden, (0, 0, 0, width - tokens.shape[1])))
@@ -258,7 +271,7 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
     question_hidden, state = model(
         questions.tokens, questions.lengths, state.select(questions.parents)
     )
-    hidden = _read_leaves(model, leaves, state)
+    hidden = _read_leaves(model, leaves, state)[: len(forest.targets)]
     answers = logp_of_hidden(model, hidden, forest.targets, forest.mask)
     # The last token of a question's prompt stands in its leaves, the same in all of them.
     last_token = torch.full_like(questions.lengths, -1)

@@ -4,7 +4,7 @@ import argparse
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +32,12 @@ from src.held_out import (
     sample_lines,
     spread,
 )
-from src.names import UserError
+from src.names import STARTED, UserError
 from src.pairs import PairSet, accuracy, held_out_pairs, training_pairs
 from src.progress import Figures, figures_of, tokens_read
 from src.scoring import Tree
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
+from src.utils.distributed import first_alone
 from src.utils.run import Run, say
 
 CACHE_DIR = ".cache/encoded"
@@ -57,6 +58,7 @@ class Questions(NamedTuple):
     identity: dict
 
 
+@first_alone()
 def load_questions(
     args: argparse.Namespace,
     tokenizer: Tokenizer,
@@ -64,6 +66,8 @@ def load_questions(
     parent: Checkpoint | None = None,
 ) -> Questions:
     """The data of the flags; what they leave out is the parent's. Says what was used and dropped.
+
+    Rank 0 loads and encodes first, the others find its caches.
     """
     inherited = parent is not None and args.dataset is None
     changed = args.difficulty or args.num_examples or args.strict_data
@@ -134,13 +138,6 @@ def plan_steps(args: argparse.Namespace, per_epoch: int) -> int:
     return args.max_steps
 
 
-def micro_batches(trees: Sequence[Tree], size: int | None) -> Iterator[Sequence[Tree]]:
-    """Consecutive trees, `size` at a time; all of them when None."""
-    size = size or len(trees)
-    for start in range(0, len(trees), size):
-        yield trees[start : start + size]
-
-
 def log_step(
     run: Run,
     step: int,
@@ -163,6 +160,8 @@ def log_step(
                 "seconds": seconds,
             }
         )
+    if step == run.steps_done:
+        say(f"{run.stage}: first step done {time.perf_counter() - STARTED:.1f} s after the start")
     run.show(step + 1, run.args.max_steps, **shown, tokens_per_s=tokens_per_second)
 
 

@@ -2,6 +2,7 @@
 trainer.
 """
 
+import argparse
 import copy
 import functools
 from collections.abc import Iterator
@@ -13,7 +14,33 @@ from torch import nn
 from src.names import UserError
 from src.utils.checkpoint_utils import save_payload
 from src.utils.cli import NonFiniteError
+from src.utils.distributed import gather, rank, sum_gradients, world_size
 from src.utils.run import Run, say
+from src.utils.sharding import parted, parted_optimizer, shard, whole
+
+
+def prepare(
+    modules: dict[str, nn.Module], args: argparse.Namespace, device: torch.device
+) -> dict[str, nn.Module]:
+    """Compile and divide the modules to be trained, in place, as --compile and --shard say.
+
+    After copies of them were made: a copy of a compiled module would run the original.
+    """
+    if args.shard and world_size() == 1:
+        raise UserError(
+            "--shard given to one process, expected several to divide the model among: "
+            "torchrun --nproc_per_node N"
+        )
+    if args.shard and args.compile:
+        raise UserError("--shard and --compile given, expected one: not made to go together")
+    for module in modules.values():
+        trunk = getattr(module, "trunk", module)
+        if args.compile:
+            for name in ("forward", "read"):
+                setattr(trunk, name, torch.compile(getattr(trunk, name), dynamic=True))
+        if args.shard:
+            shard(module, device)
+    return modules
 
 
 def make_optimizer(
@@ -59,13 +86,15 @@ def optimizer_step(
     loss: float,
     skip_nonfinite: bool,
 ) -> float:
-    """Clip the gradients, step at learning rate `rate`, clear; returns the norm before clipping.
+    """Sum the gradients over the ranks, clip, step at learning rate `rate`, clear; returns the norm
+    before clipping.
 
     Raises NonFiniteError, with the weights untouched, when the loss or a gradient is not finite;
     with skip_nonfinite the step is left out instead, and said.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True)
+    sum_gradients(parameters)
+    norm = whole(nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True))
     finite = bool(torch.isfinite(norm)) and torch.isfinite(torch.tensor(loss))
     if not finite:
         optimizer.zero_grad(set_to_none=True)
@@ -115,10 +144,12 @@ def steps(
         run.begin_step(step + 1, functools.partial(_write_last, run, step, state))
         yield step
         done = step + 1
+        run.agree_on_stop()
         if done % run.args.save_every == 0 or done == max_steps or run.stop_asked:
             save_last(run, done, modules, optimizer, extra)
         run.stop_if_asked()
     run.begin_step(max_steps, None)
+    run.agree_on_stop()
     run.stop_if_asked()  # a signal that came between these lines
 
 
@@ -129,7 +160,7 @@ def save_last(
     optimizer: torch.optim.Optimizer,
     extra: dict[str, Any],
 ) -> None:
-    """Write last.pt: all that the next step depends on."""
+    """Write last.pt: all that the next step depends on. All ranks call it, rank 0 writes."""
     _write_last(run, step, _state(modules, optimizer, extra))
 
 
@@ -148,8 +179,11 @@ def _state(
 
 def _write_last(run: Run, step: int, state: dict[str, Any]) -> None:
     run_fields = {"step": step, "args": vars(run.args), "asked": run.asked, "inputs": run.inputs}
-    payload = {**run_fields, **state, "metrics_bytes": run.log_position()}
-    save_payload(run.folder / "last.pt", payload)
+    run_fields |= {"ranks": world_size(), "metrics_bytes": run.log_position()}
+    payload = {**run_fields, **whole(state)}
+    if not rank():
+        save_payload(run.folder / "last.pt", payload)
+    gather(None)  # no rank goes on, or ends, before the file is there
     run.saved_step = step
 
 
@@ -164,11 +198,12 @@ def restore(
         return 0
     try:
         for name, module in modules.items():
-            module.load_state_dict(run.last["modules"][name])
-            if not all(torch.isfinite(w).all() for w in module.state_dict().values()):
+            stored, own = run.last["modules"][name], module.state_dict()
+            if not all(torch.isfinite(w).all() for w in stored.values()):
                 raise ValueError(f"the weights of {name} are not finite")
+            module.load_state_dict({k: parted(w, own.get(k)) for k, w in stored.items()})
         _check_optimizer(run.last["optimizer"], optimizer)
-        optimizer.load_state_dict(run.last["optimizer"])
+        optimizer.load_state_dict(parted_optimizer(run.last["optimizer"], optimizer))
         torch.set_rng_state(run.last["torch_rng"])
         if torch.cuda.is_available() and run.last["cuda_rng"]:
             torch.cuda.set_rng_state_all(run.last["cuda_rng"])

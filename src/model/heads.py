@@ -4,6 +4,12 @@ import torch
 from torch import Tensor, nn
 
 
+def in_float32(linear: nn.Linear, hidden: Tensor) -> Tensor:
+    """(..., D) -> (...), in float32 also under autocast: scores and values differ by little."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return linear(hidden.float()).squeeze(-1)
+
+
 class ScalarHead(nn.Module):
     """One number from a hidden state: (..., D) -> (...). No bias.
 
@@ -17,7 +23,7 @@ class ScalarHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (...)."""
-        return self.linear(hidden).squeeze(-1)
+        return in_float32(self.linear, hidden)
 
 
 class RewardModel(nn.Module):
@@ -66,7 +72,7 @@ class Critic(nn.Module):
 
     def values(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (...)."""
-        return self.head(hidden).squeeze(-1)
+        return in_float32(self.head, hidden)
 
     def start_from_reward(self, reward: RewardModel) -> None:
         """Copy the reward model's trunk and its head with the normalisation folded in."""

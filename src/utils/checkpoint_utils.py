@@ -15,6 +15,7 @@ from src.data.tokenizer import Tokenizer
 from src.model.heads import RewardModel
 from src.model.model import build_model, model_type_of
 from src.names import MODEL_TYPES, POLICY_STAGES, STAGES, UserError
+from src.utils.distributed import gather, rank
 from src.utils.payload import (
     file_hash,
     load_payload,
@@ -22,6 +23,7 @@ from src.utils.payload import (
     weights_hash,
     write_atomically,
 )
+from src.utils.sharding import whole
 
 # The longest window that anyone trains on; a transformer keeps a table of this many rows.
 MAX_BLOCK_SIZE = 1 << 18
@@ -60,22 +62,28 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a stage's result; raises OSError with the file's name where the disk refuses."""
+    """Write a stage's result; raises OSError with the file's name where the disk refuses.
+
+    All ranks call it, rank 0 writes.
+    """
     trunk = getattr(checkpoint.model, "trunk", checkpoint.model)
-    save_payload(
-        path,
-        {
-            "stage": checkpoint.stage,
-            "model_type": checkpoint.model_type,
-            "config": dataclasses.asdict(trunk.config),
-            "weights": checkpoint.model.state_dict(),
-            "tokenizer": checkpoint.tokenizer.state(),
-            "data": plain(checkpoint.data),
-            "flags": plain(checkpoint.flags),
-            "lineage": plain(checkpoint.lineage),
-            "metrics": plain(checkpoint.metrics),
-        },
-    )
+    weights = whole(checkpoint.model.state_dict())
+    if not rank():
+        save_payload(
+            path,
+            {
+                "stage": checkpoint.stage,
+                "model_type": checkpoint.model_type,
+                "config": dataclasses.asdict(trunk.config),
+                "weights": weights,
+                "tokenizer": checkpoint.tokenizer.state(),
+                "data": plain(checkpoint.data),
+                "flags": plain(checkpoint.flags),
+                "lineage": plain(checkpoint.lineage),
+                "metrics": plain(checkpoint.metrics),
+            },
+        )
+    gather(None)  # no rank goes on, or ends, before the file is there
 
 
 def plain(value: Any) -> Any:

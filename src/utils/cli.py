@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, STAGES, TRACKERS, UserError
+from src.utils.ranks import lost_rank, rank
 
 
 class Stopped(BaseException):
@@ -41,7 +42,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Print `message` in one line and exit with code 2."""
         line = " ".join(message.split())
-        print(f"{self.prog}: {line} (see {self.prog} --help)", file=sys.stderr)
+        if not rank():
+            print(f"{self.prog}: {line} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
     def typed(self, argv: Sequence[str] | None) -> set[str]:
@@ -119,11 +121,15 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
             elif isinstance(error, OSError):
                 where = f"{error.filename}: " if error.filename else ""
                 message, code = f"{where}{error.strerror or error}", 1
+            elif lost_rank(error):
+                message = "another rank ended or hangs, so this job ends; continue with --resume"
+                code = 1
             else:
                 raise
         except KeyboardInterrupt:
             message, code = "interrupted", 130
-        print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        if not rank():
+            print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(code)
 
     return run
@@ -167,7 +173,7 @@ share = number(float, 0, 1)
 
 
 def add_machine_flags(parser: Parser) -> None:
-    """--seed --device --threads."""
+    """--seed --device --threads --dtype."""
     parser.add_argument(
         "--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of everything random"
     )
@@ -178,6 +184,12 @@ def add_machine_flags(parser: Parser) -> None:
     )
     parser.add_argument(
         "--threads", type=count, default=0, help="CPU threads; 0: as many as torch chooses"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of products, by autocast: weights and losses stay float32; auto: the GPU's best",
     )
 
 
@@ -285,6 +297,8 @@ def add_training_flags(
         action="store_true",
         help="leave out a step whose loss or gradient is not finite instead of stopping",
     )
+    add("--compile", action="store_true", help="torch.compile the models: slow to start")
+    add("--shard", action="store_true", help="divide weights and optimizer among torchrun's ranks")
 
 
 def note_pretrained_defaults(parser: Parser, stage: str) -> None:

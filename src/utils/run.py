@@ -8,22 +8,23 @@ import math
 import os
 import random
 import signal
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from src.names import UserError
+from src.utils.bar import Bar, say
 from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
 from src.utils.cli import NonFiniteError, Parser, Stopped
+from src.utils.device import choose_device
+from src.utils.distributed import gather, join
 from src.utils.lock import lock_folder
 from src.utils.machine import machine_in_words
 from src.utils.payload import clear_stale
+from src.utils.ranks import rank, world_size
 from src.utils.tracker import NO_TRACKER, open_tracker, require_tracker
 
 # Flags that say how a run is started, and are no part of it.
@@ -50,18 +51,7 @@ def set_up_torch(args: argparse.Namespace) -> torch.device:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.threads = torch.get_num_threads()
-    name = args.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device {name} given, expected auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name} given, but torch finds no CUDA device, use --device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} given, expected auto, cpu, cuda or cuda:N")
-    return device
+    return choose_device(args)
 
 
 class Run:
@@ -80,10 +70,12 @@ class Run:
         if args.resume and args.overwrite:
             raise UserError("--resume and --overwrite given, expected one of them: they contradict")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(self.folder)
+        join()
+        self._lock = None if rank() else lock_folder(self.folder)
         self.last: dict | None = None
         self.finished = False
         self.step = 0
+        self._signal: int | None = None  # what came here; _stop_signal: what all ranks know of
         self._stop_signal: int | None = None
         self._stop_reason = ""
         self._keep: Callable[[], None] | None = None  # saves what a step in hand started from
@@ -97,14 +89,18 @@ class Run:
                     "expected an empty folder, --resume to continue it or --overwrite to start anew"
                 )
             require_tracker(args.tracker)
+            gather(None)  # rank 0 changes the folder once all have looked at it
         except BaseException:
-            self._lock.close()
+            self._unlock()
             raise
         self.saved_step = self.steps_done
         self._previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        self._bar: tqdm | None = None
+        self._bar = Bar(stage)
         self._tracker = NO_TRACKER
-        self._last_line = 0.0
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
     def _resume(self, parser: Parser, typed: set[str]) -> None:
         folder, args = self.folder, self.args
@@ -122,6 +118,12 @@ class Run:
                     "continued, restore it or start anew with --overwrite"
                 )
         stored, asked = self.last["args"], self.last["asked"]
+        ranks = self.last.get("ranks", 1)
+        if not self.finished and ranks != world_size():
+            raise UserError(
+                f"{world_size()} ranks given to resume a run of {ranks}, start it as it was "
+                "started (torchrun --nproc_per_node) or anew with --overwrite"
+            )
         for name, value in stored.items():
             if not parser.accepts(name, value):
                 raise UserError(
@@ -164,6 +166,12 @@ class Run:
         """
         self.inputs = inputs or {}
         self._check_inputs()
+        if not rank():
+            self._open_files()
+        for number in self._previous:
+            signal.signal(number, self._on_signal)
+
+    def _open_files(self) -> None:
         for name in RUN_FILES:  # what a run that was killed while it wrote left behind
             for stale in self.folder.glob(f".{name}.*.tmp"):
                 stale.unlink(missing_ok=True)
@@ -186,8 +194,6 @@ class Run:
         self._log.truncate(keep)
         name, flags = self.args.tracker, vars(self.args)
         self._tracker = open_tracker(name, self.stage, self.folder, flags, self.steps_done)
-        for number in self._previous:
-            signal.signal(number, self._on_signal)
 
     def _check_inputs(self) -> None:
         for path in map(Path, self.inputs):
@@ -195,6 +201,12 @@ class Run:
                 raise UserError(
                     f"--output_dir {self.folder} given, which holds {path} that the run starts "
                     "from, expected a folder of its own"
+                )
+        for number, its in enumerate(gather(self.inputs)):
+            if its != self.inputs:
+                raise UserError(
+                    f"rank {number} read {', '.join(its)}, this rank {', '.join(self.inputs)} or "
+                    "other contents, expected the same on every rank"
                 )
         known = self.last["inputs"] if self.last else self.inputs
         changed = [name for name in self.inputs if known.get(name) != self.inputs[name]]
@@ -208,12 +220,11 @@ class Run:
         """Give back the lock, the log and the signals; the run may end here in any state."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
         self._tracker.close()
         if hasattr(self, "_log"):
             self._log.close()
-        self._lock.close()
+        self._unlock()
 
     def __enter__(self) -> "Run":
         return self
@@ -233,9 +244,14 @@ class Run:
         return f"{self.folder / 'last.pt'} keeps step {self.saved_step}"
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self._stop_signal = number
+        self._signal = number
         if self._keep is None:  # before the first step or after the last: nothing to finish
+            self._stop_signal = number
             self._stop()
+
+    def agree_on_stop(self) -> None:
+        """Signals reach the ranks at different steps: all stop where the first of them does."""
+        self._stop_signal = next((number for number in gather(self._signal) if number), None)
 
     def _stop(self) -> None:
         """Raise Stopped for the signal that came."""
@@ -271,6 +287,8 @@ class Run:
 
     def log(self, record: dict) -> None:
         """Append one JSON line to metrics.jsonl; JSON has no NaN, so what is not finite is null."""
+        if rank():
+            return
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in record.items()
@@ -284,31 +302,12 @@ class Run:
         return load_payload(self.folder / "final.pt")["metrics"]
 
     def log_position(self) -> int:
-        """Bytes of metrics.jsonl that are on the disk, for last.pt."""
+        """Bytes of metrics.jsonl that are on the disk, for last.pt, which rank 0 writes."""
+        if rank():
+            return 0
         os.fsync(self._log.fileno())
         return self._log.tell()
 
     def show(self, step: int, max_steps: int, **figures: float) -> None:
-        """A tqdm bar on a terminal; elsewhere a plain line every ten seconds and at the end."""
-        if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = tqdm(total=max_steps, initial=step - 1, unit="step", dynamic_ncols=True)
-                self._started = time.monotonic(), step - 1
-            self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
-            self._bar.update(step - self._bar.n)
-            return
-        now = time.monotonic()
-        if not hasattr(self, "_started"):
-            self._started = now, step
-        if now - self._last_line >= 10 or step == max_steps:
-            self._last_line = now
-            done = step - self._started[1]
-            words = " ".join(f"{k} {v:.4g}" for k, v in figures.items())
-            if done:  # the first step shown tells nothing yet of the time that a step takes
-                words += f" left {(now - self._started[0]) / done * (max_steps - step):.0f} s"
-            say(f"{self.stage} step {step}/{max_steps} {words}")
-
-
-def say(text: str) -> None:
-    """A line for people, on stderr, past a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
+        """Tell people how far the run is, and its main figures."""
+        self._bar.show(step, max_steps, **figures)

@@ -1,0 +1,50 @@
+"""What a run says while it works: a bar on a terminal, plain lines elsewhere, of rank 0."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from src.utils.ranks import rank
+
+
+class Bar:
+    """How far a stage is; nothing is shown before the first `show`."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._bar: tqdm | None = None
+        self._last_line = 0.0
+
+    def show(self, step: int, max_steps: int, **figures: float) -> None:
+        """A tqdm bar on a terminal; elsewhere a plain line every ten seconds and at the end."""
+        if rank():
+            return
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=max_steps, initial=step - 1, unit="step", dynamic_ncols=True)
+                self._started = time.monotonic(), step - 1
+            self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        now = time.monotonic()
+        if not hasattr(self, "_started"):
+            self._started = now, step
+        if now - self._last_line >= 10 or step == max_steps:
+            self._last_line = now
+            done = step - self._started[1]
+            words = " ".join(f"{k} {v:.4g}" for k, v in figures.items())
+            if done:  # the first step shown tells nothing yet of the time that a step takes
+                words += f" left {(now - self._started[0]) / done * (max_steps - step):.0f} s"
+            say(f"{self._stage} step {step}/{max_steps} {words}")
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr, past a progress bar if there is one; of rank 0."""
+    if not rank():
+        tqdm.write(text, file=sys.stderr)
