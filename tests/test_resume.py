@@ -106,7 +106,7 @@ def test_the_adaptive_coefficient_moves_and_is_restored(workplace, monkeypatch, 
     """It changes at every step of the run, and goes on from where it was."""
     whole = records(undisturbed(workplace, "train_ppo", "lstm"))
     before = [r["kl_coef"] for r in whole if "loss" in r]
-    assert before[0] == 0.2 and len(set(before)) == 6
+    assert before[0] == 0.05 and len(set(before)) == 6
     workplace("lstm", STAGES[:3], name="parts")
     stop_after(monkeypatch, 3)
     outcome("train_ppo", argv_of("train_ppo", "lstm"))
