@@ -202,8 +202,7 @@ def learn(
 ) -> dict[str, float]:
     """Several epochs over the batch in minibatches of whole contexts; returns means of what it saw.
 
-    optimizer_step: called with each minibatch's loss when its gradient is complete; returns its
-    norm.
+    update: called with each minibatch's loss when its gradient is complete; returns what to log.
     """
     sums: dict[str, float] = {}
     minibatches = 0
