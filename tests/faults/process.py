@@ -50,18 +50,21 @@ def forked(
         os.close(reader)
         _child(work, writer, cpu_limit)
     os.close(writer)
-    said = _read(reader, limit if kill_after is None else kill_after)
-    if said is None:
+    parts: list[bytes] = []
+    in_time = _read(reader, limit if kill_after is None else kill_after, parts)
+    if not in_time:
         os.kill(child, signal.SIGKILL)
-    os.close(reader)
     _, status, usage = os.wait4(child, 0)
+    _read(reader, 0, parts)  # of a child that was done when the kill came
+    os.close(reader)
+    said = b"" if os.WIFSIGNALED(status) else b"".join(parts)
     seconds = time.monotonic() - started
     peak = usage.ru_maxrss / 1024
     if said:
         value, text = json.loads(said)
         return Ended(value, "traceback" if text else "returned", text, peak, seconds)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXCPU):
-        hung = (said is None and kill_after is None) or os.WTERMSIG(status) == signal.SIGXCPU
+        hung = (not in_time and kill_after is None) or os.WTERMSIG(status) == signal.SIGXCPU
         return Ended(None, "hung" if hung else "killed", "", peak, seconds)
     return Ended(None, "crashed", f"wait status {status}", peak, seconds)
 
@@ -84,15 +87,15 @@ def _child(work: Callable[[], Any], writer: int, cpu_limit: int) -> None:
     os._exit(0)
 
 
-def _read(reader: int, seconds: float) -> bytes | None:
-    """All that comes until the other end is closed, or None when that takes longer."""
-    end, parts = time.monotonic() + seconds, []
+def _read(reader: int, seconds: float, parts: list[bytes]) -> bool:
+    """Append all that comes until the other end is closed; False when that takes longer."""
+    end = time.monotonic() + seconds
     while select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
         part = os.read(reader, 1 << 16)
         if not part:
-            return b"".join(parts)
+            return True
         parts.append(part)
-    return None
+    return False
 
 
 def rss_mb() -> float:
