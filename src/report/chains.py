@@ -47,10 +47,9 @@ class Chain(NamedTuple):
 
     def policies(self) -> dict[str, Checkpoint]:
         """Stage -> its finished policy, SFT's snapshot first."""
-        found = {}
-        for name in POLICY_STAGES:
-            if name in self.stages:
-                found |= {SNAPSHOT: self.stages[name].snapshot, name: self.stages[name].checkpoint}
+        sft = self.stages.get(POLICY_STAGES[0])
+        found = {SNAPSHOT: sft.snapshot if sft else None}
+        found |= {name: self.checkpoint(name) for name in POLICY_STAGES}
         return {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
 
 
