@@ -34,7 +34,7 @@ FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite", "tracke
 # What last.pt must hold besides what `src.training.restore` checks.
 LAST_FIELDS = {
     "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict, "inputs": dict,
-    "optimizer": dict, "extra": dict,
+    "optimizer": dict, "extra": dict, "ranks": int,
 }  # fmt: skip
 CACHE = Path(".cache")
 RUN_FILES = (
@@ -118,7 +118,7 @@ class Run:
                     "continued, restore it or start anew with --overwrite"
                 )
         stored, asked = self.last["args"], self.last["asked"]
-        ranks = self.last.get("ranks", 1)
+        ranks = self.last["ranks"]
         if not self.finished and ranks != world_size():
             raise UserError(
                 f"{world_size()} ranks given to resume a run of {ranks}, start it as it was "
