@@ -7,8 +7,9 @@ values only, and logits are needed at answer positions only.
 
 from collections.abc import Sequence
 
+from src.model.transformer.packing import pack
 from src.model.transformer.transformer import TransformerConfig
-from src.scoring import Forest, Tree, groups_by_length
+from src.scoring import Forest, Tree
 
 # The gradient of a product is two products of the same size.
 BACKWARD = 2
@@ -42,10 +43,6 @@ def forward_flops(config: TransformerConfig, trees: Sequence[Tree]) -> int:
 
 
 def padded_share(forest: Forest) -> float:
-    """Share of the positions that are read which hold no token."""
-    levels = (forest.contexts, forest.questions, forest.leaves)
-    real = sum(int(level.lengths.sum()) for level in levels)
-    lengths = forest.leaves.lengths.tolist()
-    read = sum(len(rows) * max(lengths[r] for r in rows) for rows in groups_by_length(lengths))
-    read += forest.contexts.tokens.numel() + forest.questions.tokens.numel()
-    return 1 - real / read
+    """Share of the places of attention's rows that hold no token; all else has no padding."""
+    packed = pack(forest.levels(), last_only=True)
+    return 1 - len(packed.tokens) / (len(forest.contexts.lengths) * packed.keys.width)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from src.losses import token_logp
-from src.scoring import Level, batches_by_length, pad, read_prompts
+from src.model.levels import Level
+from src.scoring import batches_by_length, pad, read_prompts
 
 # (context ids, [question ids, ...])
 PromptTree = tuple[Sequence[int], Sequence[Sequence[int]]]

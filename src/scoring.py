@@ -12,19 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.losses import sequence_sum, token_logp
+from src.model.levels import Level
 
 # (context ids, [(question ids, [answer ids, ...]), ...]); answers come without their stop token.
 Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
-
-
-class Level(NamedTuple):
-    """tokens: (R, T) right-padded; lengths: (R,); parents: (R,) rows of the level above (of the
-    roots: zeros).
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    parents: Tensor
 
 
 class Forest(NamedTuple):
@@ -43,6 +34,10 @@ class Forest(NamedTuple):
     targets: Tensor
     mask: Tensor
     reads_stop: bool
+
+    def levels(self) -> tuple[Level, Level, Level]:
+        """Contexts, questions and leaves."""
+        return self.contexts, self.questions, self.leaves
 
 
 class AnswerScores(NamedTuple):
@@ -122,8 +117,24 @@ def read_prompts(model: nn.Module, contexts: Level, questions: Level):
 
 def leaf_hidden(model: nn.Module, forest: Forest) -> Tensor:
     """Hidden states (N, A (+ 1 with the stop token), D) of the leaves."""
-    state = read_prompts(model, forest.contexts, forest.questions)
-    return _read_leaves(model, forest.leaves, state)[: len(forest.targets)]
+    if hasattr(model, "read_levels"):
+        hidden = model.read_levels(forest.levels(), last_only=True)[0]
+    else:
+        state = read_prompts(model, forest.contexts, forest.questions)
+        hidden = _read_leaves(model, forest.leaves, state)
+    return hidden[: len(forest.targets)]
+
+
+def all_hidden(model: nn.Module, forest: Forest) -> list[Tensor]:
+    """Hidden states (R, T, D) of contexts, questions and leaves."""
+    if hasattr(model, "read_levels"):
+        return model.read_levels(forest.levels())
+    contexts, questions, leaves = forest.levels()
+    context_hidden, state = model(contexts.tokens, contexts.lengths)
+    question_hidden, state = model(
+        questions.tokens, questions.lengths, state.select(questions.parents)
+    )
+    return [context_hidden, question_hidden, _read_leaves(model, leaves, state)]
 
 
 def _read_leaves(model: nn.Module, leaves: Level, state) -> Tensor:
@@ -266,12 +277,9 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
     time and follows the context's last, which has many questions after it: neither is predicted.
     The last token of a question without answers stands in no leaf and is not predicted either.
     """
-    contexts, questions, leaves = forest.contexts, forest.questions, forest.leaves
-    context_hidden, state = model(contexts.tokens, contexts.lengths)
-    question_hidden, state = model(
-        questions.tokens, questions.lengths, state.select(questions.parents)
-    )
-    hidden = _read_leaves(model, leaves, state)[: len(forest.targets)]
+    contexts, questions, leaves = forest.levels()
+    context_hidden, question_hidden, hidden = all_hidden(model, forest)
+    hidden = hidden[: len(forest.targets)]
     answers = logp_of_hidden(model, hidden, forest.targets, forest.mask)
     # The last token of a question's prompt stands in its leaves, the same in all of them.
     last_token = torch.full_like(questions.lengths, -1)

@@ -36,8 +36,9 @@ def prepare(
     for module in modules.values():
         trunk = getattr(module, "trunk", module)
         if args.compile:
-            for name in ("forward", "read"):
-                setattr(trunk, name, torch.compile(getattr(trunk, name), dynamic=True))
+            # The pass that training and scoring make; sampling's small steps are left as they are.
+            name = "read_packed" if hasattr(trunk, "read_packed") else "forward"
+            setattr(trunk, name, torch.compile(getattr(trunk, name), dynamic=True))
         if args.shard:
             shard(module, device)
     return modules

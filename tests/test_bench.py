@@ -92,8 +92,8 @@ def test_operations_of_a_shared_context_are_counted_once():
 
 
 def test_padded_share_by_hand():
-    """Contexts 5 and 3 in 10 places, questions 2, 1, 3 in 9, leaves 2, 3, 3, 2, 3, 2 in 18."""
-    assert padded_share(build_forest(TREES, STOP)) == pytest.approx(1 - (8 + 6 + 15) / 37)
+    """Below context 1: 5 + 2 + 1 + 2 + 3 + 3 + 2 = 18 tokens, below 2: 3 + 3 + 3 + 2 = 11."""
+    assert padded_share(build_forest(TREES, STOP)) == pytest.approx(1 - (18 + 11) / (2 * 18))
 
 
 def test_batches_hold_exactly_as_many_questions_and_whole_contexts():

@@ -17,7 +17,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
     """Divide the parameters of a policy, reward model or critic among the ranks, in place.
 
     Each linear layer is a unit of its own; a trunk's embedding and norms are another, gathered by
-    its `forward`, `read` and `logits`. Gradients are summed, not averaged: losses are divided by
+    its `forward`, `read`, `read_levels` and `logits`. Gradients are summed, not averaged: losses are divided by
     global counts already.
     """
     # Imported here: these take as long as a third of torch, and few runs need them.
@@ -32,8 +32,9 @@ def shard(module: nn.Module, device: torch.device) -> None:
         if isinstance(part, nn.Linear):
             fully_shard(part, mesh=mesh)
     fully_shard(trunk, mesh=mesh)
-    for name in ("read", "logits"):
-        register_fsdp_forward_method(trunk, name)
+    for name in ("read", "read_levels", "logits"):
+        if hasattr(trunk, name):
+            register_fsdp_forward_method(trunk, name)
     for part in filter(lambda part: isinstance(part, FSDPModule), module.modules()):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum

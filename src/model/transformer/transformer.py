@@ -2,6 +2,7 @@
 attention; the head is the embedding unless the configuration unties it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,13 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.model.checks import require_positive_int
-from src.model.transformer.attention import (
-    BUFFER_COLUMNS,
-    Fold,
+from src.model.levels import Level
+from src.model.transformer.attention import Fold, attend, attend_shown, fold_of
+from src.model.transformer.packing import Packed, pack, real_places
+from src.model.transformer.state import (
     Segment,
     TransformerState,
-    attend,
-    fold_of,
+    append,
+    decoding,
+    make_buffer,
+    make_room,
+    split_buffer,
 )
 from src.names import UserError
 
@@ -63,7 +68,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021, 2104.09864), halves rotated against each other as Llama
     does.
 
-    x: (B, T, heads, d); cos, sin: (B, T, 1, d / 2).
+    x: (..., heads, d); cos, sin: (..., 1, d / 2).
     """
     first, second = x.chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
@@ -99,15 +104,15 @@ class Block(nn.Module):
         self.down = nn.Linear(config.n_inner, config.n_embd, bias=False)
 
     def keys_values(self, normed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (rotated) and values of normed inputs (B, T, D), each (B, K, T, d)."""
+        """Keys (rotated) and values of normed inputs (..., D), each (..., K, d)."""
         both = self.key_value(normed).unflatten(-1, (2, self.kv_heads, self.head_size))
-        keys, values = both.unbind(2)
-        return rotate(keys, cos, sin).transpose(1, 2), values.transpose(1, 2)
+        keys, values = both.unbind(-3)
+        return rotate(keys, cos, sin), values
 
     def queries(self, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Queries (rotated) of normed inputs (B, T, D), (B, T, K, G, d)."""
+        """Queries (rotated) of normed inputs (..., D), (..., K, G, d)."""
         query = self.query(normed).unflatten(-1, (-1, self.head_size))
-        return rotate(query, cos, sin).unflatten(2, (self.kv_heads, self.groups))
+        return rotate(query, cos, sin).unflatten(-2, (self.kv_heads, self.groups))
 
     def mlp(self, x: Tensor) -> Tensor:
         """SwiGLU (Shazeer 2020, 2002.05202) of the normed stream."""
@@ -164,6 +169,37 @@ class Transformer(nn.Module):
         head = self.embedding if self.config.tied else self.head
         return F.linear(hidden, head.weight)
 
+    def read_levels(self, levels: Sequence[Level], last_only: bool = False) -> list[Tensor]:
+        """Hidden states (R, T, D) of each level of a forest, 0 in the padding; `last_only`: of the
+        last alone. The same as reading one level after the other, in one pass.
+        """
+        hidden = self.read_packed(pack(levels, last_only))
+        parts, at = [], 0
+        for level in levels[-1:] if last_only else levels:
+            real = real_places(level)
+            places = hidden.new_zeros(level.tokens.numel(), self.width)
+            places = places.index_copy(0, real, hidden[at : at + len(real)])
+            parts.append(places.view(*level.tokens.shape, self.width))
+            at += len(real)
+        return parts
+
+    def read_packed(self, packed: Packed) -> Tensor:
+        """Hidden states (wanted, D) of a packed forest."""
+        keys_at = queries_at = packed.keys
+        cos, sin = (x.index_select(0, packed.positions)[:, None] for x in (self.cos, self.sin))
+        stream = F.embedding(packed.tokens, self.embedding.weight)
+        for layer, block in enumerate(self.blocks):
+            normed = block.attention_norm(stream)
+            keys, values = map(keys_at.spread, block.keys_values(normed, cos, sin))
+            if layer + 1 == len(self.blocks):  # from here on, what is wanted alone
+                queries_at, first = packed.queries, len(stream) - packed.wanted
+                normed, stream, cos, sin = (x[first:] for x in (normed, stream, cos, sin))
+            query = queries_at.spread(block.queries(normed, cos, sin).flatten(1, 2))
+            mixed = queries_at.gather(attend_shown(query, keys, values, queries_at.shown))
+            stream = stream + block.attention_out(mixed)
+            stream = stream + block.mlp(stream)
+        return self.norm(stream)
+
     def _read(
         self, tokens: Tensor, lengths: Tensor, state: TransformerState | None, last_block: bool
     ) -> tuple[Tensor, TransformerState]:
@@ -176,23 +212,26 @@ class Transformer(nn.Module):
             table.index_select(0, position.flatten()).view(batch, length, 1, -1)
             for table in (self.cos, self.sin)
         )
-        earlier, buffer = _split_buffer(state.segments, length)
+        earlier, buffer = split_buffer(state.segments, length)
         folds = [fold_of(segment) for segment in earlier]
         real = column < lengths[:, None]
         if buffer is not None:
-            buffer = _make_room(buffer, real)
-            masked = ~buffer.real[:, None, None, None, : buffer.used]
+            buffer = make_room(buffer, real)
+            masked = ~buffer.real[:, None, None, : buffer.used]
             masked[..., -1] = False  # a padding token sees itself, so that no row is without keys
         else:
-            masked = None if length == 1 else (column[:, None] < column)[:, None, :]
+            later = column[:, None] < column
+            masked = later.repeat_interleave(self.blocks[0].groups, 0) if length > 1 else None
         stream = F.embedding(tokens, self.embedding.weight)
         own = []
         for layer, block in enumerate(self.blocks):
             normed = block.attention_norm(stream)
-            keys, values = block.keys_values(normed, cos, sin)
+            pair = block.keys_values(normed, cos, sin)
+            keys, values = (x.transpose(1, 2) for x in pair)
             if buffer is not None:
-                keys, values = _append(buffer, layer, keys, values)
-            own.append((keys, values))
+                keys, values = append(buffer, layer, keys, values)
+            else:  # laid out for the products of all who will attend to them
+                own.append((keys.contiguous(), values.contiguous()))
             if layer + 1 == len(self.blocks) and not last_block:
                 break
             shared: list[tuple[Tensor, Tensor, Fold]] = [
@@ -208,64 +247,6 @@ class Transformer(nn.Module):
             stream = stream + block.mlp(stream)
         if buffer is None:
             buffer = Segment(tuple(k for k, _ in own), tuple(v for _, v in own), real, length)
-            if _decoding(length):
-                buffer = _make_buffer(buffer)
+            if decoding(length):
+                buffer = make_buffer(buffer)
         return stream, TransformerState((*earlier, buffer), state.lengths + lengths)
-
-
-def _decoding(length: int) -> bool:
-    """Tokens read one at a time without gradients are appended in place to a preallocated buffer.
-    """
-    return length == 1 and torch.is_inference_mode_enabled()
-
-
-def _split_buffer(
-    segments: tuple[Segment, ...], length: int
-) -> tuple[tuple[Segment, ...], Segment | None]:
-    """Segments that stay as they are, and the decoding buffer that this call may append to, if
-    there is one.
-    """
-    if not segments or not _decoding(length):
-        return segments, None
-    last = segments[-1]
-    return (segments[:-1], last) if last.written == [last.used] else (segments, None)
-
-
-def _make_buffer(segment: Segment, columns: int = BUFFER_COLUMNS) -> Segment:
-    """The same segment with room for `columns` columns."""
-
-    def grown(x: Tensor, dim: int) -> Tensor:
-        shape = list(x.shape)
-        shape[dim] = columns
-        out = x.new_zeros(shape)
-        out.narrow(dim, 0, segment.used).copy_(x.narrow(dim, 0, segment.used))
-        return out
-
-    return Segment(
-        tuple(grown(k, 2) for k in segment.keys),
-        tuple(grown(v, 2) for v in segment.values),
-        grown(segment.real, 1),
-        segment.used,
-        None,
-        [segment.used],
-    )
-
-
-def _make_room(buffer: Segment, real: Tensor) -> Segment:
-    """The buffer with one more visible column, which `real` (B, 1) says is real or not; others'
-    views stay as they are.
-    """
-    if buffer.used == buffer.real.shape[1]:
-        buffer = _make_buffer(buffer, 2 * buffer.used)
-    buffer.real[:, buffer.used] = real[:, 0]
-    buffer.written[0] += 1
-    return buffer._replace(used=buffer.used + 1)
-
-
-def _append(buffer: Segment, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Write one token's keys and values (B, K, 1, d) in the newest column; returns the visible
-    columns.
-    """
-    buffer.keys[layer][:, :, buffer.used - 1] = keys[:, :, 0]
-    buffer.values[layer][:, :, buffer.used - 1] = values[:, :, 0]
-    return buffer.keys[layer][:, :, : buffer.used], buffer.values[layer][:, :, : buffer.used]

@@ -1,0 +1,15 @@
+"""A forest's levels: contexts, the questions below them, the answers below those."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Level(NamedTuple):
+    """tokens: (R, T) right-padded; lengths: (R,); parents: (R,) rows of the level above (of the
+    roots: zeros).
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    parents: Tensor

@@ -1,0 +1,121 @@
+"""A whole forest in one pass: its real tokens in one line, without padding, each seeing its
+ancestors.
+
+Everything that treats tokens one by one (norms, projections, SwiGLU) runs once over the line. Only
+attention needs to know who belongs together: there, all tokens below one context stand in one row
+with a mask that shows each of them its own node's past and the nodes above it. Siblings stand in
+the row too and are masked, which costs less than the many small products that would spare them.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.model.levels import Level
+
+
+class Rows(NamedTuple):
+    """Where P tokens of the line stand among R rows of `width` places.
+
+    place: (P,) of R * width. shown: (R, 1, width, C) float, what to add to the scores of C keys: 0
+    where a place sees a key, -inf elsewhere. A place without a token sees one key, itself.
+    """
+
+    place: Tensor
+    shown: Tensor
+    width: int
+
+    def spread(self, line: Tensor) -> Tensor:
+        """(P, heads, d) to (R, heads, width, d), zeros where no token is.
+
+        index_copy, whose gradient is reproducible and a plain look-up.
+        """
+        places = line.new_zeros(len(self.shown) * self.width, *line.shape[1:])
+        places = places.index_copy(0, self.place, line)
+        return places.view(len(self.shown), self.width, *line.shape[1:]).transpose(1, 2)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(R, heads, width, d) to (P, heads * d)."""
+        places = rows.transpose(1, 2).reshape(len(rows) * self.width, -1)
+        return places.index_select(0, self.place)
+
+
+class Packed(NamedTuple):
+    """tokens, positions: (P,), level after level. keys: where they all stand. wanted: the last
+    tokens of the line, whose hidden states are wanted; queries: where those stand.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    keys: Rows
+    wanted: int
+    queries: Rows
+
+
+def real_places(level: Level) -> Tensor:
+    """Where the real tokens stand in the flattened (R * T,) tokens."""
+    columns = torch.arange(level.tokens.shape[1], device=level.tokens.device)
+    return (columns < level.lengths[:, None]).flatten().nonzero().squeeze(1)
+
+
+def pack(levels: Sequence[Level], last_only: bool) -> Packed:
+    """The levels in one line. last_only: hidden states of the last level alone are wanted."""
+    device = levels[0].tokens.device
+    sizes = [len(level.lengths) for level in levels]
+    # Nodes are numbered level after level; the last, which sees only itself, is "no token".
+    above = torch.eye(sum(sizes) + 1, dtype=torch.bool, device=device)
+    root = torch.arange(sizes[0], device=device)
+    before = torch.zeros_like(root)
+    tokens, nodes, roots, positions = [], [], [], []
+    first = 0
+    for depth, level in enumerate(levels):
+        if depth:
+            own = above[first : first + len(level.lengths)]
+            own |= above[first - sizes[depth - 1] : first].index_select(0, level.parents)
+            root, before = root[level.parents], before[level.parents]
+        real = real_places(level)
+        line = real // level.tokens.shape[1]
+        tokens.append(level.tokens.flatten()[real])
+        nodes.append(first + line)
+        roots.append(root[line])
+        positions.append(before[line] + real % level.tokens.shape[1])
+        before = before + level.lengths
+        first += len(level.lengths)
+    wanted = len(tokens[-1]) if last_only else sum(map(len, tokens))
+    keys, queries = _rows(torch.cat(nodes), torch.cat(roots), above, sizes[0], wanted)
+    return Packed(torch.cat(tokens), torch.cat(positions), keys, wanted, queries)
+
+
+def _rows(node: Tensor, root: Tensor, above: Tensor, count: int, wanted: int) -> tuple[Rows, Rows]:
+    """Places of all tokens, and of the last `wanted` ones; above: (nodes + 1, nodes + 1) bool."""
+    column, width, held = _columns(root, count)
+    place = root * width + column
+    node_at = node.new_full((count * width,), len(above) - 1).index_copy(0, place, node)
+    node_at = node_at.view(count, width)
+    # Level after level in the line, left to right in a level: a node's past stands left of it.
+    seen = above[node_at[:, :, None], node_at[:, None, :]].tril()
+    seen.diagonal(dim1=1, dim2=2).fill_(True)
+    shown = torch.zeros(seen.shape, device=node.device).masked_fill(~seen, -torch.inf)
+    keys = Rows(place, shown[:, None], width)
+    if wanted == len(node):
+        return keys, keys
+    root = root[len(root) - wanted :]
+    column, width, wanted_held = _columns(root, count)
+    # The wanted tokens are each row's last: its places from here on, repeated where there are few.
+    places = (held - wanted_held)[:, None] + torch.arange(width, device=node.device)
+    places = places.clamp_max(keys.width - 1)
+    shown = shown.gather(1, places[:, :, None].expand(-1, -1, keys.width))
+    return keys, Rows(root * width + column, shown[:, None], width)
+
+
+def _columns(row: Tensor, count: int) -> tuple[Tensor, int, Tensor]:
+    """Of tokens in `count` rows: each one's rank in its row, the widest row (at least 1), and how
+    many tokens each row holds.
+    """
+    held = torch.bincount(row, minlength=count)
+    order = row.argsort(stable=True)
+    rank = torch.arange(len(row), device=row.device) - (held.cumsum(0) - held)[row[order]]
+    column = torch.empty_like(rank).index_copy(0, order, rank)
+    return column, max(1, int(held.max())), held
