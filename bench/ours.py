@@ -21,7 +21,7 @@ from src.ppo import Settings, collect, learn
 from src.ppo_models import Models
 from src.rewards import model_rewards
 from src.scoring import Tree, answer_logps, build_forest, score_answers
-from src.training import make_optimizer, optimizer_step
+from src.training import make_optimizer, optimizer_step, prepare
 from train_dpo import dpo_backward
 from train_reward_model import reward_backward
 
@@ -31,10 +31,11 @@ Step = Callable[[list[Tree]], dict]  # trees -> what the step found, `loss` in n
 
 
 class Side:
-    """What the stages share: weights by name, the ids of the work, the learning rate."""
+    """What the stages share: weights by name, the ids of the work, learning rate, --compile."""
 
-    def __init__(self, folder: Path, rate: float) -> None:
+    def __init__(self, folder: Path, rate: float, compiled: bool = False) -> None:
         self.folder, self.rate = folder, rate
+        self.flags = Namespace(compile=compiled, shard=False)
         self.work = json.loads((folder / "work.json").read_text())
         self.stop_id = self.work["stop_id"]
         self.steps = 0
@@ -43,7 +44,7 @@ class Side:
         """A transformer with the weights of that name."""
         model = build_model("transformer", self.work["shape"])
         model.load_state_dict(self._load(name)["trunk"])
-        return model
+        return prepare({name: model}, self.flags, CPU)[name]
 
     def reward_model(self) -> RewardModel:
         """The reward model, not normalised."""
@@ -189,7 +190,7 @@ def main() -> None:
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
     clock = CLOCKS[settings["clock"]]
-    side = Side(Path(settings["folder"]), settings["rate"])
+    side = Side(Path(settings["folder"]), settings["rate"], settings["compile"])
     step = STAGES[settings["stage"]](side)
     turns.reply(torch=torch.__version__)
     while (asked := turns.receive())["do"] != "stop":

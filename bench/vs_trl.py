@@ -2,10 +2,11 @@
 
     PYTHONPATH=. python bench/vs_trl.py --dataset squad_folder
 
-Four sides a stage: ours; ours without sharing (each question below a context of its own); the peer
-on the same batches, grouped by context; the peer on the same questions in random order. Same
-weights, shape, ids, questions a step, threads, float32, loss on the answers only; the loss of the
-first step has to agree. Every side is a process of its own that idles while another computes.
+The sides of a stage: ours; ours with --compile, where it trains; ours without sharing (each
+question below a context of its own); the peer on the same batches, grouped by context; the peer on
+the same questions in random order. Same weights, shape, ids, questions a step, threads, float32,
+loss on the answers only; the loss of the first step has to agree. Every side is a process of its
+own that idles while another computes.
 """
 
 import argparse
@@ -27,7 +28,16 @@ PEERS = {".venv-trl": ["trl", "transformers"], ".venv-trl-ppo": ["trl==1.10.0"]}
 STAGES = ("sft", "dpo", "reward", "ppo", "generate")
 UNIT = {"sft": "questions", "dpo": "pairs", "reward": "pairs", "ppo": "episodes",
         "generate": "answers"}  # fmt: skip
-SIDES = ("ours", "ours, nothing shared", "peer, by context", "peer, random order")
+# Side -> its process, and the batches that it is given.
+SIDES = {
+    "ours": "ours", "ours, --compile": "compiled", "ours, nothing shared": "alone",
+    "peer, by context": "peer", "peer, random order": "peer",
+}  # fmt: skip
+TURNS = (
+    "ours", "peer, by context", "ours, --compile", "ours, nothing shared", "ours",
+    "peer, random order",
+)  # fmt: skip
+WARM_UP = 4  # steps that a compiled side takes first: shapes that it has not met compile again
 TOLERANCE = 1e-3
 
 
@@ -69,7 +79,7 @@ def environment(name: str) -> Path:
 
 def start(
     stage: str, args: argparse.Namespace, folder: Path, order: list,
-    names: tuple[str, ...] = ("ours", "alone", "peer"),
+    names: tuple[str, ...] = ("ours", "compiled", "alone", "peer"),
 ) -> dict[str, Worker]:
     """The processes of a stage: ours, ours without sharing, the peer with its order of batches."""
     settings = {
@@ -80,14 +90,16 @@ def start(
     own = Path(sys.executable)
     peer = environment(".venv-trl-ppo" if stage == "ppo" else ".venv-trl")
     workers = {}
-    for name, python, module, shared in (
-        ("ours", own, "bench.ours", True),
-        ("alone", own, "bench.ours", False),
-        ("peer", peer, "bench.peer", False),
+    for name, python, module in (
+        ("ours", own, "bench.ours"),
+        ("compiled", own, "bench.ours"),
+        ("alone", own, "bench.ours"),
+        ("peer", peer, "bench.peer"),
     ):
         log = folder / f"{stage}_{name}.log"
+        how = {"shared": name != "alone", "compile": name == "compiled"}
         if name in names:
-            workers[name] = Worker(name, python, module, log, settings | {"shared": shared})
+            workers[name] = Worker(name, python, module, log, settings | how)
     return workers
 
 
@@ -119,19 +131,21 @@ def measure(stage: str, args: argparse.Namespace, folder: Path) -> dict:
     rounds = range(1, args.repeats + 1)
     order = [("grouped", 0)]
     order += [step for n in rounds for step in (("grouped", n), ("shuffled", n - 1))]
-    workers = start(stage, args, folder, order)
+    sides = [side for side in SIDES if stage != "generate" or SIDES[side] != "compiled"]
+    workers = start(stage, args, folder, order, tuple(SIDES[side] for side in sides))
     first = {
         name: worker.ask(do="step", batches="grouped", number=0)
         for name, worker in workers.items()
     }
     agreed = same_work(stage, first, workers["ours"])
-    rates: dict[str, list[float]] = {side: [] for side in SIDES}
+    if "compiled" in workers:
+        for number in range(1, WARM_UP):
+            workers["compiled"].ask(do="step", batches="grouped", number=number)
+    rates: dict[str, list[float]] = {side: [] for side in sides}
     products: list[dict[str, float]] = []
     for number in rounds:
-        turns = ["ours", "peer", "alone", "ours", "peer"]
-        sides = [SIDES[0], SIDES[2], SIDES[1], SIDES[0], SIDES[3]]
-        for name, side in zip(turns, sides, strict=True):
-            found = workers[name].ask(do="step", batches="grouped", number=number)
+        for side in (side for side in TURNS if side in sides):
+            found = workers[SIDES[side]].ask(do="step", batches="grouped", number=number)
             rates[side].append(found["examples"] / found["seconds"])
         products.append(workers["ours"].ask(do="rate"))
     peaks = {name: worker.close()["peak_mb"] for name, worker in workers.items()}
@@ -139,8 +153,7 @@ def measure(stage: str, args: argparse.Namespace, folder: Path) -> dict:
         "unit": UNIT[stage],
         "first_step_apart": agreed,
         "rates": rates,
-        "peak_mb": dict(zip(SIDES, [peaks[n] for n in ("ours", "alone", "peer", "peer")],
-                            strict=True)),
+        "peak_mb": {side: peaks[SIDES[side]] for side in sides},
         "gflops": {k: statistics.median(p[k] for p in products) for k in products[0]},
         "peer_versions": workers["peer"].hello,
     }  # fmt: skip
@@ -149,14 +162,14 @@ def measure(stage: str, args: argparse.Namespace, folder: Path) -> dict:
 def rows_of(stage: str, result: dict) -> list[list[str]]:
     """The stage's lines of the table."""
     rows = []
-    ours = statistics.median(result["rates"][SIDES[0]])
-    for side in SIDES:
+    ours = statistics.median(result["rates"]["ours"])
+    for side in result["rates"]:
         low, middle, high = quartiles(result["rates"][side])
         memory = result["peak_mb"][side]
         rows.append([
             f"{stage}, {result['unit']}/s", side, f"{middle:.2f}", f"{low:.2f} to {high:.2f}",
             f"{ours / middle:.1f}x", f"{memory:.0f}",
-            f"{memory / result['peak_mb'][SIDES[0]]:.1f}x",
+            f"{memory / result['peak_mb']['ours']:.1f}x",
         ])  # fmt: skip
     return rows
 

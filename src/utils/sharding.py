@@ -17,8 +17,8 @@ def shard(module: nn.Module, device: torch.device) -> None:
     """Divide the parameters of a policy, reward model or critic among the ranks, in place.
 
     Each linear layer is a unit of its own; a trunk's embedding and norms are another, gathered by
-    its `forward`, `read`, `read_levels` and `logits`. Gradients are summed, not averaged: losses are divided by
-    global counts already.
+    its `forward`, `read`, `read_levels` and `logits`. Gradients are summed, not averaged: losses
+    are divided by global counts already.
     """
     # Imported here: these take as long as a third of torch, and few runs need them.
     from torch.distributed.device_mesh import init_device_mesh
