@@ -70,7 +70,7 @@ def sft(side: Side) -> Step:
     """main_squad.py's step, loss on the answers only."""
     model = side.trunk("policy")
     optimizer = make_optimizer({"model": model})
-    args = Namespace(lm_weight=0.0, micro_batch_size=None)
+    args = Namespace(lm_weight=0.0, micro_batch_size=side.work.get("micro"))
 
     def step(trees: list[Tree]) -> dict:
         chosen = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in trees]
