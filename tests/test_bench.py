@@ -10,7 +10,7 @@ from bench.ours import kl_of
 from bench.work import alone, count_questions, exact_batches, llama_weights
 from main_squad import sft_backward
 from src.model.model import build_model
-from src.scoring import build_forest
+from src.scoring import build_forest, score_answers
 from train_dpo import dpo_backward
 
 TREES = [
@@ -137,3 +137,28 @@ def test_the_check_of_ppo_leaves_the_stop_token_out():
             logp[name] = rows[torch.arange(len(answer)), torch.tensor(answer)].sum()
         sums.append((logp["policy"] - logp["reference"]).item())
     assert kl_of(side, TREES, answers) == pytest.approx(sum(sums) / 3, abs=1e-5)
+
+
+def test_the_plain_loop_has_our_loss():
+    """Context read once, questions of several lengths: the same summed nats as a forest's."""
+    transformers = pytest.importorskip("transformers")
+    from bench.plain_loop import context_loss
+
+    model = small()
+    config = transformers.LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config)
+    theirs.model.load_state_dict(llama_weights(model.state_dict()))
+    theirs.tie_weights()
+    context, questions = TREES[0]
+    loss = context_loss(theirs, context, questions, STOP)
+    firsts = [(context, [(question, answers[:1]) for question, answers in questions])]
+    mine = -score_answers(model, build_forest(firsts, STOP)).logp.sum()
+    torch.testing.assert_close(loss, mine, rtol=1e-5, atol=1e-5)
+    loss.backward()
+    mine.backward()
+    gradient = theirs.model.embed_tokens.weight.grad
+    torch.testing.assert_close(gradient, model.embedding.weight.grad, rtol=1e-4, atol=1e-5)

@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     """Where P tokens of the line stand among R rows of `width` places.
 
     place: (P,) of R * width. shown: (R, 1, width, C) float, what to add to the scores of C keys: 0
-    where a place sees a key, -inf elsewhere. A place without a token sees one key, itself.
+    where a place sees a key, -inf elsewhere. Places without a token see each other only.
     """
 
     place: Tensor
@@ -64,7 +64,7 @@ def pack(levels: Sequence[Level], last_only: bool) -> Packed:
     """The levels in one line. last_only: hidden states of the last level alone are wanted."""
     device = levels[0].tokens.device
     sizes = [len(level.lengths) for level in levels]
-    # Nodes are numbered level after level; the last, which sees only itself, is "no token".
+    # Nodes are numbered level after level; the last is "no token". Each sees itself and those above.
     above = torch.eye(sum(sizes) + 1, dtype=torch.bool, device=device)
     root = torch.arange(sizes[0], device=device)
     before = torch.zeros_like(root)
@@ -96,7 +96,6 @@ def _rows(node: Tensor, root: Tensor, above: Tensor, count: int, wanted: int) ->
     node_at = node_at.view(count, width)
     # Level after level in the line, left to right in a level: a node's past stands left of it.
     seen = above[node_at[:, :, None], node_at[:, None, :]].tril()
-    seen.diagonal(dim1=1, dim2=2).fill_(True)
     shown = torch.zeros(seen.shape, device=node.device).masked_fill(~seen, -torch.inf)
     keys = Rows(place, shown[:, None], width)
     if wanted == len(node):
