@@ -64,7 +64,8 @@ def pack(levels: Sequence[Level], last_only: bool) -> Packed:
     """The levels in one line. last_only: hidden states of the last level alone are wanted."""
     device = levels[0].tokens.device
     sizes = [len(level.lengths) for level in levels]
-    # Nodes are numbered level after level; the last is "no token". Each sees itself and those above.
+    # Nodes are numbered level after level; the last is "no token". Each sees itself and its
+    # ancestors.
     above = torch.eye(sum(sizes) + 1, dtype=torch.bool, device=device)
     root = torch.arange(sizes[0], device=device)
     before = torch.zeros_like(root)
