@@ -42,26 +42,27 @@ while [[ $# -gt 0 ]]; do
 done
 
 dir=checkpoints/${model}
-dpo=() reward=() ppo=() limit=500
+dpo=() reward=() ppo=() limit=500 snapshot=
 if [[ $model == smollm2 ]]; then
     # A pretrained start, on real questions; a flag given here comes later and wins.
     model=transformer
     dir=checkpoints/smollm2/transformer
     [[ $dataset_named == yes ]] || sft+=(--dataset squad)
-    sft=(--init_from smollm2 --max_steps 82 --eval_every 0 --eval_limit 100 ${sft[@]+"${sft[@]}"})
-    dpo=(--max_steps 8 --eval_every 0 --eval_limit 100)
-    reward=("${dpo[@]}")
-    ppo=("${dpo[@]}" --batch_size 4)
-    limit=100
+    sft=(--init_from smollm2 --max_steps 174 --eval_every 58 --eval_limit 200 "${sft[@]}")
+    dpo=(--max_steps 24 --eval_every 0 --eval_limit 300)
+    reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
+    ppo=(--max_steps 20 --eval_every 0 --eval_limit 300 --ppo_epochs 1 --minibatches 2)
+    limit=300 snapshot=0.15
 elif [[ $dataset_named == no ]]; then
     sft+=(--dataset pico)
+    if [[ $model == transformer ]]; then snapshot=0.45; fi
 fi
-# A transformer that has finished SFT on the embedded data leaves the later stages nothing to add: there
-# DPO and PPO start from its snapshot at 45% of the way, the reward model from the finished one.
+# A transformer that has finished SFT on either leaves the later stages little to add: there DPO and PPO
+# start from its snapshot after a share of the way, the reward model from the finished one.
 sft_final=${dir}_main_squad/final.pt
 policy=$sft_final
-if [[ $dir == checkpoints/transformer && $dataset_named == no ]]; then
-    sft=(--snapshot_at 0.45 "${sft[@]}")
+if [[ -n $snapshot ]]; then
+    sft=(--snapshot_at "$snapshot" "${sft[@]}")
     policy=${dir}_main_squad/snapshot.pt
 fi
 
