@@ -150,9 +150,10 @@ def main(argv=None) -> dict:
                 evaluate(step + 1)
             if step + 1 == math.ceil(args.snapshot_at * max_steps):
                 early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
-                stages.finish(run, model, tokenizer, questions.identity, early, file="snapshot.pt")
+                told = tokenizer, questions.identity, early, parents
+                stages.publish(run, model, *told, file="snapshot.pt")
         metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.finish(run, model, tokenizer, questions.identity, metrics, parents)
+        return stages.publish(run, model, tokenizer, questions.identity, metrics, parents)
 
 
 if __name__ == "__main__":

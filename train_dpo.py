@@ -151,7 +151,7 @@ def main(argv=None) -> dict:
                 evaluate(step + 1)
 
         metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.finish(run, model, tokenizer, questions.identity, metrics, [parent])
+        return stages.publish(run, model, tokenizer, questions.identity, metrics, [parent])
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def main(argv=None) -> dict:
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
         metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.finish(run, policy, tokenizer, questions.identity, metrics, parents)
+        return stages.publish(run, policy, tokenizer, questions.identity, metrics, parents)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main(argv=None) -> dict:
         reward.set_normalisation(raw_scores(reward, golds, stop_id, device))
         figures, metrics = evaluate(max_steps)
         metrics |= compare(STAGE, extra["before"], figures)
-        return stages.finish(run, reward, tokenizer, questions.identity, metrics, [parent])
+        return stages.publish(run, reward, tokenizer, questions.identity, metrics, [parent])
 
 
 if __name__ == "__main__":

@@ -273,13 +273,13 @@ def some_gold_trees(
     return training_trees([encoded[i] for i in sorted(chosen)], block_size, rng, gold="first")
 
 
-def finish(
+def publish(
     run: Run,
     model: nn.Module,
     tokenizer: Tokenizer,
     identity: dict,
     metrics: dict,
-    parents: Sequence[Checkpoint] = (),
+    parents: Sequence[Checkpoint],
     file: str = "final.pt",
 ) -> dict:
     """Write final.pt (or a snapshot) with its whole lineage; returns the metrics.
