@@ -311,12 +311,14 @@ def test_sft_from_a_pretrained_start(tmp_path, monkeypatch, whole):
     folder = Path(shutil.copytree(whole, tmp_path / "start"))
     small = ["--max_steps", "2", "--eval_limit", "4"]
     flags = ["--dataset", "pico", "--num_examples", "20", "--block_size", "128"]
-    ended = outcome("main_squad", ["--init_from", folder, *small, *flags])
+    ended = outcome("main_squad", ["--init_from", folder, "--snapshot_at", "0.5", *small, *flags])
     assert ended.code == 0, ended.err
     assert any("--lr 0.0001" in line and "--init_from" in line for line in ended.err)
     made = load_checkpoint("checkpoints/transformer_main_squad/final.pt")
     assert made.lineage[0]["stage"] == "pretrained" and len(made.lineage[0]["sha256"]) == 64
     assert (made.flags["lr"], made.flags["lm_weight"]) == (1e-4, 0.0)
+    snapshot = load_checkpoint("checkpoints/transformer_main_squad/snapshot.pt")
+    assert snapshot.lineage == made.lineage
     shutil.rmtree(folder)
     ended = outcome("train_dpo", [*small, "--lr", "3e-5"])
     assert ended.code == 0, ended.err
