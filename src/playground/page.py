@@ -24,6 +24,7 @@ HOST = "127.0.0.1"
 NO_JUDGE = "none"
 AT_ONCE = 2  # people whose answers are computed at the same time; the others see their place
 WAITING = 32  # people in the queue; more are turned away
+TICK = 0.25  # seconds between two looks at a policy that is answering; Stop acts at the next
 
 
 def import_gradio():
@@ -48,7 +49,7 @@ def responder(
     shelf: Shelf, known: Sequence[Asked], device: torch.device | str
 ) -> Callable[..., Iterator[tuple[str, str]]]:
     """The function behind the Answer button: what is set -> (status, answers) as HTML, again
-    whenever a policy has answered, and every second until then.
+    whenever a policy has answered, and every TICK until then.
 
     The computing is done by threads beside, so that a person who stops waiting is free at once.
     What was begun is finished for nobody, and holds one of AT_ONCE places until it is.
@@ -77,7 +78,7 @@ def responder(
                 while not work.done():
                     busy = f"{policy.name} is answering ({number} of {len(chosen)})"
                     yield shown(render.note(f"{busy}, {time.monotonic() - started:.0f} s\u2026"))
-                    wait([work], timeout=1)
+                    wait([work], timeout=TICK)
                 results.append(work.result())
         except UserError as error:
             yield shown(render.note(str(error), True))
@@ -141,9 +142,13 @@ def build(shelf: Shelf, known: Sequence[Asked], seed: int, device: torch.device 
             [status, results], concurrency_limit=AT_ONCE, show_progress="minimal",
             show_progress_on=status, api_visibility="private",
         )  # fmt: skip
-        stop.click(
+        # Gradio takes no new press of Answer before the old one's end has come back to the browser.
+        # `failure` is what it calls then, of a press that was stopped; a message sent by Stop
+        # itself would be there before, and the next press would be lost.
+        stop.click(None, cancels=[running], queue=False, api_visibility="private")
+        running.failure(
             lambda: render.note("Stopped. What was finished stands below."), None, status,
-            cancels=[running], queue=False, show_progress="hidden", api_visibility="private",
+            queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
     return page
 
