@@ -20,10 +20,14 @@ from src.report.html import VOID, tag
 from src.report.summary_plots import hacking_track, mean_of
 
 SECTIONS = ["quality", "hacking", "rewards", *STAGES, "answers", "run"]
+# Elements that hold words only, and elements that are more than words (HTML's content models).
+WORDS_ONLY = {"p", "small", "strong", "span", "mark", "label", "summary", "option", "a", "h1", "h2"}
+MORE = {"p", "div", "ul", "li", "table", "details", "figure", "section", "nav", "h1", "h2", "h3"}
 
 
 class Strict(HTMLParser):
-    """Every tag closed in its order, every attribute and id once; what it saw, for the tests."""
+    """Every tag closed in its order, every attribute and id once, no block within a line's element;
+    what it saw, for the tests."""
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -36,6 +40,7 @@ class Strict(HTMLParser):
     def handle_starttag(self, name, attributes):
         names = [key for key, _ in attributes]
         assert len(set(names)) == len(names), (name, names)
+        assert name not in MORE or not WORDS_ONLY & set(self.open), (name, self.open)
         self.tags.append(name)
         values = dict(attributes)
         self.ids += [values["id"]] if "id" in values else []
@@ -71,7 +76,8 @@ def report(*argv, folder="report"):
 
 def test_the_parser_of_these_tests_is_strict():
     for text in ("<p>", "</p>", "<p><b></p></b>", '<a id="x"></a><b id="x"></b>',
-                 '<a href="x" href="y"></a>', '<a onclick="x"></a>'):  # fmt: skip
+                 '<a href="x" href="y"></a>', '<a onclick="x"></a>',
+                 "<small><details></details></small>"):  # fmt: skip
         with pytest.raises(AssertionError):
             Strict(text)
 
@@ -83,7 +89,7 @@ def test_a_chain_in_one_page(workplace):
     text = "".join(page.text)
     for words in ("base (untrained)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.05",
                   "sha256", "torch 2.", "Tokenizer: ", '"dataset": "pico"', "9 held-out questions",
-                  "PPO against the model it started from: em "):  # fmt: skip
+                  "PPO against the model it started from: EM "):  # fmt: skip
         assert words in text, words
     assert "Missing or not as expected" not in text and "Nothing to show" not in text
     # A row a question, and every plot in the page, light and dark, is on the disk too.
@@ -103,8 +109,9 @@ def test_the_figures_are_those_of_eval_dpo(workplace):
     text = "".join(page.text)
     for row in table.values():
         for name in ("answer_loss_nats", "preference_accuracy", "reward", "kl_nats"):
-            value = row[name]
-            assert f"{value['value']:.2f} [{value['low']:.2f}, {value['high']:.2f}]" in text, name
+            value, n = row[name], 1 if name == "preference_accuracy" else 2
+            cell = f"{value['value']:.{n}f} [{value['low']:.{n}f}, {value['high']:.{n}f}]"
+            assert cell in text, name
 
 
 def test_the_snapshot_is_a_policy_of_its_own_beside_later_stages(workplace):

@@ -62,7 +62,7 @@ def answers_table(
                 for name, answer, result in zip(names, answers, results, strict=True)
             ),
         ]
-        question = tag("td", about.question, " ", tag("small", shown[0]) if context else None)
+        question = tag("td", about.question, shown[0])
         gold = tag("td", " / ".join(dict.fromkeys(about.golds)), data_policy="gold")
         rows.append((differ, tag(
             "tr", question, gold, *shown[1:], data_order=place, data_differ=f"{differ:.4f}",

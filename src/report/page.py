@@ -23,6 +23,12 @@ COLUMNS = {
     "win_rate": ("wins against start", "%"), "kl_nats": ("KL from start", "nats/answer"),
     "answer_tokens": ("length", "tokens"), "stopped_share": ("stops", "%"),
 }  # fmt: skip
+# metric of a stage's gains -> (what to call it, unit of a difference)
+GAINS = {
+    "em": ("EM", "points"), "f1": ("F1", "points"),
+    "preference_accuracy": ("pairs in order", "points"), "accuracy": ("pairs in order", "points"),
+    "reward": ("reward", "score units"),
+}  # fmt: skip
 
 
 class Contents(NamedTuple):
@@ -73,14 +79,14 @@ def verdicts(chain: Chain) -> list[str]:
         stored = stage.checkpoint.metrics if stage.checkpoint else {}
         metrics = {k: v for k, v in stored.items() if isinstance(v, int | float)}
         told = []
-        for metric in ("em", "f1", "preference_accuracy", "accuracy", "reward"):
+        for metric, (words, unit) in GAINS.items():
             gain, low, high = (
                 metrics.get(f"{metric}_gain{end}") for end in ("", "_low", "_high")
             )
             if gain is None or low is None or high is None:
                 continue
             word = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
-            told.append(f"{metric} {word} ({gain:+.2f} [{low:+.2f}, {high:+.2f}])")
+            told.append(f"{words} {word} ({gain:+.2f} [{low:+.2f}, {high:+.2f}] {unit})")
         if told:
             lines.append(f"{NAMES[name]} against the model it started from: {'; '.join(told)}.")
         if metrics.get("reward_gain_low", 0) > 0 > metrics.get("f1_gain_high", 0):
@@ -103,8 +109,9 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
             if value is None or not math.isfinite(value.value):
                 cells.append(tag("td", "–", class_="number"))
                 continue
-            ends = tag("small", f" [{value.low:.2f}, {value.high:.2f}]")
-            cells.append(tag("td", f"{value.value:.2f}", ends, class_="number"))
+            places = 1 if COLUMNS[column][1] == "%" else 2
+            ends = tag("small", f" [{value.low:.{places}f}, {value.high:.{places}f}]")
+            cells.append(tag("td", f"{value.value:.{places}f}", ends, class_="number"))
         rows.append(tag("tr", tag("th", NAMES.get(name, name), scope="row"), *cells))
     words = (
         f"{questions} held-out questions, greedy answers, 95% bootstrap intervals over contexts; "
@@ -112,11 +119,8 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
     )
     if base:
         words += "; base: as main_squad.py logged it before its first step, on --eval_limit of them"
-    return tag(
-        "div",
-        tag("table", tag("caption", words), tag("thead", tag("tr", *heads)), tag("tbody", *rows)),
-        class_="wide",
-    )
+    caption, head = tag("caption", tag("div", words)), tag("thead", tag("tr", *heads))
+    return tag("div", tag("table", caption, head, tag("tbody", *rows)), class_="wide")
 
 
 def run_table(chain: Chain) -> Markup:
@@ -127,7 +131,7 @@ def run_table(chain: Chain) -> Markup:
         times = [record.get("seconds", math.nan) for record in stage.steps]
         seconds = sum(t for t in times if math.isfinite(t))
         found = stage.checkpoint
-        parents = [a.get("stage") for a in found.lineage] if found else ["?"]
+        parents = dict.fromkeys(a.get("stage") for a in found.lineage) if found else ["?"]
         cells = (
             name, stage.flags.get("seed", "?"), stage.steps[-1]["step"] if stage.steps else "?",
             f"{seconds / 60:.1f} min of logged steps", ", ".join(map(str, parents)) or "scratch",

@@ -75,7 +75,7 @@ def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]
     )
     if any(len(runs) > 1 for _, runs in tables):
         note += " Several seeds: their mean, bars from the least to the most."
-    words = "How many answers are exactly right?" if metric == "em" else "How much of them is?"
+    words = "How many answers are exactly right?" if metric == "em" else "How right is each answer?"
     height = 1.1 + 0.27 * len(rows) * max(1, 0.55 * len(tables))
     return render(f"quality_{metric}", words, note, draw, max(2.6, height))
 
