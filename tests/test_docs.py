@@ -158,6 +158,7 @@ def test_the_pages_can_be_followed_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = {f"{s}.py": [*flags(s, "transformer"), "--num_examples", "60"] for s in STAGES}
     small |= {"eval_dpo.py": ["--limit", "6"], "generate_from_checkpoint.py": []}
+    small |= {"report.py": ["--limit", "6"]}
     done = [
         (script, argv, call(Path(script).stem, argv + small[script]))
         for name in STAGE_OF

@@ -1,7 +1,7 @@
 """Chromium and the playground's page for the tests of the extra; ./test.sh does not come here.
 
     apt-get install chromium chromium-driver
-    python -m pip install -r requirements-playground.txt
+    python -m pip install -r requirements-dev.txt -r requirements-playground.txt
     python -m pytest tests/browser
 """
 
