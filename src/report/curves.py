@@ -178,7 +178,7 @@ def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
             # Less than that would make a drama of nothing; below 0 and above 100 nothing is.
             middle = np.clip((low + high) / 2, PERCENT_SPAN / 2 - 0.3, 100.3 - PERCENT_SPAN / 2)
             axes.set_ylim(middle - PERCENT_SPAN / 2, middle + PERCENT_SPAN / 2)
-        legend(axes, lines)
+        legend(axes, max(lines, len(all_series)))
 
     note = []
     if curve.training:

@@ -171,7 +171,12 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
         axes.axhline(0, color=theme.faint, linewidth=1)
         span = max(0.25, *(np.abs(axes.get_ylim())))
         axes.set_ylim(-span, span)
-        for step, x in zip(tracks[0]["step"][1:], tracks[0]["kl_nats"][1:, 0], strict=True):
+        room, named = 0.06 * (axes.get_xlim()[1] - axes.get_xlim()[0]), []
+        steps, reached = tracks[0]["step"][1:], tracks[0]["kl_nats"][1:, 0]
+        for step, x in zip(steps[::-1], reached[::-1], strict=True):
+            if any(abs(x - other) < room for other in named):
+                continue  # its name would lie on that of a later step
+            named.append(x)
             axes.annotate(
                 f"{step:.0f}", (x, 0), xycoords=("data", "axes fraction"), xytext=(0, 3),
                 textcoords="offset points", ha="center", fontsize=8, color=theme.faint,
