@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 160
+SHORT_NAME = 22  # characters; two such names fit beside one another in a legend
+LEGEND_ROW = 0.19  # inches
 
 
 class Theme(NamedTuple):
@@ -82,10 +84,19 @@ def bounds(low: float, value: float, high: float) -> list[list[float]]:
     return [[max(0.0, end) if math.isfinite(end) else 0.0] for end in (value - low, high - value)]
 
 
-def legend(axes: Axes, entries: int, columns: int = 2) -> None:
-    """A legend above the panel, out of the data's way, if there is more than one thing to name."""
-    if entries > 1:
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2,
-            columnspacing=1.2, handlelength=2.2,
-        )  # fmt: skip
+def legend(axes: Axes, entries: int) -> None:
+    """A legend above the panel, out of the data's way, if there is more than one thing to name.
+
+    In two columns where the names are short; the figure grows by the rows beyond two, so that the
+    panel does not shrink.
+    """
+    if entries < 2:
+        return
+    handles, names = axes.get_legend_handles_labels()
+    columns = 2 if max(map(len, names)) <= SHORT_NAME else 1
+    rows = -(-len(names) // columns)
+    axes.figure.set_figheight(axes.figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))
+    axes.figure.legend(
+        handles, names, loc="outside upper left", ncols=columns, borderaxespad=0.2,
+        columnspacing=1.2, handlelength=2.2,
+    )  # fmt: skip
