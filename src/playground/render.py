@@ -26,6 +26,9 @@ CSS = """
 /* Gradio's grey of what explains a setting, and of a slider's ends, is too faint. */
 .gradio-container { --block-info-text-color: var(--pg-soft); }
 .gradio-container .min_value, .gradio-container .max_value { color: var(--pg-soft) !important; }
+/* Its sliders' knobs are white, on white: a rim shows where they stand. */
+.gradio-container input[type="range"]::-webkit-slider-thumb { border: 1px solid var(--pg-soft); }
+.gradio-container input[type="range"]::-moz-range-thumb { border: 1px solid var(--pg-soft); }
 .pg-cards { display: grid; gap: 16px; margin-bottom: 9rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); }
 .pg-card { border: 1px solid var(--pg-line); border-radius: 8px; padding: 12px; min-width: 0; }
