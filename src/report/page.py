@@ -56,7 +56,7 @@ def figure_of(plot: Plot) -> Markup:
     )
     picture = tag(
         "picture",
-        tag("source", srcset=dark, media="(prefers-color-scheme: dark)"),
+        tag("source", srcset=dark, media="screen and (prefers-color-scheme: dark)"),
         tag("img", src=light, alt=f"{plot.question} {plot.note}"),
     )
     caption = tag("figcaption", tag("strong", plot.question), tag("p", plot.note))
@@ -118,7 +118,7 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
         "start: the SFT model that the last stage started from"
     )
     if base:
-        words += "; base: as main_squad.py logged it before its first step, on --eval_limit of them"
+        words += "; base: as main_squad.py logged it before its first step, on its eval_limit"
     caption, head = tag("caption", tag("div", words)), tag("thead", tag("tr", *heads))
     return tag("div", tag("table", caption, head, tag("tbody", *rows)), class_="wide")
 
