@@ -251,16 +251,15 @@ def _backward(
         baseline = float(rollout.advantages[:, 0].mean())
         loss = reinforce_loss(logp, advantages[:, 0], mask, baseline=baseline, count=episodes)
     loss.backward()
-    figures = {"loss": loss, "policy_loss": loss, "clip_share": policy.clip_share}
-    figures["approx_kl_nats"] = policy.approx_kl
+    figures = {"loss": loss, "policy_loss": loss}
+    figures |= {"clip_share": policy.clip_share, "approx_kl_nats": policy.approx_kl}
     if models.critic is not None:
         # After the policy's gradient, so that only one model's activations are in memory.
         values = models.critic.values(leaf_hidden(models.critic.trunk, forest))
         foreseen = values, here(rollout.values), here(rollout.returns)
         value_loss = ppo_value_loss(*foreseen, mask, s.value_clip_range, count=actions).loss
         (s.value_coef * value_loss).backward()
-        figures["value_loss"] = value_loss
-        figures["loss"] = loss + s.value_coef * value_loss
+        figures |= {"value_loss": value_loss, "loss": loss + s.value_coef * value_loss}
     return {name: value.detach() for name, value in figures.items()}
 
 

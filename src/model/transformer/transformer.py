@@ -186,7 +186,8 @@ class Transformer(nn.Module):
     def read_packed(self, packed: Packed) -> Tensor:
         """Hidden states (wanted, D) of a packed forest."""
         keys_at = queries_at = packed.keys
-        cos, sin = (x.index_select(0, packed.positions)[:, None] for x in (self.cos, self.sin))
+        positions = packed.positions.clamp_max(self.config.block_size - 1)
+        cos, sin = (x.index_select(0, positions)[:, None] for x in (self.cos, self.sin))
         stream = F.embedding(packed.tokens, self.embedding.weight)
         for layer, block in enumerate(self.blocks):
             normed = block.attention_norm(stream)
