@@ -1,10 +1,12 @@
 """What the training scripts share: loading questions, planning steps, evaluating, finishing."""
 
 import argparse
+import contextlib
+import gc
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +60,19 @@ class Questions(NamedTuple):
     identity: dict
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage while millions of lists come to be and none goes, nor in them later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @first_alone()
+@_uncollected()
 def load_questions(
     args: argparse.Namespace,
     tokenizer: Tokenizer,

@@ -91,7 +91,7 @@ def training_units(
         kept = [
             q
             for q, question in enumerate(paragraph.questions)
-            if gold_asks(paragraph, question, block_size, answer_room)
+            if next(gold_asks(paragraph, question, block_size, answer_room), None)
         ]
         dropped += len(paragraph.questions) - len(kept)
         units += [(p, group) for group in chunks(kept, max_questions)]
@@ -127,7 +127,7 @@ def _unit_trees(
         raise ValueError(f"gold {gold!r}: expected 'random' or 'first'")
     asks = []
     for q in questions:
-        options = gold_asks(paragraph, paragraph.questions[q], block_size, answer_room)
+        options = list(gold_asks(paragraph, paragraph.questions[q], block_size, answer_room))
         asks.append(options[int(rng.integers(len(options))) if gold == "random" else 0])
     placed = []
     for context, group in place(paragraph, asks, block_size, rng):

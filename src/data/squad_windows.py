@@ -9,7 +9,7 @@ uniformly from those that hold them all, so that a gold's place in the window te
 Evaluation takes the first tokens and is never shown an answer.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,13 +79,12 @@ def make_ask(
 
 def gold_asks(
     paragraph: EncodedParagraph, question: EncodedQuestion, block_size: int, answer_room: int = 0
-) -> list[Ask]:
-    """One ask for each gold that can be learnt from in this block. None left: drop the question."""
-    asks = (
-        make_ask(paragraph, question, number, [ids], block_size, answer_room)
-        for number, ids in enumerate(question.golds)
-    )
-    return [ask for ask in asks if ask is not None]
+) -> Iterator[Ask]:
+    """One ask for each gold that can be learnt from in this block. None: drop the question."""
+    for number, ids in enumerate(question.golds):
+        ask = make_ask(paragraph, question, number, [ids], block_size, answer_room)
+        if ask is not None:
+            yield ask
 
 
 def chunks(items: Sequence, size: int) -> list[tuple]:
