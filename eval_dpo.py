@@ -118,13 +118,14 @@ def main(argv=None) -> dict:
                 f"{policy.path} and {policies[0].path} have different tokenizers, expected the same"
             )
     parent = sft_ancestor(policies[0])
-    block = min(p.model.config.block_size for p in policies)
+    reward = load_reward(args, policies[0].tokenizer)
+    readers = [p.model for p in (*policies, parent)] + ([reward.trunk] if reward else [])
+    block = min(model.config.block_size for model in readers)
     train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
     say(f"{name}: {len(held_out.asked)} questions, {held_out.lost:.1%} of the golds cut off")
     pairs = held_out_pairs(
         chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions)
     )
-    reward = load_reward(args, policies[0].tokenizer)
     setting = prepare(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
     results = {p.path: measure_policy(setting, p.model) for p in policies}
     for path, (result, _) in results.items():

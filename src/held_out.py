@@ -25,6 +25,8 @@ from src.utils.distributed import by_rank
 
 # Tokens that an answer may take at evaluation, its stop token included.
 MAX_ANSWER_TOKENS = 32
+# What a window leaves for it: a reward model reads a stop token after an answer that was cut off.
+ANSWER_ROOM = MAX_ANSWER_TOKENS + 1
 
 
 class HeldOut(NamedTuple):
@@ -72,7 +74,7 @@ def held_out_questions(
     paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], block_size: int
 ) -> HeldOut:
     """All questions of some paragraphs, each context read from its start. No window sees a gold."""
-    trees = evaluate_on(encoded, block_size=block_size, answer_room=MAX_ANSWER_TOKENS)
+    trees = evaluate_on(encoded, block_size=block_size, answer_room=ANSWER_ROOM)
     places = [place for index in trees.index for place in index]
     if not places:
         raise UserError(

@@ -13,6 +13,7 @@ from src.evaluation import kl_of_samples
 from src.generation import PromptTree
 from src.held_out import HeldOut, PolicyResult
 from src.model.heads import Critic, RewardModel
+from src.names import UserError
 from src.progress import Figures
 from src.rewards import reward_function, reward_of_trees
 from src.stages import require_same_tokenizer
@@ -45,6 +46,12 @@ def load_models(
         scored_by = load_parent(path, args.model_type, (REWARD_STAGE,), REWARD_STAGE)
         require_same_tokenizer(parent, scored_by)
         reward = scored_by.model.to(device).requires_grad_(False)
+        reads, writes = reward.trunk.config.block_size, policy.config.block_size
+        if reads < writes:
+            raise UserError(
+                f"{path} reads {reads} tokens, the policy writes up to {writes}, expected a reward "
+                "model that reads them all: train it from the same SFT checkpoint"
+            )
     else:
         reward_function(args.reward)  # refused here, before an earlier run's files go
     critic = None

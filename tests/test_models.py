@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from src.model.levels import Level
 from src.model.model import MODELS, build_model
 from src.model.transformer.packing import pack
 from src.names import MODEL_TYPES, UserError
@@ -310,3 +311,15 @@ def test_no_token_at_all_is_packed_and_read_with_gradient_0():
         torch.cat([part.flatten() for part in hidden]).sum().backward()
         assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
         model.zero_grad()
+
+
+def test_a_transformer_reads_no_token_beyond_its_block():
+    """Padding may lie beyond; a real token there has no position of its own and is refused."""
+    model = build_model("transformer", {"vocab_size": VOCAB, **CONFIGS[0][1], "block_size": 4})
+    tokens = torch.ones(2, 6, dtype=torch.long)
+    _, state = model(tokens, torch.tensor([4, 1]))
+    with pytest.raises(ValueError, match="5 tokens given, expected at most 4"):
+        model(tokens, torch.tensor([1, 4]), state)
+    level = Level(tokens, torch.tensor([4, 5]), torch.zeros(2, dtype=torch.long))
+    with pytest.raises(IndexError):
+        model.read_levels([level])

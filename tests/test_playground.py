@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from src.data.tokenizer import load_tokenizer
 from src.evaluation import Asked
 from src.generation import Sampling
-from src.held_out import MAX_ANSWER_TOKENS
+from src.held_out import ANSWER_ROOM, MAX_ANSWER_TOKENS
 from src.names import STAGES, UserError
 from src.playground import answers as answers_module
 from src.playground import page, render
@@ -208,7 +208,7 @@ def test_a_long_text_is_cut_as_evaluation_cuts_it(shelf):
     prompt = cut_prompt(tokenizer, ASKED._replace(context=text), 256)
     whole = tokenizer.encode(f"Context: {text.rstrip()}\n")
     assert prompt.question == tokenizer.encode(f"Question: {ASKED.question}\nAnswer:")
-    room = 256 - MAX_ANSWER_TOKENS - len(prompt.question)
+    room = 256 - ANSWER_ROOM - len(prompt.question)
     assert prompt.context == [*whole[: room - 1], whole[-1]]
     assert prompt.dropped == len(whole) - room > 20_000
     found = answer(shelf.policies["kgram SFT"], None, ASKED._replace(context=text), sampled(0))

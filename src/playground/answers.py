@@ -14,7 +14,7 @@ from src.data.squad_dataset import encode_prompt, evaluation_trees
 from src.data.tokenizer import Tokenizer
 from src.evaluation import Asked, f1_score
 from src.generation import Sampling, generate
-from src.held_out import MAX_ANSWER_TOKENS
+from src.held_out import ANSWER_ROOM, MAX_ANSWER_TOKENS
 from src.losses import kl_divergence, token_logp
 from src.names import UserError
 from src.playground.shelf import Judge, Policy
@@ -127,12 +127,12 @@ def cut_prompt(tokenizer: Tokenizer, asked: Asked, block_size: int) -> Prompt:
     """
     context, question = encode_prompt(tokenizer, asked.context, asked.question)
     trees = evaluation_trees(
-        [context], [[question]], block_size=block_size, answer_room=MAX_ANSWER_TOKENS
+        [context], [[question]], block_size=block_size, answer_room=ANSWER_ROOM
     ).trees
     if not trees:
         raise UserError(
             f"a question of {len(question)} tokens given, expected fewer than "
-            f"{block_size - MAX_ANSWER_TOKENS}, ask a shorter one"
+            f"{block_size - ANSWER_ROOM}, ask a shorter one"
         )
     kept = trees[0][0]
     return Prompt(list(kept), question, len(context) - len(kept))

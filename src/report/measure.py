@@ -89,7 +89,8 @@ def measure_chain(
         chain.notes.append(f"answers were not measured: {error}")
         return None
     data = loaded[key]
-    block = min(p.model.config.block_size for p in policies.values())
+    readers = [p.model for p in policies.values()] + ([reward.model.trunk] if reward else [])
+    block = min(model.config.block_size for model in readers)
     chosen = choose_questions(data.validation, limit, seed)
     encoded = encode_paragraphs(chosen, first.tokenizer)
     held_out = held_out_questions(chosen, encoded, block)

@@ -186,8 +186,7 @@ class Transformer(nn.Module):
     def read_packed(self, packed: Packed) -> Tensor:
         """Hidden states (wanted, D) of a packed forest."""
         keys_at = queries_at = packed.keys
-        positions = packed.positions.clamp_max(self.config.block_size - 1)
-        cos, sin = (x.index_select(0, positions)[:, None] for x in (self.cos, self.sin))
+        cos, sin = (x.index_select(0, packed.positions)[:, None] for x in (self.cos, self.sin))
         stream = F.embedding(packed.tokens, self.embedding.weight)
         for layer, block in enumerate(self.blocks):
             normed = block.attention_norm(stream)
@@ -207,8 +206,12 @@ class Transformer(nn.Module):
         batch, length = tokens.shape
         if state is None:
             state = TransformerState((), tokens.new_zeros(batch))
+        after = state.lengths + lengths
+        if batch and (most := int(after.max())) > self.config.block_size:
+            raise ValueError(f"{most} tokens given, expected at most {self.config.block_size}")
         column = torch.arange(length, device=tokens.device)
-        position = (state.lengths[:, None] + column).clamp_max(self.config.block_size - 1)
+        position = state.lengths[:, None] + column
+        position = position.clamp_max(self.config.block_size - 1)  # padding may lie beyond
         cos, sin = (
             table.index_select(0, position.flatten()).view(batch, length, 1, -1)
             for table in (self.cos, self.sin)
@@ -250,4 +253,4 @@ class Transformer(nn.Module):
             buffer = Segment(tuple(k for k, _ in own), tuple(v for _, v in own), real, length)
             if decoding(length):
                 buffer = make_buffer(buffer)
-        return stream, TransformerState((*earlier, buffer), state.lengths + lengths)
+        return stream, TransformerState((*earlier, buffer), after)
