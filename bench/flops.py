@@ -15,8 +15,8 @@ from src.scoring import Forest, Tree
 BACKWARD = 2
 
 
-def forward_flops(config: TransformerConfig, trees: Sequence[Tree]) -> int:
-    """Operations to score every answer of the trees, stop tokens included."""
+def forward_flops(config: TransformerConfig, trees: Sequence[Tree], head: bool = True) -> int:
+    """Operations to score every answer of the trees, stop tokens included; head: with logits."""
     width, layers = config.n_embd, config.n_layer
     keys_values = 2 * width * 2 * config.n_kv_head * (width // config.n_head)
     block = keys_values + 2 * width * (2 * width + 3 * config.n_inner)
@@ -38,8 +38,28 @@ def forward_flops(config: TransformerConfig, trees: Sequence[Tree]) -> int:
             for answer in answers:
                 # A leaf reads the last prompt token and the answer; each predicts a token.
                 total += read(prompt, len(answer) + 1, True)
-                total += (len(answer) + 1) * 2 * width * config.vocab_size
+                total += head * (len(answer) + 1) * 2 * width * config.vocab_size
     return total
+
+
+def step_flops(config: TransformerConfig, stage: str, trees: Sequence[Tree], tokens: int) -> int:
+    """Operations of one step of a stage of vs_trl.py; tokens: sampled for every question."""
+    if stage in ("sft", "ppo", "generate"):  # one answer a question, of PPO's and generate's own
+        trees = [
+            (context, [(q, answers[:1] if stage == "sft" else [[0] * (tokens - 1)])
+                       for q, answers in questions])
+            for context, questions in trees
+        ]  # fmt: skip
+    whole, scalar = forward_flops(config, trees), forward_flops(config, trees, head=False)
+    step = 1 + BACKWARD
+    return {
+        "sft": step * whole,
+        "dpo": (step + 1) * whole,  # and the reference
+        "reward": step * scalar,
+        "generate": whole,
+        # Sampling and the reference; reward model and critic; four epochs of policy and critic.
+        "ppo": 2 * (whole + scalar) + 4 * step * (whole + scalar),
+    }[stage]
 
 
 def padded_share(forest: Forest) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.machine import product_rate
 from bench.pipes import CLOCKS, Turns, memory_mb
-from bench.work import alone, count_questions
+from bench.work import NEW_TOKENS, alone, count_questions
 from main_squad import sft_backward
 from src.generation import generate
 from src.losses import sequence_sum
@@ -26,7 +26,6 @@ from train_dpo import dpo_backward
 from train_reward_model import reward_backward
 
 CPU = torch.device("cpu")
-NEW_TOKENS = 16
 Step = Callable[[list[Tree]], dict]  # trees -> what the step found, `loss` in nats
 
 

@@ -17,10 +17,21 @@ import sys
 import venv
 from pathlib import Path
 
+from bench.flops import step_flops
 from bench.learning import describe, race
 from bench.machine import machine, quartiles, table
 from bench.pipes import CLOCKS, ROOT, Worker
-from bench.work import CACHE, SHAPE, TINY, make_work, write_work
+from bench.work import (
+    CACHE,
+    NEW_TOKENS,
+    SHAPE,
+    TINY,
+    Work,
+    count_questions,
+    make_work,
+    write_work,
+)
+from src.model.transformer.transformer import TransformerConfig
 
 TORCH = "torch==2.13.0"
 # The peers' environments: the newest of the registry, and the last TRL of the kind that had PPO.
@@ -126,8 +137,12 @@ def same_work(stage: str, first: dict[str, dict], ours: Worker) -> dict[str, flo
     return {what: apart}
 
 
-def measure(stage: str, args: argparse.Namespace, folder: Path) -> dict:
-    """One stage: a first step that must agree, then rounds in which the sides take turns."""
+def measure(stage: str, args: argparse.Namespace, folder: Path, work: Work) -> dict:
+    """One stage: a first step that must agree, then rounds in which the sides take turns.
+
+    limit: what our side would reach if its useful operations ran at the rate of a large product
+    and nothing else took time.
+    """
     rounds = range(1, args.repeats + 1)
     order = [("grouped", 0)]
     order += [step for n in rounds for step in (("grouped", n), ("shuffled", n - 1))]
@@ -149,12 +164,20 @@ def measure(stage: str, args: argparse.Namespace, folder: Path) -> dict:
             rates[side].append(found["examples"] / found["seconds"])
         products.append(workers["ours"].ask(do="rate"))
     peaks = {name: worker.close()["peak_mb"] for name, worker in workers.items()}
+    gflops = {k: statistics.median(p[k] for p in products) for k in products[0]}
+    config = TransformerConfig(**(TINY if args.tiny else SHAPE))
+    limits = [
+        1e9 * gflops["square"] * count_questions(work.grouped[n])
+        / step_flops(config, stage, work.grouped[n], NEW_TOKENS)
+        for n in rounds
+    ]  # fmt: skip
     return {
+        "limit": statistics.median(limits),
         "unit": UNIT[stage],
         "first_step_apart": agreed,
         "rates": rates,
         "peak_mb": {side: peaks[SIDES[side]] for side in sides},
-        "gflops": {k: statistics.median(p[k] for p in products) for k in products[0]},
+        "gflops": gflops,
         "peer_versions": workers["peer"].hello,
     }  # fmt: skip
 
@@ -171,6 +194,9 @@ def rows_of(stage: str, result: dict) -> list[list[str]]:
             f"{ours / middle:.1f}x", f"{memory:.0f}",
             f"{memory / result['peak_mb']['ours']:.1f}x",
         ])  # fmt: skip
+    limit = result["limit"]
+    rows.append([f"{stage}, {result['unit']}/s", "ours at the product rate", f"{limit:.2f}", "",
+                 f"{ours / limit:.2f}x", "", ""])  # fmt: skip
     return rows
 
 
@@ -196,7 +222,7 @@ def main(argv: list[str] | None = None) -> dict:
         results["stages"] = {}
         lines = []
         for stage in args.stages:
-            result = results["stages"][stage] = measure(stage, args, folder)
+            result = results["stages"][stage] = measure(stage, args, folder, work)
             lines += rows_of(stage, result)
             versions = ", ".join(f"{k} {v}" for k, v in result["peer_versions"].items())
             rates = ", ".join(f"{k} {v:.0f}" for k, v in result["gflops"].items())

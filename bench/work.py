@@ -31,6 +31,7 @@ SHAPE = {
 TINY = SHAPE | {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_inner": 64}
 CACHE = ROOT / ".cache" / "bench"
 POOL_TREES = 64
+NEW_TOKENS = 16  # of an answer that PPO samples or that is generated greedily
 
 
 class Work(NamedTuple):
