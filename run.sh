@@ -49,7 +49,7 @@ if [[ $model == smollm2 ]]; then
     dir=checkpoints/smollm2/transformer
     [[ $dataset_named == yes ]] || sft+=(--dataset squad)
     sft=(--init_from smollm2 --max_steps 174 --eval_every 58 --eval_limit 200 "${sft[@]}")
-    dpo=(--max_steps 24 --eval_every 0 --eval_limit 300)
+    dpo=(--max_steps 48 --eval_every 0 --eval_limit 400)
     reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
     ppo=(--max_steps 20 --eval_every 0 --eval_limit 300 --ppo_epochs 1 --minibatches 2)
     limit=300 snapshot=0.15

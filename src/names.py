@@ -34,7 +34,7 @@ PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
         "lr": 1e-4, "warmup": 10, "hold": 0.0, "weight_decay": 0.0, "lm_weight": 0.0,
         "epochs": 1.0, "batch_size": 8, "micro_batch_size": 2, "block_size": 512,
     },
-    "train_dpo": {"lr": 1e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
+    "train_dpo": {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
     "train_reward_model": {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
     # micro_batch_size 1: policy and critic are in memory together. save_every 1: a step takes a
     # minute, and no copy is kept in memory of what it started from.
