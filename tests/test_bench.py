@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from bench.flops import forward_flops, padded_share
+from bench.flops import forward_flops, padded_share, step_flops
 from bench.ours import kl_of
 from bench.work import alone, count_questions, exact_batches, llama_weights
 from main_squad import sft_backward
@@ -89,6 +89,20 @@ def test_operations_of_a_shared_context_are_counted_once():
     shared, apart = forward_flops(config, TREES), forward_flops(config, alone(TREES))
     context = [(TREES[0][0], [])]
     assert apart == shared + forward_flops(config, context)
+
+
+def test_operations_of_a_step_by_hand():
+    """A pass with gradients is three; a logits row costs 2 * 4 * 10 in the model above."""
+    shape = {"vocab_size": 10, "n_layer": 1, "n_embd": 4, "n_head": 2, "n_inner": 8}
+    config = build_model("transformer", shape).config
+    pair = [([1, 2, 3], [([4, 5], [[6], [7, 8]])])]
+    chosen, sampled = ([([1, 2, 3], [([4, 5], [answer])])] for answer in ([6], [0] * 3))
+    one, two, four = (forward_flops(config, trees) for trees in (chosen, pair, sampled))
+    assert step_flops(config, "sft", pair, 4) == 3 * one
+    assert step_flops(config, "dpo", pair, 4) == 4 * two
+    assert step_flops(config, "reward", pair, 4) == 3 * (two - 5 * 80)
+    assert step_flops(config, "generate", pair, 4) == four
+    assert step_flops(config, "ppo", pair, 4) == (2 + 12) * (four + four - 4 * 80)
 
 
 def test_padded_share_by_hand():
