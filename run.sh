@@ -51,7 +51,8 @@ if [[ $model == smollm2 ]]; then
     sft=(--init_from smollm2 --max_steps 174 --eval_every 58 --eval_limit 200 "${sft[@]}")
     dpo=(--max_steps 48 --eval_every 0 --eval_limit 400)
     reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
-    ppo=(--max_steps 20 --eval_every 0 --eval_limit 300 --ppo_epochs 1 --minibatches 2)
+    ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 32
+        --eval_every 0 --eval_limit 300)
     limit=300 snapshot=0.15
 elif [[ $dataset_named == no ]]; then
     sft+=(--dataset pico)

@@ -39,7 +39,7 @@ PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
     # micro_batch_size 1: policy and critic are in memory together. save_every 1: a step takes a
     # minute, and no copy is kept in memory of what it started from.
     "train_ppo": {
-        "lr": 2e-5, "warmup": 2, "batch_size": 8, "micro_batch_size": 1, "save_every": 1,
+        "lr": 3e-5, "warmup": 2, "batch_size": 8, "micro_batch_size": 1, "save_every": 1,
     },
 }  # fmt: skip
 
