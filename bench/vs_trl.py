@@ -154,7 +154,7 @@ def measure(stage: str, args: argparse.Namespace, folder: Path, work: Work) -> d
     }
     agreed = same_work(stage, first, workers["ours"])
     if "compiled" in workers:
-        for number in range(1, WARM_UP):
+        for number in range(1, min(WARM_UP, args.repeats + 1)):
             workers["compiled"].ask(do="step", batches="grouped", number=number)
     rates: dict[str, list[float]] = {side: [] for side in sides}
     products: list[dict[str, float]] = []
