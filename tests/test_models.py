@@ -313,6 +313,31 @@ def test_no_token_at_all_is_packed_and_read_with_gradient_0():
         model.zero_grad()
 
 
+@pytest.mark.parametrize("config", [c for c in CONFIGS if c[0] == "transformer"])
+@pytest.mark.parametrize("none", [False, True])
+def test_prefill_is_reading_one_level_after_the_other(config, none):
+    """Empty contexts and questions among them; parents in no order; then decoding goes on."""
+    torch.manual_seed(5)
+    model = build_model("transformer", {"vocab_size": VOCAB, **config[1]})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    counts = [[5, 0, 9], [3, 0, 6, 1, 2]] if not none else [[0, 0, 0], [0] * 5]
+    contexts = Level(ids(3, 9), torch.tensor(counts[0]), torch.zeros(3, dtype=torch.long))
+    questions = Level(ids(5, 6, seed=1), torch.tensor(counts[1]), torch.tensor([2, 0, 2, 1, 0]))
+    with torch.inference_mode():
+        state = model.read(contexts.tokens, contexts.lengths)
+        state = model.read(questions.tokens, questions.lengths, state.select(questions.parents))
+        found = model.prefill((contexts, questions))
+        assert torch.equal(found.lengths, state.lengths)
+        rows = torch.tensor([4, 4, 0, 1, 3])
+        found, state = found.select(rows), state.select(rows)
+        for token in ids(4, 5, 1, seed=2):
+            wanted, state = model(token, full(token), state)
+            hidden, found = model(token, full(token), found)
+            close(hidden, wanted)
+
+
 def test_a_transformer_reads_no_token_beyond_its_block():
     """Padding may lie beyond; a real token there has no position of its own and is refused."""
     model = build_model("transformer", {"vocab_size": VOCAB, **CONFIGS[0][1], "block_size": 4})

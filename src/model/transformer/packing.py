@@ -56,8 +56,21 @@ class Packed(NamedTuple):
 
 def real_places(level: Level) -> Tensor:
     """Where the real tokens stand in the flattened (R * T,) tokens."""
+    return columns_of(level)[0].flatten().nonzero().squeeze(1)
+
+
+def in_columns(level: Level, real: Tensor, line: Tensor) -> Tensor:
+    """Keys or values (P, K, d) of a level's real tokens, which stand at places `real`, as a
+    segment's (R, K, T, d): zeros in the padding.
+    """
+    places = line.new_zeros(level.tokens.numel(), *line.shape[1:]).index_copy(0, real, line)
+    return places.view(*level.tokens.shape, *line.shape[1:]).transpose(1, 2).contiguous()
+
+
+def columns_of(level: Level) -> tuple[Tensor, int]:
+    """Which of a level's columns hold a real token, (R, T) bool, and how many columns there are."""
     columns = torch.arange(level.tokens.shape[1], device=level.tokens.device)
-    return (columns < level.lengths[:, None]).flatten().nonzero().squeeze(1)
+    return columns < level.lengths[:, None], len(columns)
 
 
 def pack(levels: Sequence[Level], last_only: bool) -> Packed:

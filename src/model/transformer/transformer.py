@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.model.checks import require_positive_int
 from src.model.levels import Level
 from src.model.transformer.attention import Fold, attend, attend_shown, fold_of
-from src.model.transformer.packing import Packed, pack, real_places
+from src.model.transformer.packing import Packed, columns_of, in_columns, pack, real_places
 from src.model.transformer.state import (
     Segment,
     TransformerState,
@@ -183,14 +183,44 @@ class Transformer(nn.Module):
             at += len(real)
         return parts
 
+    def prefill(self, levels: Sequence[Level]) -> TransformerState:
+        """The state after each row of the last level. The same as reading one level after the
+        other, in one pass; the last block stops at keys and values.
+        """
+        kept: list[tuple[Tensor, Tensor]] = []
+        self._blocks(pack(levels, last_only=False), kept)
+        segments: list[Segment] = []
+        rows, lengths, end = None, 0, len(kept[0][0])
+        for level in reversed(levels):
+            lengths = lengths + (level.lengths if rows is None else level.lengths[rows])
+            real = real_places(level)
+            start = end - len(real)
+            pairs = [[in_columns(level, real, x[start:end]) for x in pair] for pair in kept]
+            segments.insert(0, Segment(*zip(*pairs, strict=True), *columns_of(level), rows))
+            rows, end = level.parents if rows is None else level.parents[rows], start
+        return TransformerState(tuple(segments), lengths)
+
     def read_packed(self, packed: Packed) -> Tensor:
         """Hidden states (wanted, D) of a packed forest."""
+        return self.norm(self._blocks(packed))
+
+    def _blocks(
+        self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None
+    ) -> Tensor:
+        """The stream (wanted, D) after all blocks. kept: a list for the keys and values (P, K, d)
+        of each block, where they alone are needed.
+        """
         keys_at = queries_at = packed.keys
         cos, sin = (x.index_select(0, packed.positions)[:, None] for x in (self.cos, self.sin))
         stream = F.embedding(packed.tokens, self.embedding.weight)
         for layer, block in enumerate(self.blocks):
             normed = block.attention_norm(stream)
-            keys, values = map(keys_at.spread, block.keys_values(normed, cos, sin))
+            pair = block.keys_values(normed, cos, sin)
+            if kept is not None:
+                kept.append(pair)
+                if layer + 1 == len(self.blocks):
+                    break
+            keys, values = map(keys_at.spread, pair)
             if layer + 1 == len(self.blocks):  # from here on, what is wanted alone
                 queries_at, first = packed.queries, len(stream) - packed.wanted
                 normed, stream, cos, sin = (x[first:] for x in (normed, stream, cos, sin))
@@ -198,7 +228,7 @@ class Transformer(nn.Module):
             mixed = queries_at.gather(attend_shown(query, keys, values, queries_at.shown))
             stream = stream + block.attention_out(mixed)
             stream = stream + block.mlp(stream)
-        return self.norm(stream)
+        return stream
 
     def _read(
         self, tokens: Tensor, lengths: Tensor, state: TransformerState | None, last_block: bool
