@@ -42,7 +42,7 @@ while [[ $# -gt 0 ]]; do
 done
 
 dir=checkpoints/${model}
-dpo=() reward=() ppo=() limit=500 snapshot=
+dpo=() reward=() ppo=() compared_on=500 shown=200 snapshot=
 if [[ $model == smollm2 ]]; then
     # A pretrained start, on real questions; a flag given here comes later and wins.
     model=transformer
@@ -53,7 +53,7 @@ if [[ $model == smollm2 ]]; then
     reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
     ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 32
         --eval_every 0 --eval_limit 300)
-    limit=300 snapshot=0.15
+    compared_on=150 shown=60 snapshot=0.15  # a question takes a second of each policy
 elif [[ $dataset_named == no ]]; then
     sft+=(--dataset pico)
     if [[ $model == transformer ]]; then snapshot=0.45; fi
@@ -81,7 +81,7 @@ stage train_ppo.py --checkpoint "$policy" "${scored_by[@]}" ${ppo[@]+"${ppo[@]}"
 echo "== eval_dpo.py ($dir)"
 compared=("$sft_final" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
 [[ $policy == "$sft_final" ]] || compared=("$policy" "${compared[@]}")
-$python eval_dpo.py --model_type "$model" --limit "$limit" --output "${dir}_evaluation.json" \
+$python eval_dpo.py --model_type "$model" --limit "$compared_on" --output "${dir}_evaluation.json" \
     "${scored_by[@]}" --checkpoint "${compared[@]}"
 echo "== report.py"
-$python report.py --checkpoints "$(dirname "$dir")"
+$python report.py --checkpoints "$(dirname "$dir")" --limit "$shown"
