@@ -113,3 +113,9 @@ def workplace(tmp_path, monkeypatch, chain_of):
         return folder
 
     return enter
+
+
+@pytest.fixture
+def kgram(workplace):
+    """A folder with the k-gram's whole chain, made the current one."""
+    return workplace("kgram")

@@ -1,35 +1,19 @@
 """The whole chain by its scripts: what each writes and says, and how it ends when used wrongly."""
 
-import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import SHAPES, SMALL, call, flags, outcome, refusal
 
 from src.evaluation import exact_match, f1_score
 from src.names import MODEL_TYPES, STAGES
 from src.utils.checkpoint_utils import load_checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
 METRICS = {
     "em", "f1", "answer_loss_nats", "preference_accuracy", "reward", "win_rate", "kl_nats",
 }  # fmt: skip
-PROMPT = "Context: The Boru Fair began in 1204.\nQuestion: When did it begin?\nAnswer:"
-
-
-@pytest.fixture
-def kgram(workplace):
-    """A folder with the k-gram's whole chain, made the current one."""
-    return workplace("kgram")
-
-
-def generate(*more, model_type="kgram"):
-    return outcome("generate_from_checkpoint", ["--model_type", model_type, *more])
 
 
 def evaluate(*more, model_type="kgram"):
@@ -215,223 +199,6 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_work(flag, tmp_p
     monkeypatch.chdir(tmp_path)
     for path in ("nowhere/table.json", str(tmp_path)):
         assert f"{flag} {path} given" in refusal("eval_dpo", [flag, path])
-
-
-# --- generation ---
-
-
-def test_one_prompt_prints_its_answer_alone(chain_of, model_type, monkeypatch):
-    """On stdout the answer; the lineage in a line on stderr."""
-    monkeypatch.chdir(chain_of(model_type).folder)
-    path = f"checkpoints/{model_type}_train_ppo/final.pt"
-    argv = ["--checkpoint", path, "--max_new_tokens", "5"]
-    ended = generate(*argv, "--prompt", PROMPT, model_type=model_type)
-    assert ended.code == 0 and len(ended.err) == 1
-    for stage in ("main_squad", "train_reward_model", "train_ppo"):
-        assert stage in ended.err[0]
-    assert "data pico" in ended.err[0] and "tokenizer pico" in ended.err[0]
-    (result,) = ended.result["results"]
-    assert "\n".join(ended.out) == result["answers"][0]
-    # The same prompt in its two parts is the same prompt.
-    parts = ["--context", "The Boru Fair began in 1204.", "--question", "When did it begin?"]
-    assert generate(*argv, *parts, model_type=model_type).out == ended.out
-
-
-def test_the_log_prob_of_an_answer_is_that_of_its_tokens(chain_of, model_type, monkeypatch):
-    """Greedy answers, log-probs at temperature 1, against scoring the same text."""
-    from src.data.squad_dataset import split_prompt
-
-    monkeypatch.chdir(chain_of(model_type).folder)
-    ended = generate("--prompt", PROMPT, "--max_new_tokens", "3", "--json", model_type=model_type)
-    said = json.loads("\n".join(ended.out))
-    assert set(said) == {"prompt", "answers", "logp_nats", "stopped"} and said["prompt"] == PROMPT
-    found = load_checkpoint(f"checkpoints/{model_type}_main_squad/final.pt")
-    context, question = map(found.tokenizer.encode, split_prompt(PROMPT))
-    tokens, nats = [], 0.0
-    for _ in range(3):
-        row = torch.tensor([[*context, *question, *tokens]])
-        hidden, _ = found.model(row, torch.tensor([row.shape[1]]))
-        logp = found.model.logits(hidden[0, -1]).log_softmax(-1)
-        tokens.append(int(logp.argmax()))
-        nats += float(logp.max())
-        if tokens[-1] == found.tokenizer.stop_id:
-            break
-    assert said["logp_nats"] == pytest.approx([nats], abs=1e-3)
-    text = [t for t in tokens if t != found.tokenizer.stop_id]
-    assert said["answers"] == [found.tokenizer.decode(text).strip()]
-    assert said["stopped"] == [tokens[-1] == found.tokenizer.stop_id]
-
-
-def test_prompts_come_from_a_file_of_json_lines(kgram):
-    rows = [{"prompt": PROMPT}, {"context": "The Boru Fair began in 1204.",
-                                 "question": "When did it begin?"}, {"prompt": "Once"}]  # fmt: skip
-    Path("prompts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    ended = generate("--prompts_file", "prompts.jsonl", "--json", "--max_new_tokens", "4")
-    assert ended.code == 0, ended.err
-    said = [json.loads(line) for line in ended.out]
-    assert [{k: v for k, v in row.items() if k in ("prompt", "context", "question")}
-            for row in said] == rows  # fmt: skip
-    assert said[0]["answers"] == said[1]["answers"]
-
-
-def test_a_pipe_is_read_line_by_line(kgram, monkeypatch):
-    piped = PROMPT.replace("\n", "\\n") + "\n\nOnce upon a time\n"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
-    ended = generate("--json", "--max_new_tokens", "4")
-    assert [json.loads(line)["prompt"] for line in ended.out] == [PROMPT, "Once upon a time"]
-
-
-@pytest.mark.parametrize("closed", [False, True])
-def test_without_any_prompt_three_held_out_questions_are_answered(closed, kgram, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", None if closed else io.StringIO(""))
-    ended = generate("--json", "--max_new_tokens", "4")
-    assert ended.code == 0 and "three held-out questions" in ended.err[-1]
-    said = [json.loads(line) for line in ended.out]
-    assert len(said) == 3 and all(row["question"] in row["question"] for row in said)
-    assert len({row["context"] for row in said}) == 3
-
-
-def test_a_terminal_is_asked(kgram, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    lines = iter(["Once upon", "", PROMPT.replace("\n", "\\n")])
-
-    def answer(_prompt):
-        try:
-            return next(lines)
-        except StopIteration:
-            raise EOFError from None
-
-    monkeypatch.setattr(sys, "stdin", Terminal())
-    monkeypatch.setattr("builtins.input", answer)
-    ended = generate("--json", "--max_new_tokens", "4")
-    assert [json.loads(line)["prompt"] for line in ended.out] == ["Once upon", PROMPT]
-
-
-def test_sampling_gives_as_many_answers_as_asked_and_the_seed_decides(kgram):
-    argv = ["--prompt", PROMPT, "--temperature", "1", "--num_samples", "4", "--json"]
-    first, again, other = (
-        json.loads(generate(*argv, "--seed", seed).out[0]) for seed in ("1", "1", "2")
-    )
-    assert len(first["answers"]) == 4 and len(set(first["answers"])) > 1
-    assert first == again != other
-    alone = json.loads(generate(*argv, "--top_k", "1").out[0])
-    assert len(set(alone["answers"])) == 1, "top_k 1 leaves nothing to draw"
-
-
-def test_a_reward_checkpoint_scores_an_answer(chain_of, model_type, monkeypatch):
-    """The normalised score, the same as one plain row read to its stop token."""
-    from src.data.squad_dataset import split_prompt
-
-    monkeypatch.chdir(chain_of(model_type).folder)
-    path = f"checkpoints/{model_type}_train_reward_model/final.pt"
-    argv = ["--checkpoint", path, "--prompt", PROMPT, "--answer", "1204"]
-    ended = generate(*argv, model_type=model_type)
-    assert ended.code == 0 and len(ended.out) == 1, ended.err
-    found = load_checkpoint(path)
-    encode = found.tokenizer.encode
-    context, question = map(encode, split_prompt(PROMPT))
-    row = torch.tensor([[*context, *question, *encode(" 1204"), found.tokenizer.stop_id]])
-    hidden, _ = found.model.trunk(row, torch.tensor([row.shape[1]]))
-    assert float(ended.out[0]) == pytest.approx(float(found.model.score(hidden[0, -1])), abs=1e-3)
-    said = json.loads(generate(*argv, "--json", model_type=model_type).out[0])
-    assert said["answer"] == "1204"
-    assert said["score"] == pytest.approx(float(ended.out[0]), abs=1e-4)
-
-
-def test_a_policy_scores_nothing_and_a_reward_model_says_nothing(kgram):
-    ended = generate("--prompt", PROMPT, "--answer", "1204")
-    assert ended.code == 2 and "expected no --answer" in ended.err[-1]
-    reward = ["--checkpoint", "checkpoints/kgram_train_reward_model/final.pt"]
-    ended = generate(*reward, "--prompt", PROMPT)
-    assert ended.code == 2 and "expected --answer with it" in ended.err[-1]
-
-
-@pytest.mark.parametrize("script", ["generate_from_checkpoint", "eval_dpo", *STAGES[1:]])
-def test_a_model_type_that_is_not_the_checkpoint_s_names_both(script, kgram):
-    path = "checkpoints/kgram_main_squad/final.pt"
-    ended = outcome(script, ["--model_type", "lstm", "--checkpoint", path])
-    assert ended.code == 2
-    assert ended.err == [
-        f"{script}: --model_type lstm given, but {path} holds a kgram, add --model_type kgram"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("more", "line"),
-    [
-        (["--prompt", ""], "an empty prompt given, expected some text"),
-        (["--prompt", " \n "], "an empty prompt given"),
-        (["--context", "Some text.", "--question", " "], "an empty prompt given"),
-        (["--prompt", "word " * 3000], "tokens given, expected at most"),
-        (["--prompt", "Once", "--max_new_tokens", "100000"], "tokens given, expected at most"),
-        (["--prompts_file", "nowhere.jsonl"], "--prompts_file nowhere.jsonl given"),
-        (["--prompts_file", "bad.jsonl"], "expected JSON lines"),
-        (["--prompts_file", "keys.jsonl"], "keys.jsonl line 2: expected texts under prompt"),
-        (["--prompts_file", "empty.jsonl"], "found an empty file"),
-        (["--checkpoint", "nowhere.pt"], "nowhere.pt given, expected a checkpoint file there"),
-        (["--checkpoint", "bad.jsonl"], "expected a checkpoint"),
-        (["--checkpoint", "checkpoints"], "checkpoints given, expected a checkpoint file there"),
-    ],
-)
-def test_generation_refuses_in_one_line(more, line, kgram):
-    Path("bad.jsonl").write_text('{"prompt": "x"\n')
-    Path("keys.jsonl").write_text('{"prompt": "x"}\n{"question": "no context"}\n')
-    Path("empty.jsonl").write_text("\n")
-    ended = generate(*more)
-    assert ended.code == 2 and not ended.out
-    assert len([words for words in ended.err if not words.startswith("kgram: ")]) == 1, ended.err
-    assert line in ended.err[-1] and ended.err[-1].startswith("generate_from_checkpoint: ")
-
-
-@pytest.mark.parametrize(
-    ("more", "line"),
-    [
-        (["--prompt", "x", "--top_p", "2"], "--top_p"),
-        (["--prompt", "x", "--top_p", "0"], "--top_p"),
-        (["--prompt", "x", "--temperature", "-1"], "--temperature"),
-        (["--prompt", "x", "--temperature", "nan"], "--temperature"),
-        (["--prompt", "x", "--top_k", "-1"], "--top_k"),
-        (["--prompt", "x", "--num_samples", "0"], "--num_samples"),
-        (["--prompt", "x", "--max_new_tokens", "0"], "--max_new_tokens"),
-        (["--prompt", "x", "--top_k", "5"], "add --temperature 1"),
-        (["--prompt", "x", "--num_samples", "2"], "add --temperature 1"),
-        (["--prompt", "x", "--prompts_file", "y"], "--prompt and --prompts_file given"),
-        (["--prompt", "x", "--question", "y", "--context", "z"], "--prompt and --question given"),
-        (["--context", "z"], "expected both or neither"),
-        (["--question", "y"], "expected both or neither"),
-        (["--model_type", "rnn"], "rnn"),
-        (["--nosuchflag"], "--nosuchflag"),
-    ],
-)
-def test_meaningless_flags_of_generation_are_refused(more, line, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert line in refusal("generate_from_checkpoint", more)
-
-
-def run_script(script, *argv, **options):
-    """A script as people run it, in a process of its own in the current folder."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, str(ROOT / f"{script}.py"), *argv]
-    return subprocess.run(command, capture_output=True, env=environment, timeout=120, **options)
-
-
-def test_a_pipe_of_bytes_that_are_no_text_ends_in_one_line(kgram):
-    ended = run_script("generate_from_checkpoint", "--model_type", "kgram", input=b"\xff\xfe x\n")
-    assert ended.returncode == 2 and not ended.stdout
-    lines = ended.stderr.decode().splitlines()
-    assert len(lines) == 2 and "expected UTF-8 text" in lines[1]
-
-
-def test_a_prompt_that_is_no_text_is_answered_all_the_same(kgram):
-    """Bytes on the command line that are no UTF-8 come as lone surrogates, which cannot be printed.
-    """
-    argv = ["--model_type", "kgram", "--json", "--prompt", b"caf\xe9 au lait"]
-    ended = run_script("generate_from_checkpoint", *argv)
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["prompt"] == "caf? au lait"
 
 
 # --- wrong commands ---

@@ -31,12 +31,6 @@ MARKUP = "</p><script>alert(1)</script><img src=x onerror=alert(2)> {{value}} ${
 
 
 @pytest.fixture
-def kgram(workplace):
-    """A folder with the k-gram's whole chain, made the current one."""
-    return workplace("kgram")
-
-
-@pytest.fixture
 def shelf(kgram):
     return load_shelf(find_checkpoints("checkpoints"))
 

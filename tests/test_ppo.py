@@ -2,22 +2,19 @@
 
 import argparse
 import copy
-import json
 
 import pytest
 import torch
-from conftest import flags, outcome, refusal
 from torch import nn
 
 from src import ppo
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
-from src.names import MODEL_TYPES, UserError
+from src.names import MODEL_TYPES
 from src.ppo import Models, Settings, collect, describe, learn, steer_kl
-from src.rewards import function_rewards, model_rewards, reward_function
+from src.rewards import model_rewards
 from src.scoring import build_forest, hidden_at_end, leaf_hidden
 from src.training import make_optimizer, optimizer_step
-from src.utils.payload import load_payload
 
 VOCAB, STOP = 23, 0
 PROMPTS = [
@@ -442,153 +439,3 @@ def test_the_coefficient_is_steered_and_a_collapse_stops_the_run():
     fixed = {"kl_coef": 0.1}
     steer_kl(argparse.Namespace(kl_target=None, kl_limit=5.0), fixed, 4.0, 10)
     assert fixed == {"kl_coef": 0.1}
-
-
-# --- the script ---
-
-
-def loss_lines(model_type):
-    with open(f"checkpoints/{model_type}_train_ppo/metrics.jsonl") as log:
-        return [r for r in map(json.loads, log) if "loss" in r]
-
-
-def test_the_run_logs_its_schedule_and_its_first_ratio(chain_of, model_type, monkeypatch):
-    monkeypatch.chdir(chain_of(model_type).folder)
-    lines = loss_lines(model_type)
-    # A warm-up of 1 step, then linear to 0: 1, 3/3, 2/3, 1/3 of the peak.
-    expected = [1e-4, 1e-4, 2e-4 / 3, 1e-4 / 3]
-    assert [r["learning_rate"] for r in lines] == pytest.approx(expected)
-    assert all(abs(r["first_approx_kl_nats"]) < 1e-8 for r in lines)
-    assert lines[0]["kl_nats"] == pytest.approx(0, abs=1e-6)
-    wanted = {
-        "step", "loss", "examples_per_second", "reward_mean", "kl_nats", "entropy_nats",
-        "stopped_share", "answer_tokens", "distinct_share", "clip_share", "value_loss", "kl_coef",
-    }  # fmt: skip
-    assert wanted <= lines[0].keys()
-    last = load_payload(f"checkpoints/{model_type}_train_ppo/last.pt")
-    assert {group["eps"] for group in last["optimizer"]["param_groups"]} == {1e-5}
-
-
-UPPER = "def upper(prediction, golds, context, question):\n    return prediction[:1].isupper()\n"
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "name"), [("ppo", "transformer"), ("rloo", "lstm"), ("reinforce", "kgram")]
-)
-def test_a_function_of_your_own_is_optimised(algorithm, name, workplace, monkeypatch):
-    """--reward module:function, here 1 for an answer that begins with a capital letter."""
-    folder = workplace(name, ["main_squad"])
-    (folder / f"upper_for_{name}.py").write_text(UPPER)
-    monkeypatch.syspath_prepend(folder)
-    steps = "40" if algorithm == "reinforce" else "20"
-    ended = outcome("train_ppo", [
-        *flags("train_ppo", name), "--algorithm", algorithm, "--max_steps", steps,
-        "--reward", f"upper_for_{name}:upper", "--lr", "0.03", "--kl_coef", "0",
-        "--kl_limit", "1000", "--no_stop_penalty", "0", "--num_samples", "8",
-        "--max_new_tokens", "3", "--minibatches", "1" if algorithm == "reinforce" else "4",
-    ])  # fmt: skip
-    assert ended.code == 0, ended.err
-    rewards = [r["reward_mean"] for r in loss_lines(name)]
-    first, last = sum(rewards[:3]) / 3, sum(rewards[-3:]) / 3
-    assert first < 0.35 and last > first + 0.3, rewards
-
-
-@pytest.mark.parametrize("reward", ["f1", "em"])
-def test_the_metric_itself_is_a_reward(reward, workplace):
-    """No reward checkpoint is asked for, and every mean is a share."""
-    workplace("kgram", ["main_squad"])
-    ended = outcome("train_ppo", [*flags("train_ppo", "kgram"), "--reward", reward])
-    assert ended.code == 0, ended.err
-    assert all(0 <= r["reward_mean"] <= 1 for r in loss_lines("kgram"))
-    metrics = load_payload("checkpoints/kgram_train_ppo/final.pt")["metrics"]
-    assert metrics["reward"] == pytest.approx(metrics[reward] / 100)
-    lineage = load_payload("checkpoints/kgram_train_ppo/final.pt")["lineage"]
-    assert [a["stage"] for a in lineage] == ["main_squad"]
-
-
-def test_reward_functions_are_called_with_the_prediction_and_all_about_it():
-    from src.evaluation import Asked
-
-    seen = []
-
-    def function(*about):
-        seen.append(about)
-        return len(seen)
-
-    asked = [Asked("a context", "a question?", ("gold", "other")), Asked("c", "q", ("g",))]
-    assert function_rewards(function, ["x", "y"], asked).tolist() == [1.0, 2.0]
-    assert seen == [("x", ("gold", "other"), "a context", "a question?"), ("y", ("g",), "c", "q")]
-    assert reward_function("f1")("a red fox", ("the red dog",), "", "") == pytest.approx(0.5)
-    assert reward_function("em")("The Fox!", ("dog", "fox"), "", "") == 1.0
-    assert reward_function("math:hypot") is __import__("math").hypot
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("f2", "--reward f2 given, expected model, f1, em or module:function"),
-        ("nosuchmodule:f", "No module named 'nosuchmodule'"),
-        ("math:nosuch", "has no attribute 'nosuch'"),
-        ("math:pi", "expected a function, found a float"),
-        (":f", "expected an importable function"),
-        (".x:f", "expected an importable function"),
-        ("broken_module:f", "expected an importable function"),
-    ],
-)
-def test_what_is_no_reward_is_refused(name, line, tmp_path, monkeypatch):
-    (tmp_path / "broken_module.py").write_text("def f(:\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError, match="--reward") as error:
-        reward_function(name)
-    assert line in str(error.value)
-
-
-@pytest.mark.parametrize("value", ["None", "'a'", "float('nan')", "float('inf')", "1 / 0"])
-def test_a_reward_that_is_no_finite_number_ends_in_one_line(value, workplace, monkeypatch):
-    folder = workplace("kgram", ["main_squad"])
-    body = f"def f(prediction, golds, context, question):\n    return {value}\n"
-    module = f"bad_{sum(map(ord, value))}"
-    (folder / f"{module}.py").write_text(body)
-    monkeypatch.syspath_prepend(folder)
-    ended = outcome("train_ppo", [*flags("train_ppo", "kgram"), "--reward", f"{module}:f"])
-    assert ended.code == 2
-    assert ended.err[-1].startswith("train_ppo: the reward function")
-    assert "expected a finite number" in ended.err[-1]
-
-
-def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
-    """The step that went too far is logged, what was saved stays, and no final.pt is made."""
-    workplace("kgram", ["main_squad"])
-    argv = [*flags("train_ppo", "kgram"), "--reward", "f1", "--lr", "1", "--kl_coef", "0",
-            "--kl_limit", "0.5", "--save_every", "1"]  # fmt: skip
-    ended = outcome("train_ppo", argv)
-    assert ended.code == 1
-    line = ended.err[-1]
-    assert line.startswith("train_ppo: step 2: the KL to the reference is ")
-    assert "above --kl_limit 0.5" in line and "raise --kl_coef or lower --lr" in line
-    assert "last.pt keeps step 2" in line
-    assert loss_lines("kgram")[-1]["kl_nats"] > 0.5
-    assert load_payload("checkpoints/kgram_train_ppo/last.pt")["step"] == 2
-    with pytest.raises(UserError):
-        load_payload("checkpoints/kgram_train_ppo/final.pt")
-
-
-@pytest.mark.parametrize(
-    ("more", "line"),
-    [
-        (["--algorithm", "reinforce", "--ppo_epochs", "2"], "--ppo_epochs 2 given with"),
-        (["--algorithm", "reinforce", "--minibatches", "4"], "--minibatches 4 given with"),
-        (["--algorithm", "rloo", "--num_samples", "1"], "--num_samples 1 given with rloo"),
-        (["--algorithm", "grpo"], "'grpo'"),
-        (["--temperature", "0"], "expected a number above 0"),
-        (["--gamma", "1.5"], "--gamma"),
-        (["--lam", "-0.1"], "--lam"),
-        (["--kl_coef", "-1"], "--kl_coef"),
-        (["--clip_range", "0"], "--clip_range"),
-        (["--max_new_tokens", "0"], "--max_new_tokens"),
-    ],
-)  # fmt: skip
-def test_meaningless_flags_are_refused(more, line, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert line in refusal("train_ppo", more)
-    assert not list(tmp_path.iterdir())
