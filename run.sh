@@ -3,9 +3,9 @@
 #
 #   ./run.sh                          transformer on the embedded data, no network but the package registry
 #   ./run.sh lstm                     another architecture
-#   ./run.sh smollm2 --dataset ../shared/squad   from a pretrained model, on real questions (the hub's
-#                                                SQuAD unless named), into checkpoints/smollm2/
-#   ./run.sh transformer --dataset ../shared/squad --seed 1   flags for every stage
+#   ./run.sh smollm2                  from a pretrained model, on real questions (the hub's SQuAD; a
+#                                     folder of your own with --dataset), into checkpoints/smollm2/
+#   ./run.sh transformer --dataset squad --seed 1   flags for every stage
 #
 # Run again, it resumes: finished stages are skipped, an interrupted one goes on where it was saved.
 set -euo pipefail

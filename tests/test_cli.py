@@ -9,6 +9,7 @@ from conftest import SHAPES, SMALL, call, flags, outcome, refusal
 
 from src.evaluation import exact_match, f1_score
 from src.names import MODEL_TYPES, STAGES
+from src.utils import cli
 from src.utils.checkpoint_utils import load_checkpoint
 
 METRICS = {
@@ -279,6 +280,18 @@ def test_bad_commands_end_in_one_line(script, more, words, workplace):
     assert ended.err[-1].startswith(f"{script}") and not ended.out
     assert all(word in ended.err[-1] for word in words), ended.err[-1]
     assert not any("Traceback" in line for line in ended.err)
+
+
+def test_a_package_that_is_missing_is_named_with_what_to_do(capsys):
+    @cli.command
+    def script(argv=None):
+        import no_such_package  # noqa: F401
+
+    with pytest.raises(SystemExit) as ended:
+        script()
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.count("\n") == 1
+    assert "no_such_package is not installed" in line and "requirements.txt" in line
 
 
 def test_flags_are_inherited_from_the_parent_and_said(kgram, capsys):

@@ -17,7 +17,7 @@ from src.report.answers import answers_table, marked_words
 from src.report.chains import Chain, Stage, find_chains, group_chains, read_log
 from src.report.curves import by_step
 from src.report.html import VOID, tag
-from src.report.summary_plots import hacking_track, mean_of
+from src.report.summary_plots import hacking_track, mean_of, mean_track, quality_plot
 
 SECTIONS = ["quality", "hacking", "rewards", *STAGES, "answers", "run"]
 # Elements that hold words only, and elements that are more than words (HTML's content models).
@@ -96,7 +96,7 @@ def test_a_chain_in_one_page(workplace):
     rows = [i for i, name in enumerate(page.tags) if name == "details"]
     assert len(rows) == 9 + 1
     plots = ended.result["plots"]
-    assert len(plots) == len(set(plots)) == page.tags.count("picture") == 18
+    assert len(plots) == len(set(plots)) == page.tags.count("picture") == 19
     for path in plots:
         assert Path(path).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
@@ -160,15 +160,65 @@ def test_a_stage_from_elsewhere_is_found_by_its_lineage(workplace):
 def test_two_seeds_are_one_series_and_two_models_two(workplace):
     workplace("kgram")
     shutil.copytree("checkpoints", "again")
-    (series,) = group_chains(find_chains(["checkpoints", "again"]))
-    assert series.label == "kgram, 2 seeds" and len(series.chains) == 2
+    (series,) = group_chains(find_chains(["checkpoints", "again", "./again"]))
+    assert series.label == "kgram, 2 runs" and len(series.chains) == 2
+    for chain in series.chains[1:]:
+        chain.stages["main_squad"].flags["seed"] = 1
+    (series,) = group_chains(series.chains)
+    assert series.label == "kgram, 2 seeds"
+    series.chains[1].stages.pop("train_ppo")  # not there yet
+    assert len(group_chains(series.chains)) == 1
+    series.chains[1].stages["train_dpo"].flags["beta"] = 7.0
+    labels = [series.label for series in group_chains(series.chains)]
+    assert labels == ["kgram (checkpoints)", "kgram (again)"]
     workplace("lstm")
     models = group_chains(find_chains(["checkpoints"]))
     assert [s.label for s in models] == ["lstm", "kgram"]
     _, page = report("--checkpoints", "checkpoints", "again")
     text = "".join(page.text)
-    assert "RLHF run: lstm, kgram, 2 seeds" in text
-    assert "least to most over seeds" in text and "kgram again SFT" in text
+    assert "RLHF run: lstm, kgram, 2 runs" in text
+    assert "band from the least to the most" in text
+    # The very same checkpoint answers once.
+    assert "kgram checkpoints SFT" in text and "kgram again SFT" not in text
+
+
+def test_a_run_that_broke_off_says_itself_what_it_is(workplace):
+    folder = workplace("kgram")
+    shutil.move(folder / "checkpoints/kgram_train_ppo", folder / "checkpoints/hot")
+    (folder / "checkpoints/hot/final.pt").unlink()
+    (chain,) = find_chains(["checkpoints"])
+    assert chain.stages["train_ppo"].folder.name == "hot" and chain.stages["train_ppo"].steps
+    (folder / "checkpoints/hot/args.json").unlink()
+    (chain,) = find_chains(["checkpoints"])
+    assert "train_ppo" not in chain.stages
+    assert any("checkpoints/hot: no final.pt, and no args.json" in note for note in chain.notes)
+
+
+def test_a_damaged_stage_is_named_and_the_rest_is_shown(workplace):
+    folder = workplace("kgram")
+    damaged = folder / "checkpoints/kgram_train_dpo/final.pt"
+    damaged.write_bytes(damaged.read_bytes()[:-99])
+    with open(folder / "checkpoints/kgram_train_ppo/metrics.jsonl", "a") as log:
+        log.write("{\n")
+    (folder / "checkpoints/kgram_train_reward_model/metrics.jsonl").unlink()
+    ended, page = report()
+    text = "".join(page.text)
+    assert "left out: checkpoints/kgram_train_dpo/final.pt" in text
+    assert "left out: checkpoints/kgram_train_ppo/metrics.jsonl line" in text
+    assert "kgram_train_reward_model has no log (metrics.jsonl), no curves" in text
+    assert any("left out" in line for line in ended.err)
+
+
+def test_a_second_run_that_was_given_too_is_not_missed(workplace):
+    folder = workplace("kgram")
+    shutil.copytree(folder / "checkpoints/kgram_train_ppo", folder / "checkpoints/mine")
+    (chain,) = find_chains(["checkpoints"])
+    assert chain.notes == ["checkpoints/mine is a second train_ppo, left out: give it as a folder "
+                           "of its own to --checkpoints"]  # fmt: skip
+    first, second = find_chains(["checkpoints", "checkpoints/mine"])
+    assert not first.notes and list(second.stages) == [
+        "main_squad", "train_reward_model", "train_ppo",
+    ]  # fmt: skip
 
 
 def test_a_mark_in_a_folders_name_stays_text(workplace):
@@ -294,6 +344,30 @@ def test_the_track_of_a_hacked_reward_by_hand():
     np.testing.assert_allclose(track["f1"][1], [-20, -21, -19])
     assert hacking_track(ppo(record(0, 0, 0.1, 60))) is None
     assert hacking_track(Chain(Path("."), "kgram", {}, [])) is None
+
+
+def test_several_tracks_are_their_mean_where_all_have_an_evaluation():
+    def track(steps, kl):
+        kl = np.array(kl, float)
+        return {"step": np.array(steps), **{n: np.stack([kl] * 3, -1) for n in
+                ("kl_nats", "reward", "f1")}}  # fmt: skip
+
+    mean = mean_track([track([0, 5, 9], [0, 1, 2]), track([0, 9], [0, 4])])
+    assert mean["step"].tolist() == [0, 9]
+    np.testing.assert_allclose(mean["kl_nats"], [[0, 0, 0], [3, 2, 4]])
+
+
+def test_rules_are_drawn_once_unless_the_questions_differ():
+    from src.evaluation import Interval
+
+    def table(rule):
+        policy = {"em": Interval(1, 0, 2)}
+        return [{"rule: first": {"em": Interval(rule, 0, 50)}, "train_ppo": policy}]
+
+    same = quality_plot("em", "EM (%)", [("a", table(10)), ("b", table(10))])
+    other = quality_plot("em", "EM (%)", [("a", table(10)), ("b", table(20))])
+    assert "questions differ" in other.note and "questions differ" not in same.note
+    assert same.light != other.light
 
 
 def test_ppo_logs_what_the_track_needs(chain_of):

@@ -22,7 +22,7 @@ CSS = """
   --pg-warn: #fcd34d; }
 /* A long choice ends before the arrow of its dropdown. */
 .gradio-container input[role="listbox"] { text-overflow: ellipsis;
-  padding-right: 1.5em !important; }
+  padding-right: 2.6em !important; }
 /* Gradio's grey of what explains a setting, and of a slider's ends, is too faint. */
 .gradio-container { --block-info-text-color: var(--pg-soft); }
 .gradio-container .min_value, .gradio-container .max_value { color: var(--pg-soft) !important; }

@@ -14,7 +14,7 @@ SNAPSHOT = "snapshot"
 # Flags in which two runs may differ and still be repetitions of one another.
 REPETITION_FLAGS = {
     "seed", "output_dir", "checkpoint", "reward_checkpoint", "device", "threads", "tracker",
-    "save_every", "log_every", "micro_batch_size", "resume", "overwrite",
+    "save_every", "log_every", "micro_batch_size", "resume", "overwrite", "skip_nonfinite",
 }  # fmt: skip
 
 
@@ -100,17 +100,20 @@ def _read_json(path: Path) -> dict:
 def read_stage(folder: Path) -> tuple[str, str, Stage] | None:
     """(model type, stage, what is there) of a stage's folder; None for any other folder.
 
-    A finished stage says itself what it is; of an unfinished one the folder's name must.
+    A finished stage says itself what it is, an unfinished one in its args.json. Raises UserError
+    for a file that is damaged.
     """
     final, log = folder / "final.pt", folder / "metrics.jsonl"
     if final.is_file():
         found = load_checkpoint(final)
         model_type, name, flags = found.model_type, found.stage, found.flags
-    else:
+    elif log.is_file():
         found, flags = None, _read_json(folder / "args.json")
-        model_type, _, name = folder.name.partition("_")
-        if not log.is_file() or model_type not in MODEL_TYPES or name not in STAGES:
-            return None
+        model_type, name = flags.get("model_type"), flags.pop("stage", None)
+        if model_type not in MODEL_TYPES or name not in STAGES:
+            raise UserError(f"{folder}: no final.pt, and no args.json that names its stage")
+    else:
+        return None
     early = folder / "snapshot.pt"
     snapshot = load_checkpoint(early) if early.is_file() else None
     return model_type, name, Stage(
@@ -122,14 +125,19 @@ def find_chains(folders: Sequence[str]) -> list[Chain]:
     """The chains in folders of stages' folders (or in a stage's own folder), one for each model
     type and folder, completed from the lineage of their checkpoints.
 
-    Raises UserError where there is nothing at all.
+    A damaged stage is left out and noted. Raises UserError where there is nothing at all.
     """
-    chains = []
-    for name in folders:
-        top, found = Path(name), {}
+    chains, damaged = [], []
+    tops = list({Path(name).resolve(): Path(name) for name in folders}.items())
+    for _, top in tops:
+        found: dict[str, Chain] = {}
         children = sorted(p for p in top.iterdir() if p.is_dir()) if top.is_dir() else []
         for folder in [top, *children]:
-            stage = read_stage(folder)
+            try:
+                stage = read_stage(folder)
+            except UserError as error:
+                damaged.append(error)
+                continue
             if stage is None:
                 continue
             model_type, stage_name, content = stage
@@ -138,19 +146,20 @@ def find_chains(folders: Sequence[str]) -> list[Chain]:
             named = folder.name == f"{model_type}_{stage_name}"
             if known is None or named:
                 chain.stages[stage_name] = content
-            if known is not None:
-                left_out = known.folder if named else folder
+            left_out = known and (known.folder if named else folder)
+            if left_out and left_out.resolve() not in dict(tops):
                 chain.notes.append(
                     f"{left_out} is a second {stage_name}, left out: give it as a folder of its "
                     "own to --checkpoints"
                 )
         chains += [_complete(found[t]) for t in MODEL_TYPES if t in found]
     if not chains:
-        raise UserError(
+        raise damaged[0] if damaged else UserError(
             f"--checkpoints {' '.join(folders)} given, expected folders that hold "
             "{model_type}_{stage}/final.pt or metrics.jsonl, run a stage first: python "
             "main_squad.py --model_type transformer"
         )
+    chains[0].notes.extend(f"left out: {error}" for error in damaged)
     return chains
 
 
@@ -167,7 +176,11 @@ def _complete(chain: Chain) -> Chain:
             name, path = entry.get("stage"), Path(str(entry.get("path")))
             here = stages.get(name)
             if here is None and name in STAGES and path.is_file():
-                found = read_stage(path.parent)
+                try:
+                    found = read_stage(path.parent)
+                except UserError as error:
+                    notes.append(f"left out: {error}")
+                    continue
                 if found and entry.get("sha256") in _hashes(found[2]):
                     here = stages[name] = found[2]
             if here and _hashes(here) and entry.get("sha256") not in _hashes(here):
@@ -180,6 +193,8 @@ def _complete(chain: Chain) -> Chain:
             notes.append(f"{name}: no run of it was found")
         elif stages[name].checkpoint is None:
             notes.append(f"{name}: {stages[name].folder} is not finished, only its log is shown")
+        elif not stages[name].steps and not stages[name].evaluations:
+            notes.append(f"{name}: {stages[name].folder} has no log (metrics.jsonl), no curves")
     ppo = stages.get("train_ppo")
     if ppo and ppo.evaluations and not {"reward", "kl_nats"} <= ppo.evaluations[0].keys():
         notes.append(f"train_ppo: {ppo.folder} logged no reward and KL beside F1: it is an old run")
@@ -187,23 +202,39 @@ def _complete(chain: Chain) -> Chain:
     return chain._replace(stages=ordered, notes=notes)
 
 
+def _repeats(chain: Chain, other: Chain) -> bool:
+    """Whether the two ran the same stages with the same flags but for a repetition's, apart from
+    one another; a stage that one has not got to yet does not part them.
+    """
+    both = [(chain.stages[name], other.stages[name]) for name in chain.stages.keys() & other.stages]
+    return chain.model_type == other.model_type and bool(both) and all(
+        a.folder.resolve() != b.folder.resolve() and _choices(a) == _choices(b) for a, b in both
+    )
+
+
+def _choices(stage: Stage) -> str:
+    """The flags in which repetitions agree."""
+    flags = {k: v for k, v in stage.flags.items() if k not in REPETITION_FLAGS}
+    return json.dumps(flags, sort_keys=True, default=str)
+
+
 def group_chains(chains: Sequence[Chain]) -> list[Series]:
     """Chains of like flags together; labelled by the model type, and the folder where needed."""
-    groups: dict[str, list[Chain]] = {}
+    groups: list[list[Chain]] = []
     for chain in chains:
-        flags = [
-            [name, {k: v for k, v in stage.flags.items() if k not in REPETITION_FLAGS}]
-            for name, stage in chain.stages.items()
-        ]
-        key = json.dumps([chain.model_type, flags], sort_keys=True, default=str)
-        groups.setdefault(key, []).append(chain)
-    types = [group[0].model_type for group in groups.values()]
+        group = next((g for g in groups if _repeats(g[0], chain)), None)
+        if group is None:
+            groups.append([chain])
+        else:
+            group.append(chain)
+    types = [group[0].model_type for group in groups]
     series = []
-    for group in groups.values():
+    for group in groups:
         label = group[0].model_type
         if types.count(label) > 1:
             label += f" ({group[0].folder})"
         if len(group) > 1:
-            label += f", {len(group)} seeds"
+            seeds = {stage.flags.get("seed") for c in group for stage in c.stages.values()}
+            label += f", {len(group)} {'seeds' if len(seeds) >= len(group) else 'runs'}"
         series.append(Series(label, group))
     return series

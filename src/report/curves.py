@@ -36,9 +36,11 @@ CURVES = (
     Curve("main_squad", "quality", "Are its answers right?", "held-out EM, F1 (%)", None, EM_F1),
     Curve("train_dpo", "loss", "Does the preference loss fall?", "DPO loss (nats/pair)",
           "loss", {}, level=LN_2),
-    Curve("train_dpo", "accuracy", "Is the chosen answer the likelier one?",
-          "pairs in order (%)", "preference_accuracy", {"preference_accuracy": "held out"}, 100,
-          CHANCE),
+    Curve("train_dpo", "accuracy", "Did the chosen answer gain on the rejected one?",
+          "implicit rewards in order (%)", "preference_accuracy", {"reward_accuracy": "held out"},
+          100, CHANCE),
+    Curve("train_dpo", "preference", "Is the chosen answer the likelier one?",
+          "held-out pairs in order (%)", None, {"preference_accuracy": "held out"}),
     Curve("train_dpo", "log_probability", "What happens to both answers' probability?",
           "log-probability (nats/answer)", None,
           {"chosen_logp_nats": "chosen", "rejected_logp_nats": "rejected"}),
@@ -104,7 +106,7 @@ def _mean_and_band(axes: Axes, steps: np.ndarray, values: np.ndarray, **style) -
 
 def _training(axes: Axes, curve: Curve, series: Series, number: int, theme: Theme) -> bool:
     """The figure in training, smoothed over a twentieth of the run; one run's raw, faintly."""
-    logs = [c.stages[curve.stage].steps for c in series.chains if curve.stage in c.stages]
+    logs = [c.stages[curve.stage].steps for c in series.chains]
     steps, values = by_step(logs, curve.training) if curve.training else (np.array([]), None)
     if not len(steps):
         return False
@@ -123,7 +125,7 @@ def _held_out(axes: Axes, curve: Curve, all_series: Sequence[Series], theme: The
     """Held-out figures as markers with intervals, or bands over seeds; returns how many lines."""
     lines = 0
     for number, series in enumerate(all_series):
-        logs = [c.stages[curve.stage].evaluations for c in series.chains if curve.stage in c.stages]
+        logs = [c.stages[curve.stage].evaluations for c in series.chains]
         for place, (key, words) in enumerate(curve.held_out.items()):
             steps, values = by_step(logs, key)
             if not len(steps):
@@ -147,16 +149,30 @@ def _held_out(axes: Axes, curve: Curve, all_series: Sequence[Series], theme: The
     return lines
 
 
+def _each_once(stage: str, all_series: Sequence[Series]) -> list[Series]:
+    """The series with the chains that have a run of the stage, a run that several share in the
+    first of them.
+    """
+    drawn, found = set(), []
+    for series in all_series:
+        own = {c.stages[stage].folder.resolve(): c for c in series.chains if stage in c.stages}
+        found.append(series._replace(chains=[own[f] for f in own if f not in drawn]))
+        drawn |= own.keys()
+    return found
+
+
 def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
     """The panel of a curve for all series; None where no run logged anything for it."""
+    all_series = _each_once(curve.stage, all_series)
     keys = curve.held_out
-    if not any(
-        curve.training in record or any(key in record for key in keys)
+    records = [
+        record
         for series in all_series
         for chain in series.chains
-        if curve.stage in chain.stages
         for record in (*chain.stages[curve.stage].steps, *chain.stages[curve.stage].evaluations)
-    ):
+    ]
+    marked = any(key in record for record in records for key in keys)
+    if not marked and not any(curve.training in record for record in records):
         return None
 
     def draw(axes: Axes, theme: Theme) -> None:
@@ -180,18 +196,13 @@ def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
             axes.set_ylim(middle - PERCENT_SPAN / 2, middle + PERCENT_SPAN / 2)
         legend(axes, max(lines, len(all_series)))
 
+    several = any(len(series.chains) > 1 for series in all_series)
     note = []
     if curve.training:
-        note.append("Line: training, smoothed over a twentieth of the run (faint: as logged).")
-    if any(
-        key in record
-        for series in all_series
-        for chain in series.chains
-        if curve.stage in chain.stages
-        for record in chain.stages[curve.stage].evaluations
-        for key in keys
-    ):
-        note.append("Markers: held-out questions with 95% intervals.")
-    if any(len(series.chains) > 1 for series in all_series):
-        note.append("Band: least to most over seeds.")
+        note.append("Line: training, smoothed over a twentieth of the run")
+        note[-1] += "." if several else " (faint: as logged)."
+    if marked:
+        note.append("Markers: held-out questions" + ("." if several else " with 95% intervals."))
+    if several:
+        note.append("Several runs: their mean, band from the least to the most.")
     return render(f"{curve.stage}_{curve.name}", curve.question, " ".join(note), draw)

@@ -15,6 +15,7 @@ from src.report.drawing import Plot
 from src.report.html import Markup, join, tag
 from src.report.measure import BASE, Measured
 from src.report.summary_plots import NAMES
+from src.utils.checkpoint_utils import Checkpoint
 
 # metric -> (heading, unit)
 COLUMNS = {
@@ -29,6 +30,10 @@ GAINS = {
     "preference_accuracy": ("pairs in order", "points"), "accuracy": ("pairs in order", "points"),
     "reward": ("reward", "score units"),
 }  # fmt: skip
+OWN_QUESTIONS = (
+    "Each on the held-out questions that its stage evaluated itself on (--eval_limit), which need "
+    "not be those measured below."
+)
 
 
 class Contents(NamedTuple):
@@ -88,7 +93,9 @@ def verdicts(chain: Chain) -> list[str]:
             word = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
             told.append(f"{words} {word} ({gain:+.2f} [{low:+.2f}, {high:+.2f}] {unit})")
         if told:
-            lines.append(f"{NAMES[name]} against the model it started from: {'; '.join(told)}.")
+            lines.append(
+                f"{NAMES[name]} against the model it started from: {'; '.join(told)}."
+            )
         if metrics.get("reward_gain_low", 0) > 0 > metrics.get("f1_gain_high", 0):
             lines.append("The reward rose while F1 fell: the reward model was hacked.")
     return lines
@@ -123,18 +130,25 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
     return tag("div", tag("table", caption, head, tag("tbody", *rows)), class_="wide")
 
 
+def _ancestors(found: Checkpoint | None) -> str:
+    """What a checkpoint came from, by stage and file."""
+    if found is None:
+        return "?"
+    entries = [(entry.get("stage"), Path(str(entry.get("path"))).name) for entry in found.lineage]
+    return ", ".join(f"{stage} ({file})" for stage, file in dict.fromkeys(entries)) or "scratch"
+
+
 def run_table(chain: Chain) -> Markup:
     """What was run: a row a stage, its flags below."""
-    heads = ("stage", "seed", "steps", "time", "started from", "sha256", "machine")
+    heads = ("stage", "seed", "steps", "time of logged steps", "started from", "sha256", "machine")
     rows, flags = [], []
     for name, stage in chain.stages.items():
         times = [record.get("seconds", math.nan) for record in stage.steps]
         seconds = sum(t for t in times if math.isfinite(t))
         found = stage.checkpoint
-        parents = dict.fromkeys(a.get("stage") for a in found.lineage) if found else ["?"]
         cells = (
             name, stage.flags.get("seed", "?"), stage.steps[-1]["step"] if stage.steps else "?",
-            f"{seconds / 60:.1f} min of logged steps", ", ".join(map(str, parents)) or "scratch",
+            f"{seconds / 60:.1f} min", _ancestors(found),
             found.sha256[:12] if found else "not finished",
             ", ".join(f"{k} {v}" for k, v in stage.machine.items()) or "not recorded",
         )  # fmt: skip
@@ -152,7 +166,7 @@ def run_table(chain: Chain) -> Markup:
     table = tag("table", tag("thead", tag("tr", *(tag("th", h, scope="col") for h in heads))),
                 tag("tbody", *rows))  # fmt: skip
     return join([
-        tag("div", table, class_="wide"),
+        tag("div", table, class_="wide runs"),
         *data,
         tag("details", tag("summary", "all flags, as they were resolved"), *flags),
     ])  # fmt: skip
@@ -161,11 +175,16 @@ def run_table(chain: Chain) -> Markup:
 def answer_sections(contents: Contents) -> list[Markup]:
     """A table for each set of questions; policies that met the same questions share one."""
     tables: dict[tuple, tuple] = {}
-    names = names_of(contents.chains)
+    names, shown = names_of(contents.chains), set()
     for place, measured in contents.measured.items():
         key = tuple(measured.held_out.ids), tuple(measured.held_out.asked)
         _, policies = tables.setdefault(key, (measured.held_out, {}))
+        checkpoints = contents.chains[place].policies()
         for stage, result in measured.answers.items():
+            same = (key, checkpoints[stage].sha256)
+            if same in shown:  # an ancestor of several chains
+                continue
+            shown.add(same)
             prefix = f"{names[place]} " if len(names) > 1 else ""
             policies[f"{prefix}{NAMES[stage]}"] = result
     return [answers_table(n, *table) for n, table in enumerate(tables.values(), 1)]
@@ -205,6 +224,7 @@ def page(contents: Contents) -> str:
     body = join([
         tag("h1", title),
         tag("ul", *(tag("li", line) for line in glance)) if glance else None,
+        tag("p", OWN_QUESTIONS, class_="faint") if glance else None,
         tag("h3", "Missing or not as expected") if notes else None,
         tag("ul", *(tag("li", note) for note in notes)) if notes else None,
         tag("nav", *(tag("a", words, href=f"#{key}") for key, words, _ in sections)),

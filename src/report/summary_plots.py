@@ -37,22 +37,30 @@ def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]
     if not rows:
         return None
 
+    def point_of(name: str, runs: list[dict]) -> Interval | None:
+        found = [t[name][metric] for t in runs if metric in t.get(name, {})]
+        point = mean_of(found) if found else None
+        return point if point and math.isfinite(point.value) else None
+
+    # The same rules answer the same questions alike: drawn once, unless the questions differ.
+    shared = {
+        name for name in rows
+        if name.startswith("rule:") and len({point_of(name, runs) for _, runs in tables}) == 1
+    }  # fmt: skip
+
     def draw(axes: Axes, theme: Theme) -> None:
         for number, (label, runs) in enumerate(tables):
             shift = 0.6 * ((number + 0.5) / len(tables) - 0.5)
             shown = False
             for row, name in enumerate(rows):
-                found = [t[name][metric] for t in runs if metric in t.get(name, {})]
-                rule = name.startswith("rule:")
-                if not found or (rule and number):  # the same rules answer the same questions
+                point, rule = point_of(name, runs), name.startswith("rule:")
+                if point is None or (name in shared and number):
                     continue
-                point = mean_of(found)
-                if not math.isfinite(point.value):
-                    continue
+                one = name in shared
                 axes.errorbar(
-                    point.value, -row - (0 if rule else shift),
+                    point.value, -row - (0 if one else shift),
                     xerr=bounds(point.low, point.value, point.high), capsize=2.5, markersize=6,
-                    color=theme.faint if rule else theme.colours[number % len(theme.colours)],
+                    color=theme.faint if one else theme.colours[number % len(theme.colours)],
                     marker="|" if rule else MARKERS[number % len(MARKERS)],
                     label=None if rule or shown else label,
                 )  # fmt: skip
@@ -69,12 +77,13 @@ def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]
         axes.grid(axis="y", visible=False)
         legend(axes, len(tables))
 
-    note = (
-        "Bars: 95% bootstrap intervals over contexts. Rules understand nothing; "
-        "perfect copy is the ceiling."
-    )
+    note = "Rules understand nothing; perfect copy is the ceiling."
+    if any(len(runs) == 1 for _, runs in tables):
+        note = f"Bars: 95% bootstrap intervals over contexts. {note}"
     if any(len(runs) > 1 for _, runs in tables):
-        note += " Several seeds: their mean, bars from the least to the most."
+        note += " Several runs: their mean, bars from the least to the most."
+    if any(name.startswith("rule:") and name not in shared for name in rows):
+        note += " The held-out questions differ, so each has its own rules."
     words = "How many answers are exactly right?" if metric == "em" else "How right is each answer?"
     height = 1.1 + 0.27 * len(rows) * max(1, 0.55 * len(tables))
     return render(f"quality_{metric}", words, note, draw, max(2.6, height))
@@ -89,6 +98,7 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
     if not kinds:
         return None
     share = {k: float(np.mean([s.accuracy.value for s in runs])) for k, runs in kinds.items()}
+    pairs = {k: sum(len(s.chosen) for s in runs) for k, runs in kinds.items()}
     ordered = sorted(kinds, key=share.get)
 
     def draw(axes: Axes, theme: Theme) -> None:
@@ -109,8 +119,8 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
                     label=f"{side} (median)" if row == 0 else None,
                 )  # fmt: skip
             axes.annotate(
-                f"{share[kind]:.0f}%", (1, -row), xycoords=axes.get_yaxis_transform(),
-                xytext=(3, 0), textcoords="offset points", va="center", fontsize=9,
+                f"{share[kind]:.0f}% of {pairs[kind]}", (1, -row), va="center", fontsize=9,
+                xycoords=axes.get_yaxis_transform(), xytext=(3, 0), textcoords="offset points",
             )  # fmt: skip
         axes.set_yticks([-row for row in range(len(ordered))], ordered)
         axes.set_ylim(-len(ordered) + 0.4, 0.6)
@@ -121,7 +131,7 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
     return render(
         f"rewards_{name}",
         f"Which wrong answers does the reward model see through? ({label})",
-        "Held-out pairs by kind of corruption, the hardest first; right: share of pairs in order. "
+        "Held-out pairs by kind of corruption, the hardest first; right: pairs in order. "
         "What overlaps is what PPO can exploit.",
         draw,
         0.9 + 0.42 * len(ordered),
@@ -145,11 +155,28 @@ def hacking_track(chain: Chain) -> dict[str, np.ndarray] | None:
     return track | {"step": np.array([r["step"] for r in seen])}
 
 
+def mean_track(tracks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One run's track; of several, at the evaluations that all have, their mean, the least and the
+    most.
+    """
+    if len(tracks) == 1:
+        return tracks[0]
+    steps = sorted(set.intersection(*(set(track["step"]) for track in tracks)))
+    mean: dict[str, np.ndarray] = {"step": np.array(steps)}
+    for name in ("kl_nats", "reward", "f1"):
+        values = np.array([
+            [track[name][list(track["step"]).index(step), 0] for step in steps] for track in tracks
+        ])  # fmt: skip
+        mean[name] = np.stack([values.mean(0), values.min(0), values.max(0)], -1)
+    return mean
+
+
 def hacking_plot(name: str, series: Series) -> Plot | None:
     """Reward and true F1 against the KL that PPO has spent, in one height: hacking parts them."""
     tracks = [t for c in series.chains if (t := hacking_track(c)) is not None]
     if not tracks:
         return None
+    track = mean_track(tracks)
     flags = next(c for c in series.chains if "train_ppo" in c.stages).stages["train_ppo"].flags
     by_model = flags.get("reward", "model") == "model"
     points = POINTS_PER_DEVIATION if by_model else POINTS_PER_SHARE
@@ -159,20 +186,18 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
             ("reward", "reward model" if by_model else f"reward {flags.get('reward')}", 1.0),
             ("f1", "true F1", 1 / points),
         )):  # fmt: skip
-            for place, track in enumerate(tracks):
-                kl, values = track["kl_nats"][:, 0], track[key] * scale
-                arms = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
-                axes.errorbar(
-                    kl, values[:, 0],
-                    yerr=np.clip(arms, 0, None),
-                    color=theme.colours[number], linestyle=LINES[number], marker=MARKERS[number],
-                    markersize=5, capsize=2, elinewidth=0.8, label=None if place else words,
-                )  # fmt: skip
+            values = track[key] * scale
+            arms = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
+            axes.errorbar(
+                track["kl_nats"][:, 0], values[:, 0], yerr=np.clip(arms, 0, None),
+                color=theme.colours[number], linestyle=LINES[number], marker=MARKERS[number],
+                markersize=5, capsize=2, elinewidth=0.8, label=words,
+            )  # fmt: skip
         axes.axhline(0, color=theme.faint, linewidth=1)
         span = max(0.25, *(np.abs(axes.get_ylim())))
         axes.set_ylim(-span, span)
         room, named = 0.06 * (axes.get_xlim()[1] - axes.get_xlim()[0]), []
-        steps, reached = tracks[0]["step"][1:], tracks[0]["kl_nats"][1:, 0]
+        steps, reached = track["step"][1:], track["kl_nats"][1:, 0]
         for step, x in zip(steps[::-1], reached[::-1], strict=True):
             if any(abs(x - other) < room for other in named):
                 continue  # its name would lie on that of a later step
@@ -188,12 +213,16 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
         right.set_ylabel("change of F1 (points)")
         legend(axes, 2)
 
+    question = "Is the reward model being hacked?" if by_model else "Does the reward itself rise?"
+    arms = "with the 95% interval of each value" if len(tracks) == 1 else (
+        "the mean of several runs, from the least to the most"
+    )  # fmt: skip
     return render(
         f"hacking_{name}",
-        f"Is the reward model being hacked? ({series.label})",
-        "Held-out greedy answers at each evaluation of PPO, as change since its start, with the "
-        "95% interval of each value. Both share one height: 1 of reward is drawn as "
-        f"{points:.0f} points of F1. Rising together: learning. Reward up while F1 falls: hacking.",
+        f"{question} ({series.label})",
+        f"Held-out greedy answers at each evaluation of PPO, as change since its start, {arms}. "
+        f"Both share one height: 1 of reward is drawn as {points:.0f} points of F1. Rising "
+        "together: learning. Reward up while F1 falls: hacking.",
         draw,
         3.3,
     )  # fmt: skip

@@ -14,6 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, STAGES, TRACKERS, UserError
 from src.utils.ranks import lost_rank, rank
 
+ENVIRONMENT = (
+    "expected the environment of requirements.txt: . .venv/bin/activate after ./run.sh, or "
+    "pip install -r requirements.txt"
+)
+
 
 class Stopped(BaseException):
     """A signal asked the run to stop; what was finished is saved. `code` is 128 + the signal's
@@ -111,6 +116,10 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
             message, code = str(error), 2
         except Stopped as error:
             message, code = str(error), error.code
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("src"):
+                raise
+            message, code = f"{error.name} is not installed, {ENVIRONMENT}", 2
         except NonFiniteError as error:
             message, code = str(error), 1
         except BrokenPipeError:
@@ -266,21 +275,15 @@ def add_training_flags(
     add("--epochs", type=positive, default=epochs, help="passes over the training data")
     add("--max_steps", type=positive_int, help="optimizer steps; overrides --epochs")
     add("--batch_size", type=positive_int, default=batch_size, help="contexts a step")
-    add(
-        "--micro_batch_size",
-        type=positive_int,
-        help="contexts in memory at a time (same result); default: all of --batch_size",
-    )
+    add("--micro_batch_size", type=positive_int,
+        help="contexts in memory at a time (same result); default: all of --batch_size")
     add("--lr", type=positive, default=lr, help="peak learning rate")
     add("--warmup", type=count, default=20, help="steps over which the rate rises from 0")
     add("--hold", type=share, default=hold, help="share of the run at the peak rate")
     add("--weight_decay", type=non_negative, default=weight_decay, help="on matrices only")
     add("--grad_clip", type=positive, default=1.0, help="largest norm of the gradient")
-    add(
-        "--eval_every",
-        type=count,
-        help="steps between evaluations; 0: only at the ends; default: a quarter of the run",
-    )
+    add("--eval_every", type=count,
+        help="steps between evaluations; 0: only at the ends; default: a quarter of the run")
     add("--eval_limit", type=positive_int, default=500, help="held-out questions evaluated")
     add("--save_every", type=positive_int, default=100, help="steps between last.pt files")
     add("--log_every", type=positive_int, default=1, help="steps between lines of metrics.jsonl")
@@ -292,11 +295,8 @@ def add_training_flags(
     )
     add("--resume", action="store_true", help="continue from last.pt with the stored flags")
     add("--overwrite", action="store_true", help="start anew over an existing run")
-    add(
-        "--skip_nonfinite",
-        action="store_true",
-        help="leave out a step whose loss or gradient is not finite instead of stopping",
-    )
+    add("--skip_nonfinite", action="store_true",
+        help="leave out a step whose loss or gradient is not finite instead of stopping")
     add("--compile", action="store_true", help="torch.compile the models: slow to start")
     add("--shard", action="store_true", help="divide weights and optimizer among torchrun's ranks")
 

@@ -180,8 +180,8 @@ class Run:
         if self.last is None:
             for name in RUN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
-        flags = json.dumps(vars(self.args), indent=1, sort_keys=True).encode()
-        write_atomically(self.folder / "args.json", lambda file: file.write(flags))
+        told = json.dumps({"stage": self.stage, **vars(self.args)}, indent=1, sort_keys=True)
+        write_atomically(self.folder / "args.json", lambda file: file.write(told.encode()))
         machine = json.dumps(machine_in_words(), indent=1).encode()
         write_atomically(self.folder / "machine.json", lambda file: file.write(machine))
         path = self.folder / "metrics.jsonl"
