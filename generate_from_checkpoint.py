@@ -58,6 +58,9 @@ def answer(args, checkpoint, prompt, device) -> dict:
 
     trunk = checkpoint.model
     room = trunk.config.block_size - args.max_new_tokens
+    if room < 1:
+        raise UserError(f"--max_new_tokens {args.max_new_tokens} given, expected less than the "
+                        f"model's block of {trunk.config.block_size}")  # fmt: skip
     context, question = encode_within(checkpoint.tokenizer, prompt, room)
     answers = generate(
         trunk,

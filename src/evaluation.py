@@ -167,15 +167,16 @@ def metric_points(predictions: Sequence[str], asked: Sequence[Asked]) -> tuple[l
 
 def kl_of_samples(
     model: nn.Module, parent: nn.Module, prompts: Sequence[PromptTree], stop_id: int, *,
-    seed: int = 0, max_new_tokens: int = 24, device: torch.device | str = "cpu",
+    seed: int = 0, first_row: int = 0, max_new_tokens: int = 24, device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """KL from the parent, one estimate a question (Q,): summed k1 of one sample at temperature 1.
 
-    A sample cut off at max_new_tokens is scored as if it stopped there, under both.
+    A sample cut off at max_new_tokens is scored as if it stopped there, under both. first_row: how
+    many questions other ranks have before these, so that all draw from one stream.
     """
     ids = iter(
         generate_all(
-            model, prompts, stop_id, sampling=Sampling(), seed=seed,
+            model, prompts, stop_id, sampling=Sampling(), seed=seed, first_row=first_row,
             max_new_tokens=max_new_tokens, device=device,
         )
     )  # fmt: skip

@@ -97,10 +97,11 @@ def generate(
     max_new_tokens: int = 16,
     seed: Sequence[int] | int = 0,
     first_row: int = 0,
+    uniform: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Answers:
     """Sample `num_samples` answers to each question, at most `max_new_tokens` tokens each, the stop
-    token included.
+    token included. uniform: (N, max_new_tokens) in [0, 1) to draw by, in place of the seed's.
 
     Contexts and questions are read once. Rows that have stopped leave the batch. A sample depends
     on the weights, its prompt, the seed and its place among the samples, and on no other row.
@@ -109,7 +110,9 @@ def generate(
     state = read_prompts(model, contexts, questions) if prompts else None
     rows = torch.arange(len(last_token), device=device).repeat_interleave(num_samples)
     state, token = state and state.select(rows), last_token.index_select(0, rows)
-    uniform = _uniforms(seed, first_row + len(rows), max_new_tokens)[first_row:].to(device)
+    if uniform is None:
+        uniform = _uniforms(seed, first_row + len(rows), max_new_tokens)[first_row:]
+    uniform = uniform.to(device)
     tokens = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=device)
     logp = torch.zeros(len(rows), max_new_tokens, device=device)
     lengths = torch.zeros(len(rows), dtype=torch.long, device=device)
@@ -166,17 +169,19 @@ def generate_all(
 ) -> list[list[int]]:
     """Answers' ids without the stop token for any number of prompts, question after question.
 
-    options: as for `generate`. Prompts of like length are answered together, each batch with
-    random numbers of its own from the seed.
+    options: as for `generate`. Prompts of like length are answered together; which ones are
+    changes no sample.
     """
-    seed = options.pop("seed", 0)
-    words = [seed] if isinstance(seed, int) else list(seed)
-    samples = options.get("num_samples", 1)
+    seed, first_row = options.pop("seed", 0), options.pop("first_row", 0)
+    samples, steps = options.get("num_samples", 1), options.setdefault("max_new_tokens", 16)
+    rows = [samples * len(questions) for _, questions in prompts]
+    of_tree = _uniforms(seed, first_row + sum(rows), steps)[first_row:].split(rows)
     answers: list[list[list[int]]] = [[] for _ in prompts]
-    for number, batch in enumerate(batches_by_length(prompts)):
+    for batch in batches_by_length(prompts):
         chosen = [prompts[i] for i in batch]
-        found = generate(model, chosen, stop_id, seed=[*words, number], **options)
+        uniform = torch.cat([of_tree[i] for i in batch])
+        found = generate(model, chosen, stop_id, uniform=uniform, **options)
         texts = iter(found.texts())
         for i in batch:
             answers[i] = [next(texts) for _ in range(len(prompts[i][1]) * samples)]
-    return [text for of_tree in answers for text in of_tree]
+    return [text for texts in answers for text in texts]

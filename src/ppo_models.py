@@ -18,7 +18,7 @@ from src.progress import Figures
 from src.rewards import reward_function, reward_of_trees
 from src.stages import require_same_tokenizer
 from src.utils.checkpoint_utils import REWARD_STAGE, Checkpoint, load_parent
-from src.utils.distributed import by_rank
+from src.utils.distributed import by_rank, my_share
 
 
 class Models(NamedTuple):
@@ -73,12 +73,14 @@ def reward_and_kl(
     """What an evaluation of PPO adds: the reward of the greedy answers, and the KL in nats of one
     sampled answer a question from the policy that training started from.
     """
+    before = held_out.prompts[: my_share(held_out.prompts).start]
+    first_row = sum(len(questions) for _, questions in before)
     score = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
 
     def more(result: PolicyResult) -> Figures:
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
             return kl_of_samples(
-                models.policy, models.reference, prompts, tokenizer.stop_id,
+                models.policy, models.reference, prompts, tokenizer.stop_id, first_row=first_row,
                 max_new_tokens=args.max_new_tokens, device=device,
             ).tolist()  # fmt: skip
 

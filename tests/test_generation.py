@@ -230,6 +230,17 @@ def test_generate_all_draws_anew_in_every_batch(model):
     assert found == generate_all(model, prompts, STOP, **options)
 
 
+def test_a_share_of_the_prompts_draws_what_it_would_draw_among_all(model):
+    """Equal prompts, so that only the random numbers can differ: as two ranks, and in any batch."""
+    prompts = [([1, 2], [[3], [4]])] * 5
+    options = {"sampling": Sampling(2.0), "max_new_tokens": 6, "num_samples": 2, "seed": 5}
+    found = generate_all(model, prompts, STOP, **options)
+    assert found[:4] != found[4:8]
+    first = generate_all(model, prompts[:2], STOP, **options)
+    assert first + generate_all(model, prompts[2:], STOP, first_row=8, **options) == found
+    assert found == generate(model, prompts, STOP, **options).texts()
+
+
 def test_gradients_flow_through_what_is_computed_from_samples(model):
     found = generate(model, PROMPTS, STOP, sampling=Sampling(), max_new_tokens=5)
     assert not any(tensor.is_inference() for tensor in found)

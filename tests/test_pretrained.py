@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.byte_pairs import PATTERNS, byte_characters, vocabulary_of
+from src.data.byte_pairs import PATTERNS, byte_characters, vocabulary_of, vocabulary_of_json
 from src.data.tokenizer import Tokenizer
 from src.model.transformer.gguf_file import GgufFile
 from src.model.transformer.llama_folder import folder_source
@@ -222,6 +222,42 @@ def mutated(data: bytes, rng: random.Random, header: int) -> bytes:
         at = rng.randrange(header)
         changed[at : at + 4] = rng.choice((b"\xff" * 4, b"\0" * 4, rng.randbytes(4)))
     return bytes(changed[: len(data)])
+
+
+@pytest.mark.parametrize(
+    "names", [{"a": [1]}, {"a": {}}, {"a": ""}, {"a": ".."}, {"a": "../b"}, [], {}], ids=str
+)
+def test_an_index_to_anything_but_files_beside_it_is_refused(tmp_path, whole, names):
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(UserError, match="expected a weight_map to files beside it"):
+        load_pretrained(str(folder))
+
+
+def test_a_name_too_long_for_a_file_is_refused_as_any_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such file or folder"):
+        load_pretrained("x" * 300)
+
+
+def test_added_tokens_that_ordinary_text_holds_are_refused():
+    root = tokenizer_json()
+    root["added_tokens"][0]["special"] = False
+    with pytest.raises(UserError, match="added_tokens that are not special"):
+        vocabulary_of_json(root, 1, "test")
+
+
+def test_whole_pieces_are_tokens_where_merges_are_ignored():
+    """No merge makes `qzx`: one id where it is a whole piece, and only there."""
+    root = tokenizer_json()
+    root["model"]["vocab"]["qzx"] = 1000
+    assert b"qzx" not in vocabulary_of_json(root, 1, "test").ranks
+    root["model"]["ignore_merges"] = True
+    tokenizer = Tokenizer.from_vocabulary(vocabulary_of_json(root, 1, "test"))
+    assert tokenizer.encode("qzx") == [1000] and 1000 not in tokenizer.encode("aqzx")
+    root["model"]["vocab"]["qz"] = 1001
+    with pytest.raises(UserError, match="two tokens join to it"):
+        vocabulary_of_json(root, 1, "test")
 
 
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])

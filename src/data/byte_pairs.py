@@ -116,11 +116,13 @@ def vocabulary_of(
     pattern: str,
     stop_id: int,
     source: str,
+    whole_pieces: bool = False,
 ) -> Vocabulary:
     """Ranks from byte-level tokens and merges; UserError where tiktoken would give other ids.
 
     tokens: text -> id, those of `special` left out. A token of several bytes that no merge makes is
-    special too: no text encodes to it.
+    special too: no text encodes to it, unless a piece of text that is a token is one at once
+    (whole_pieces, which is `ignore_merges` in a tokenizer.json, and tiktoken's own way).
     """
     table = byte_characters()
     known = {text: _to_bytes(text, table, source) for text in tokens}
@@ -137,10 +139,18 @@ def vocabulary_of(
                 f"one that makes id {last}, expected ids in the order of the merges, each once"
             )
         made_of[known[left + right]], last = (known[left], known[right]), token
-    ranks, unreached = {}, dict(special)
+    ranks, unreached, pieces = {}, dict(special), set(known.values())
     for text, token in tokens.items():
-        if len(known[text]) == 1 or known[text] in made_of:
-            ranks[known[text]] = token
+        piece = known[text]
+        if len(piece) == 1 or piece in made_of:
+            ranks[piece] = token
+        elif whole_pieces:
+            if any(piece[:i] in pieces and piece[i:] in pieces for i in range(1, len(piece))):
+                raise UserError(
+                    f"{source}: no merge makes the token {piece[:40]!r}, though two tokens join "
+                    "to it, expected a vocabulary that tiktoken can follow"
+                )
+            ranks[piece] = token
         else:
             unreached[text] = token
     ids = [*ranks.values(), *unreached.values()]
@@ -184,6 +194,12 @@ def _pattern_of(pre_tokenizer: Any, source: str) -> str:
     )
 
 
+def _ordinary(added: Any) -> list:
+    """Added tokens that ordinary text holds: transformers cuts text at them before all else."""
+    entries = added if isinstance(added, list) else []
+    return [t.get("content") for t in entries if isinstance(t, dict) and not t.get("special")]
+
+
 def vocabulary_of_json(root: Any, stop_id: int | None, source: str) -> Vocabulary:
     """The vocabulary of a parsed tokenizer.json; UserError for what tiktoken cannot do."""
     model = root.get("model") if isinstance(root, dict) else None
@@ -195,6 +211,7 @@ def vocabulary_of_json(root: Any, stop_id: int | None, source: str) -> Vocabular
         "dropout": model.get("dropout"),
         "continuing_subword_prefix": model.get("continuing_subword_prefix"),
         "end_of_word_suffix": model.get("end_of_word_suffix"),
+        "added_tokens that are not special": _ordinary(root.get("added_tokens")),
     }
     post = root.get("post_processor")
     if not (isinstance(post, dict) and post.get("type") == "ByteLevel"):
@@ -219,7 +236,8 @@ def vocabulary_of_json(root: Any, stop_id: int | None, source: str) -> Vocabular
         raise UserError(f"{source}: expected a tokenizer.json ({error!r:.80})") from None
     if stop_id is None:
         raise UserError(f"{source}: no end token is named beside it (eos_token_id), expected one")
-    vocabulary = vocabulary_of(tokens, merges, added, pattern, stop_id, source)
+    whole = model.get("ignore_merges") is True
+    vocabulary = vocabulary_of(tokens, merges, added, pattern, stop_id, source, whole)
     absent = 256 - sum(len(token) == 1 for token in vocabulary.ranks)
     if absent and model.get("unk_token") is not None:
         raise UserError(f"{source}: unk_token {model['unk_token']!r:.40} given for {absent} bytes, "

@@ -142,6 +142,10 @@ def load_checkpoint(path: str | Path, advice: str = "name another file") -> Chec
         json.dumps({field: payload[field] for field in FIELDS if field != "weights"})
     except TypeError:
         raise UserError(f"{path} given, expected tensors among its weights only") from None
+    for ancestor in payload["lineage"]:
+        known = ancestor if isinstance(ancestor, dict) else {}
+        if not all(isinstance(known.get(name), str) for name in ("stage", "path", "sha256")):
+            raise UserError(f"{path} given, its lineage has an entry without stage, path, sha256")
     weights = dict(payload["weights"])
     _check_fit(path, payload, weights)
     model = _build(payload)

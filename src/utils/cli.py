@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, STAGES, TRACKERS, UserError
 from src.utils.ranks import lost_rank, rank
 
+LARGEST_INT = 2**63 - 1
 ENVIRONMENT = (
     "expected the environment of requirements.txt: . .venv/bin/activate after ./run.sh, or "
     "pip install -r requirements.txt"
@@ -109,6 +110,7 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
         name = main.__module__ if main.__module__ != "__main__" else sys.argv[0]
         with contextlib.suppress(AttributeError):  # a stream that is closed or no file of text
             sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show is no fault
+        own_fault = False
         try:
             with _ended_by_sigterm():
                 return main(argv)
@@ -125,6 +127,7 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
         except BrokenPipeError:
             message, code = "the reader of the output went away", 1
         except (OSError, MemoryError, RuntimeError) as error:
+            own_fault = True
             if out_of_memory(error):
                 message, code = "out of memory, use a smaller --micro_batch_size or model", 1
             elif isinstance(error, OSError):
@@ -137,8 +140,9 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
                 raise
         except KeyboardInterrupt:
             message, code = "interrupted", 130
-        if not rank():
-            print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+        if not rank() or own_fault:  # what all ranks raise is said once
+            where = f"rank {rank()}: " if rank() else ""
+            print(f"{name}: {where}{' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(code)
 
     return run
@@ -154,8 +158,8 @@ def number(
 ) -> Callable[[str], float]:
     """An argparse type: a finite number of [low, high]; `above` and `below` leave the ends out."""
     words = "a whole number" if kind is int else "a number"
-    if low > -math.inf:
-        words += f" {'above' if above else 'of at least'} {low}"
+    most = min(high, LARGEST_INT) if kind is int else high  # what a checkpoint can hold
+    words += f" {'above' if above else 'of at least'} {low}" if low > -math.inf else ""
     if high < math.inf:
         words += f"{' and' if low > -math.inf else ''} {'below' if below else 'of at most'} {high}"
 
@@ -165,10 +169,10 @@ def number(
         except ValueError:
             value = math.nan
         inside = value > low if above else value >= low
-        inside = inside and (value < high if below else value <= high)
-        # A whole number of 400 digits is finite, and too large for isfinite.
+        inside = inside and (value < most if below else value <= most)
+        # A whole number of 400 digits is too large for isfinite.
         if not inside or not (kind is int or math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f"{text!r} given, expected {words}")
+            raise argparse.ArgumentTypeError(f"{text[:60]!r} given, expected {words}")
         return value
 
     return parse
@@ -253,11 +257,8 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
             help="training questions to use, a seeded choice of whole paragraphs"
             + (inherited or "; all if left out"),
         )
-    parser.add_argument(
-        "--strict_data",
-        action="store_true",
-        help="refuse a file with unusable rows instead of dropping them",
-    )
+    parser.add_argument("--strict_data", action="store_true",
+                        help="refuse a file with unusable rows instead of dropping them")
 
 
 def add_training_flags(

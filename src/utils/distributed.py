@@ -139,13 +139,18 @@ def gathered(*modules: nn.Module | None) -> Iterator[None]:
             unit.set_reshard_after_forward(True, recurse=False)
 
 
+def my_share(items: Sequence) -> range:
+    """Which of the trees `by_rank` gives to this rank."""
+    return shares([tree_cost(item) for item in items], world_size())[rank()]
+
+
 def by_rank(model: nn.Module, items: Sequence, work: Callable[[Sequence], Any]) -> list:
     """What `work`, which calls the model, makes of each rank's share of trees: one result a rank,
     in their order, on every rank. For what needs no gradient.
     """
     if world_size() == 1:
         return [work(items)]
-    mine = shares([tree_cost(item) for item in items], world_size())[rank()]
+    mine = my_share(items)
     with gathered(model):
         result = work(items[mine.start : mine.stop])
     return gather(result)

@@ -69,7 +69,12 @@ class Run:
         self.folder = Path(args.output_dir or stage_folder(args.model_type, stage))
         if args.resume and args.overwrite:
             raise UserError("--resume and --overwrite given, expected one of them: they contradict")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(
+                f"--output_dir {self.folder} given, a file or below one, expected a folder"
+            ) from None
         join()
         self._lock = None if rank() else lock_folder(self.folder)
         self.last: dict | None = None

@@ -1,6 +1,7 @@
 """A checkpoint folder as transformers writes it: config.json, and one or several safetensors."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).exists():
         return [folder / SINGLE]
     shards = read_json_object(folder / INDEX).get("weight_map")
-    names = set(shards.values()) if isinstance(shards, dict) and shards else {None}
-    if any(not isinstance(n, str) or Path(n).name != n or "\\" in n for n in names):
+    names = list(shards.values()) if isinstance(shards, dict) and shards else [None]
+    if not all(isinstance(n, str) and re.fullmatch(r"[^/\\]+\.safetensors", n) for n in names):
         raise UserError(f"{folder / INDEX}: expected a weight_map to files beside it")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in sorted(set(names))]
 
 
 def folder_source(folder: str | Path) -> LlamaSource:

@@ -50,6 +50,10 @@ class TransformerConfig:
         require_positive_int(
             self, "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "n_inner", "block_size"
         )
+        for name in ("rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise UserError(f"{name} {value!r:.60} given, expected a number above 0")
         if not isinstance(self.tied, bool):
             raise UserError(f"tied {self.tied!r} given, expected True or False")
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
