@@ -22,8 +22,9 @@ MAX_NEW_TOKENS = 32  # as generate_from_checkpoint.py has it; `transformers` wou
 
 def check_folder(folder: Path, overwrite: bool) -> None:
     """UserError unless an export may go here: an empty folder, or one to be overwritten."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {folder} given, which is a file, expected a folder")
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(f"--output_dir {folder} given, but {above} is a file, expected a folder")
     found = sorted(path.name for path in folder.glob("*") if path.name != PARTIAL)
     if found and not overwrite:
         raise UserError(

@@ -150,13 +150,13 @@ def on_ranks_stages(out):
 
 
 def on_ranks_dead(out):
-    """Rank 1 is killed in its second step."""
+    """The rank that DEAD names is killed in its second step."""
     import main_squad
 
     log_step = stages.log_step
 
     def dying(run, step, *args, **shown):
-        if step == 1 and rank() == 1:
+        if step == 1 and rank() == int(os.environ["DEAD"]):
             os.kill(os.getpid(), signal.SIGKILL)
         log_step(run, step, *args, **shown)
 
@@ -234,8 +234,9 @@ def test_stages_on_two_ranks(workplace, tmp_path):
                 assert a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-4), (folder, k)
 
 
-def test_a_dead_rank_ends_the_job_with_a_clear_line(tmp_path):
-    done = launch(2, "dead", tmp_path / "run", cwd=tmp_path)
+@pytest.mark.parametrize("dead", ["0", "1"])
+def test_a_dead_rank_ends_the_job_with_a_clear_line(dead, tmp_path):
+    done = launch(2, "dead", tmp_path / "run", cwd=tmp_path, DEAD=dead)
     assert done.returncode == 1
     assert "another rank ended or hangs, so this job ends; continue with --resume" in done.stderr
     assert load_payload(tmp_path / "run/last.pt")["step"] == 1

@@ -172,7 +172,8 @@ def number(
         inside = inside and (value < most if below else value <= most)
         # A whole number of 400 digits is too large for isfinite.
         if not inside or not (kind is int or math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f"{text[:60]!r} given, expected {words}")
+            more = " and below 2**63" if kind is int and value > LARGEST_INT else ""
+            raise argparse.ArgumentTypeError(f"{text[:60]!r} given, expected {words}{more}")
         return value
 
     return parse
