@@ -150,6 +150,12 @@ def test_a_stage_from_elsewhere_is_found_by_its_lineage(workplace):
     (chain,) = find_chains(["loose"])
     assert list(chain.stages) == ["main_squad", "train_reward_model", "train_ppo"]
     assert chain.notes == ["train_dpo: no run of it was found"]
+    # Without the SFT model there is nothing to measure a distance from.
+    shutil.move(folder / "checkpoints/kgram_main_squad", folder / "away")
+    _, page = report("--checkpoints", "loose")
+    assert "no KL and wins against it" in "".join(page.text)
+    assert "KL from start" not in "".join(page.text)
+    shutil.move(folder / "away", folder / "checkpoints/kgram_main_squad")
     # Another SFT model at that place is not what it came from.
     shutil.rmtree(folder / "checkpoints/kgram_main_squad")
     shutil.copytree(folder / "checkpoints/kgram_train_dpo", folder / "checkpoints/kgram_main_squad")

@@ -27,6 +27,8 @@ from src.utils.run import say
 
 # What evaluations at step 0 of SFT say, the model before any training.
 BASE = "base"
+# Metrics that compare a policy with the SFT model it came from.
+AGAINST_START = ("kl_nats", "win_rate")
 
 
 class KindScores(NamedTuple):
@@ -88,6 +90,8 @@ def measure_chain(
     except UserError as error:
         chain.notes.append(f"answers were not measured: {error}")
         return None
+    if first.stage != STAGES[0]:
+        chain.notes.append("the SFT model it started from is not there: no KL and wins against it")
     data = loaded[key]
     readers = [p.model for p in policies.values()] + ([reward.model.trunk] if reward else [])
     block = min(model.config.block_size for model in readers)
@@ -104,6 +108,8 @@ def measure_chain(
         say(f"measuring {policy.path} on {len(held_out.asked)} questions")
         answers[stage], table[stage] = measure_policy(setting, policy.model)
         table[stage] |= _form(answers[stage], held_out)
+        if first.stage != STAGES[0]:  # against itself both would say that nothing changed
+            table[stage] = {k: v for k, v in table[stage].items() if k not in AGAINST_START}
     rules = rule_rows(floors_of(held_out, first.tokenizer, data.train), held_out)
     golds = [len(ids) + 1 for ids in held_out.golds]
     return Measured(
