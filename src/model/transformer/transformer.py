@@ -70,11 +70,11 @@ class TransformerConfig:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021, 2104.09864), halves rotated against each other as Llama
-    does.
+    does, with its roundings (one fused multiply-add for the two products moves logits by 2e-5).
 
     x: (..., heads, d); cos, sin: (..., 1, d).
     """
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
