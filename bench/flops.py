@@ -42,14 +42,18 @@ def forward_flops(config: TransformerConfig, trees: Sequence[Tree], head: bool =
     return total
 
 
-def step_flops(config: TransformerConfig, stage: str, trees: Sequence[Tree], tokens: int) -> int:
-    """Operations of one step of a stage of vs_trl.py; tokens: sampled for every question."""
-    if stage in ("sft", "ppo", "generate"):  # one answer a question, of PPO's and generate's own
+def step_flops(
+    config: TransformerConfig, stage: str, trees: Sequence[Tree], tokens: int, samples: int = 1
+) -> int:
+    """Operations of one step of a stage of vs_trl.py; tokens: of a generated answer; samples:
+    answers that PPO samples to a question.
+    """
+    own = {"ppo": [[0] * (tokens - 1)] * samples, "generate": [[0] * (tokens - 1)]}.get(stage)
+    if own or stage == "sft":  # answers of its own, or the chosen one
         trees = [
-            (context, [(q, answers[:1] if stage == "sft" else [[0] * (tokens - 1)])
-                       for q, answers in questions])
+            (context, [(q, own or answers[:1]) for q, answers in questions])
             for context, questions in trees
-        ]  # fmt: skip
+        ]
     whole, scalar = forward_flops(config, trees), forward_flops(config, trees, head=False)
     step = 1 + BACKWARD
     return {

@@ -30,12 +30,16 @@ Step = Callable[[list[Tree]], dict]  # trees -> what the step found, `loss` in n
 
 
 class Side:
-    """What the stages share: weights by name, the ids of the work, learning rate, --compile."""
+    """What the stages share: weights by name, the ids of the work, learning rate, --compile, and
+    how many answers PPO samples to each question that it is given.
+    """
 
-    def __init__(self, folder: Path, rate: float, compiled: bool = False) -> None:
-        self.folder, self.rate = folder, rate
-        self.flags = Namespace(compile=compiled, shard=False)
-        self.work = json.loads((folder / "work.json").read_text())
+    def __init__(self, settings: dict) -> None:
+        self.folder, self.rate = Path(settings["folder"]), settings["rate"]
+        self.flags = Namespace(compile=settings["compile"], shard=False)
+        # Without sharing the question itself comes so many times.
+        self.samples = settings["samples"] if settings["shared"] else 1
+        self.work = json.loads((self.folder / "work.json").read_text())
         self.stop_id = self.work["stop_id"]
         self.steps = 0
 
@@ -120,7 +124,7 @@ def reward(side: Side) -> Step:
 
 
 def ppo(side: Side) -> Step:
-    """train_ppo.py's step: one sample a question, four epochs of one minibatch."""
+    """train_ppo.py's step: four epochs of one minibatch."""
     policy, reward, critic = side.trunk("policy"), side.reward_model(), side.critic()
     reference = side.trunk("reference").requires_grad_(False)
     models = Models(policy, reference, critic)
@@ -128,9 +132,9 @@ def ppo(side: Side) -> Step:
 
     def step(trees: list[Tree]) -> dict:
         settings = Settings(
-            algorithm="ppo", stop_id=side.stop_id, num_samples=1, max_new_tokens=NEW_TOKENS,
-            temperature=1.0, gamma=1.0, lam=0.95, clip_range=0.2, value_clip_range=0.2,
-            value_coef=0.1, no_stop_penalty=1.0, epochs=4, minibatches=1,
+            algorithm="ppo", stop_id=side.stop_id, num_samples=side.samples,
+            max_new_tokens=NEW_TOKENS, temperature=1.0, gamma=1.0, lam=0.95, clip_range=0.2,
+            value_clip_range=0.2, value_coef=0.1, no_stop_penalty=1.0, epochs=4, minibatches=1,
             micro_contexts=len(trees), seed=0, device=CPU,
         )  # fmt: skip
         prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
@@ -152,10 +156,11 @@ def ppo(side: Side) -> Step:
 
 def kl_of(side: Side, trees: list[Tree], answers: list[list[int]]) -> float:
     """Mean over answers of their summed log-probs, policy less reference, no stop token: what a
-    peer reports of its own samples from the same weights, worked out by us.
+    peer reports of its own samples from the same weights, worked out by us. answers: as many of
+    each question, one after another.
     """
-    found = iter(answers)
-    answered = [(c, [(q, [next(found)]) for q, _ in qs]) for c, qs in trees]
+    found, samples = iter(answers), len(answers) // count_questions(trees)
+    answered = [(c, [(q, [next(found) for _ in range(samples)]) for q, _ in qs]) for c, qs in trees]
     forest = build_forest(answered, side.stop_id)
     without_stop = F.pad(forest.mask[:, 1:], (0, 1))
     forest = forest._replace(mask=without_stop)
@@ -189,7 +194,7 @@ def main() -> None:
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
     clock = CLOCKS[settings["clock"]]
-    side = Side(Path(settings["folder"]), settings["rate"], settings["compile"])
+    side = Side(settings)
     step = STAGES[settings["stage"]](side)
     turns.reply(torch=torch.__version__)
     while (asked := turns.receive())["do"] != "stop":
@@ -201,11 +206,11 @@ def main() -> None:
             turns.reply(loss=held_out_loss(side, step.model))
         else:
             trees = side.work[asked["batches"]][asked["number"]]
-            trees = trees if settings["shared"] else alone(trees)
+            trees = trees if settings["shared"] else alone(trees, settings["samples"])
             started = clock()
             found = step(trees)
             seconds = clock() - started
-            turns.reply(seconds=seconds, examples=count_questions(trees), **found)
+            turns.reply(seconds=seconds, examples=count_questions(trees) * side.samples, **found)
     turns.reply(peak_mb=memory_mb("VmHWM") - imported)
 
 

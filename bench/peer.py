@@ -107,7 +107,7 @@ class Waits(TrainerCallback):
 
     def __init__(self, turns: Turns, side: Side) -> None:
         self.turns, self.side = turns, side
-        self.questions = side.settings["questions"]
+        self.examples = side.settings["questions"] * side.settings["samples"]
         self.clock = CLOCKS[side.settings["clock"]]
         self.logs: dict = {}
         self.extra: dict = {}
@@ -136,7 +136,7 @@ class Waits(TrainerCallback):
             return
         self.logged = self.stepped = False
         self.turns.reply(
-            seconds=self.ended - self.started, examples=self.questions,
+            seconds=self.ended - self.started, examples=self.examples,
             loss=self.logs.get("loss"), logs=self.logs, **self.extra,
         )  # fmt: skip
         self.wait()
@@ -230,15 +230,20 @@ def reward(side: Side, waits: Waits, batch: int):
 
 
 def ppo(side: Side, waits: Waits, batch: int):
-    """The PPOTrainer of TRL 1.10: 16 sampled tokens, four epochs of one minibatch."""
+    """The PPOTrainer of TRL 1.10: 16 sampled tokens, four epochs of one minibatch. It samples one
+    answer a prompt, so a question of several comes several times.
+    """
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
+    samples = side.settings["samples"]
+    batch *= samples
     arguments = common(
         side, batch=batch, num_ppo_epochs=4, num_mini_batches=1, response_length=NEW_TOKENS,
         temperature=1.0, kl_coef=0.05, num_sample_generations=0, adam_epsilon=1e-5,
         total_episodes=batch * len(side.batches), local_rollout_forward_batch_size=batch,
     )  # fmt: skip
-    rows = [{"input_ids": prompt} for prompt, _, _ in side.rows(side.batches)]
+    prompts = [prompt for prompt, _, _ in side.rows(side.batches)]
+    rows = [{"input_ids": prompt} for prompt in prompts for _ in range(samples)]
     trainer = PPOTrainer(
         args=PPOConfig(**arguments), processing_class=side.tokenizer, callbacks=[waits],
         model=side.causal("policy"), ref_model=side.causal("reference"),

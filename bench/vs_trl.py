@@ -61,6 +61,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--stages", nargs="+", choices=STAGES, default=STAGES, help="default: all five")
     add("--repeats", type=int, default=5, help="timed steps of every side (default 5)")
     add("--questions", type=int, default=16, help="a step (default 16)")
+    add("--samples", type=int, default=1, help="answers that PPO samples to a question (default 1)")
     add("--threads", type=int, default=2, help="of every side (default 2)")
     add("--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, for a busy "
         "machine, with --threads 1 only (default wall)")
@@ -88,6 +89,11 @@ def environment(name: str) -> Path:
     return python
 
 
+def samples_of(stage: str, args: argparse.Namespace) -> int:
+    """Answers of a question that a step works on as examples of their own."""
+    return args.samples if stage == "ppo" else 1
+
+
 def start(
     stage: str, args: argparse.Namespace, folder: Path, order: list,
     names: tuple[str, ...] = ("ours", "compiled", "alone", "peer"),
@@ -95,8 +101,8 @@ def start(
     """The processes of a stage: ours, ours without sharing, the peer with its order of batches."""
     settings = {
         "folder": str(folder), "stage": stage, "threads": args.threads, "rate": args.rate,
-        "clock": args.clock,
-        "questions": args.questions, "order": order,
+        "clock": args.clock, "questions": args.questions, "samples": samples_of(stage, args),
+        "order": order,
     }  # fmt: skip
     own = Path(sys.executable)
     peer = environment(".venv-trl-ppo" if stage == "ppo" else ".venv-trl")
@@ -166,9 +172,10 @@ def measure(stage: str, args: argparse.Namespace, folder: Path, work: Work) -> d
     peaks = {name: worker.close()["peak_mb"] for name, worker in workers.items()}
     gflops = {k: statistics.median(p[k] for p in products) for k in products[0]}
     config = TransformerConfig(**(TINY if args.tiny else SHAPE))
+    samples = samples_of(stage, args)
     limits = [
-        1e9 * gflops["square"] * count_questions(work.grouped[n])
-        / step_flops(config, stage, work.grouped[n], NEW_TOKENS)
+        1e9 * gflops["square"] * count_questions(work.grouped[n]) * samples
+        / step_flops(config, stage, work.grouped[n], NEW_TOKENS, samples)
         for n in rounds
     ]  # fmt: skip
     return {

@@ -47,9 +47,14 @@ class Work(NamedTuple):
     pad_id: int
 
 
-def alone(trees: list[Tree]) -> list[Tree]:
-    """Every question below a context of its own: what reading row by row costs."""
-    return [(context, [question]) for context, questions in trees for question in questions]
+def alone(trees: list[Tree], samples: int = 1) -> list[Tree]:
+    """Every question below a context of its own, `samples` times over: reading row by row."""
+    return [
+        (context, [question])
+        for context, questions in trees
+        for question in questions
+        for _ in range(samples)
+    ]
 
 
 def bench_tokenizer(paragraphs: list[Paragraph], vocab_size: int) -> Tokenizer:

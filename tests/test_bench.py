@@ -44,6 +44,7 @@ def test_alone_gives_every_question_a_context_of_its_own():
         ([3, 3, 1], [([7, 8, 8, 8], [[9, 9], [10]])]),
     ]
     assert count_questions(alone(TREES)) == count_questions(TREES) == 3
+    assert alone(TREES[1:], samples=3) == 3 * TREES[1:]
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
@@ -103,6 +104,8 @@ def test_operations_of_a_step_by_hand():
     assert step_flops(config, "reward", pair, 4) == 3 * (two - 5 * 80)
     assert step_flops(config, "generate", pair, 4) == four
     assert step_flops(config, "ppo", pair, 4) == (2 + 12) * (four + four - 4 * 80)
+    both = forward_flops(config, [([1, 2, 3], [([4, 5], [[0] * 3, [0] * 3])])])
+    assert step_flops(config, "ppo", pair, 4, samples=2) == (2 + 12) * (both + both - 8 * 80)
 
 
 def test_padded_share_by_hand():
@@ -151,6 +154,8 @@ def test_the_check_of_ppo_leaves_the_stop_token_out():
             logp[name] = rows[torch.arange(len(answer)), torch.tensor(answer)].sum()
         sums.append((logp["policy"] - logp["reference"]).item())
     assert kl_of(side, TREES, answers) == pytest.approx(sum(sums) / 3, abs=1e-5)
+    twice = [answer for answer in answers for _ in range(2)]
+    assert kl_of(side, TREES, twice) == pytest.approx(sum(sums) / 3, abs=1e-5)
 
 
 def test_the_plain_loop_has_our_loss():
