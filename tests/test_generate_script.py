@@ -55,7 +55,7 @@ def test_the_log_prob_of_an_answer_is_that_of_its_tokens(chain_of, model_type, m
         hidden, _ = found.model(row, torch.tensor([row.shape[1]]))
         logp = found.model.logits(hidden[0, -1]).log_softmax(-1)
         tokens.append(int(logp.argmax()))
-        nats += float(logp.max())
+        nats += logp.max().item()
         if tokens[-1] == found.tokenizer.stop_id:
             break
     assert said["logp_nats"] == pytest.approx([nats], abs=1e-3)
