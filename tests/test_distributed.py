@@ -230,6 +230,8 @@ def test_stages_on_two_ranks(workplace, tmp_path):
         for a, b in pairs:
             assert a.keys() == b.keys()
             words = {k for k, v in a.items() if isinstance(v, str)}
+            if stage == "train_dpo":  # policy and reference are equal: rounding orders such pairs
+                words.add("preference_accuracy")
             for k in a.keys() - words:
                 assert a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-4), (folder, k)
 

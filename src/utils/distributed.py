@@ -5,6 +5,7 @@ share of the trees. Losses are divided by the counts of the whole batch, which e
 so that gradients and figures only have to be summed. Without torchrun there is one rank.
 """
 
+import atexit
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -30,6 +31,8 @@ def join() -> None:
     if world_size() > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
+        # Left to the interpreter's end, gloo's threads now and then abort a process that is done.
+        atexit.register(dist.destroy_process_group)
 
 
 def gather(value: Any) -> list:
