@@ -32,14 +32,14 @@ def build_parser() -> cli.Parser:
 def reward_backward(reward, trees, stop_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected]."""
     from src.losses import pairwise_reward_loss
-    from src.scoring import build_forest, hidden_at_end, leaf_hidden
+    from src.scoring import build_forest, end_hidden
     from src.utils.distributed import all_sum, my_parts
 
     pairs = sum(len(qs) for _, qs in trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
     for part in my_parts(trees, args.micro_batch_size):
         forest = build_forest(part, stop_id, device, reads_stop=True)
-        end = hidden_at_end(forest, leaf_hidden(reward.trunk, forest))
+        end = end_hidden(reward.trunk, forest)
         scores = reward.raw_score(end).view(-1, 2)
         result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=pairs)
         result.loss.backward()

@@ -1,8 +1,8 @@
 """Useful floating-point operations: each token once, no padding, nothing that nobody reads.
 
 A product (m, k) x (k, n) counts 2 m k n; elementwise work, norms and softmax count nothing. What is
-not needed is not counted, whether it is done or not: in the last block a prefix needs its keys and
-values only, and logits are needed at answer positions only.
+not needed is not counted, whether it is done or not: in the last block what nobody reads needs its
+keys and values only, and logits are needed at answer positions only.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,13 @@ from src.scoring import Forest, Tree
 BACKWARD = 2
 
 
-def forward_flops(config: TransformerConfig, trees: Sequence[Tree], head: bool = True) -> int:
-    """Operations to score every answer of the trees, stop tokens included; head: with logits."""
+def forward_flops(
+    config: TransformerConfig, trees: Sequence[Tree], wanted: str = "logits"
+) -> int:
+    """Operations to read every answer of the trees and its stop token. wanted: "logits" at each
+    position, "values" there (the stop token itself is not read in either), or a "reward" at the
+    stop token.
+    """
     width, layers = config.n_embd, config.n_layer
     keys_values = 2 * width * 2 * config.n_kv_head * (width // config.n_head)
     block = keys_values + 2 * width * (2 * width + 3 * config.n_inner)
@@ -37,8 +42,12 @@ def forward_flops(config: TransformerConfig, trees: Sequence[Tree], head: bool =
             prompt = len(context) + len(question) - 1
             for answer in answers:
                 # A leaf reads the last prompt token and the answer; each predicts a token.
-                total += read(prompt, len(answer) + 1, True)
-                total += head * (len(answer) + 1) * 2 * width * config.vocab_size
+                positions = len(answer) + 1
+                total += read(prompt, positions, wanted != "reward")
+                if wanted == "reward":
+                    total += read(prompt + positions, 1, True)
+                if wanted == "logits":
+                    total += positions * 2 * width * config.vocab_size
     return total
 
 
@@ -54,19 +63,21 @@ def step_flops(
             (context, [(q, own or answers[:1]) for q, answers in questions])
             for context, questions in trees
         ]
-    whole, scalar = forward_flops(config, trees), forward_flops(config, trees, head=False)
+    logits, values, reward = (
+        forward_flops(config, trees, wanted) for wanted in ("logits", "values", "reward")
+    )
     step = 1 + BACKWARD
     return {
-        "sft": step * whole,
-        "dpo": (step + 1) * whole,  # and the reference
-        "reward": step * scalar,
-        "generate": whole,
+        "sft": step * logits,
+        "dpo": (step + 1) * logits,  # and the reference
+        "reward": step * reward,
+        "generate": logits,
         # Sampling and the reference; reward model and critic; four epochs of policy and critic.
-        "ppo": 2 * (whole + scalar) + 4 * step * (whole + scalar),
+        "ppo": 2 * logits + reward + values + 4 * step * (logits + values),
     }[stage]
 
 
 def padded_share(forest: Forest) -> float:
     """Share of the places of attention's rows that hold no token; all else has no padding."""
-    packed = pack(forest.levels(), last_only=True)
+    packed = pack(forest.levels(), "last level")
     return 1 - len(packed.tokens) / (len(forest.contexts.lengths) * packed.keys.width)

@@ -10,7 +10,7 @@ from src.data.tokenizer import Tokenizer
 from src.evaluation import Asked, exact_match, f1_score
 from src.model.heads import RewardModel
 from src.names import UserError
-from src.scoring import Tree, build_forest, for_all_leaves, hidden_at_end, leaf_hidden
+from src.scoring import Tree, build_forest, end_hidden, for_all_leaves
 
 # prediction, golds, context, question -> reward
 RewardFunction = Callable[[str, Sequence[str], str, str], float]
@@ -80,7 +80,7 @@ def model_rewards(
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
         forest = build_forest(batch, stop_id, device, reads_stop=True)
-        end = hidden_at_end(forest, leaf_hidden(reward.trunk, forest))
+        end = end_hidden(reward.trunk, forest)
         return reward.raw_score(end) if raw else reward.score(end)
 
     with torch.inference_mode():

@@ -127,6 +127,20 @@ def leaf_hidden(model: nn.Module, forest: Forest) -> Tensor:
     return hidden[: len(forest.targets)]
 
 
+def end_hidden(model: nn.Module, forest: Forest) -> Tensor:
+    """Each leaf's last hidden state (N, D): the one at the stop token, where a reward is read."""
+    if not forest.reads_stop:
+        raise ValueError(
+            "a forest built with reads_stop=False given, its leaves end before the stop token"
+        )
+    if hasattr(model, "read_ends"):
+        return model.read_ends(forest.levels())[: len(forest.targets)]
+    hidden = leaf_hidden(model, forest)
+    rows = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
+    ends = forest.leaves.lengths[: len(hidden)] - 1
+    return hidden.flatten(0, 1).index_select(0, rows + ends)
+
+
 def all_hidden(model: nn.Module, forest: Forest) -> list[Tensor]:
     """Hidden states (R, T, D) of contexts, questions and leaves."""
     if hasattr(model, "read_levels"):
@@ -204,16 +218,6 @@ def score_answers(model: nn.Module, forest: Forest, temperature: float = 1.0) ->
     return logp_of_hidden(
         model, leaf_hidden(model, forest), forest.targets, forest.mask, temperature
     )
-
-
-def hidden_at_end(forest: Forest, hidden: Tensor) -> Tensor:
-    """Each leaf's last hidden state (N, D): the one at the stop token, where a reward is read."""
-    if not forest.reads_stop:
-        raise ValueError(
-            "a forest built with reads_stop=False given, its leaves end before the stop token"
-        )
-    rows = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
-    return hidden.flatten(0, 1).index_select(0, rows + forest.leaves.lengths - 1)
 
 
 def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[list[int]]:

@@ -93,7 +93,10 @@ def test_operations_of_a_shared_context_are_counted_once():
 
 
 def test_operations_of_a_step_by_hand():
-    """A pass with gradients is three; a logits row costs 2 * 4 * 10 in the model above."""
+    """A pass with gradients is three; a logits row costs 2 * 4 * 10 in the model above. A reward
+    needs keys and values of all tokens, 64 each, and the rest, 256, at the stop token only, which
+    is the seventh or later and sees as many keys at 4 * 4 each.
+    """
     shape = {"vocab_size": 10, "n_layer": 1, "n_embd": 4, "n_head": 2, "n_inner": 8}
     config = build_model("transformer", shape).config
     pair = [([1, 2, 3], [([4, 5], [[6], [7, 8]])])]
@@ -101,11 +104,16 @@ def test_operations_of_a_step_by_hand():
     one, two, four = (forward_flops(config, trees) for trees in (chosen, pair, sampled))
     assert step_flops(config, "sft", pair, 4) == 3 * one
     assert step_flops(config, "dpo", pair, 4) == 4 * two
-    assert step_flops(config, "reward", pair, 4) == 3 * (two - 5 * 80)
+    rewards = (4 + 3 + 4) * 64 + 2 * 256 + 16 * (7 + 8)
+    assert step_flops(config, "reward", pair, 4) == 3 * rewards
     assert step_flops(config, "generate", pair, 4) == four
-    assert step_flops(config, "ppo", pair, 4) == (2 + 12) * (four + four - 4 * 80)
+    values, reward = four - 4 * 80, (4 + 5) * 64 + 256 + 16 * 9
+    passes = 2 * four + reward + values + 12 * (four + values)
+    assert step_flops(config, "ppo", pair, 4) == passes
     both = forward_flops(config, [([1, 2, 3], [([4, 5], [[0] * 3, [0] * 3])])])
-    assert step_flops(config, "ppo", pair, 4, samples=2) == (2 + 12) * (both + both - 8 * 80)
+    values, reward = both - 8 * 80, (4 + 5 + 5) * 64 + 2 * (256 + 16 * 9)
+    passes = 2 * both + reward + values + 12 * (both + values)
+    assert step_flops(config, "ppo", pair, 4, samples=2) == passes
 
 
 def test_padded_share_by_hand():

@@ -280,7 +280,7 @@ def test_layout_of_a_packed_forest_worked_by_hand():
     """
     trees = [([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])]
     forest = build_forest(trees, stop_id=9)
-    packed = pack(forest.levels(), last_only=True)
+    packed = pack(forest.levels(), "last level")
     assert packed.tokens.tolist() == [1, 2, 3, 4, 5, 4, 7]
     assert packed.positions.tolist() == [0, 1, 2, 3, 4, 3, 0]
     assert packed.keys.width == 6 and packed.keys.place.tolist() == [0, 1, 2, 3, 4, 5, 6]
@@ -297,10 +297,26 @@ def test_layout_of_a_packed_forest_worked_by_hand():
     assert seen[1, 0].tolist() == [True, *[False] * 5] and seen[1, :, 0].sum() == 1
     assert seen[1].diagonal().all()
     # Of the leaves alone: four tokens in two rows of three places.
-    assert packed.wanted == 4 and packed.queries.width == 3
+    assert packed.wanted.tolist() == [3, 4, 5, 6] and packed.queries.width == 3
     assert packed.queries.place.tolist() == [0, 1, 2, 3]
     assert torch.equal(packed.queries.shown[0, 0] == 0, seen[0, 3:])
     assert torch.equal(packed.queries.shown[1, 0, 0] == 0, seen[1, 0])
+    # Of the leaves' ends: three tokens in two rows of two places.
+    packed = pack(forest.levels(), "ends")
+    assert packed.wanted.tolist() == [4, 5, 6] and packed.queries.width == 2
+    assert packed.queries.place.tolist() == [0, 1, 2]
+    assert torch.equal(packed.queries.shown[0, 0] == 0, seen[0, 4:])
+    assert torch.equal(packed.queries.shown[1, 0, 0] == 0, seen[1, 0])
+
+
+def test_the_ends_of_rows_of_which_some_are_empty():
+    torch.manual_seed(3)
+    model = build_model("transformer", {"vocab_size": VOCAB, **CONFIGS[0][1]})
+    contexts = Level(ids(2, 4), torch.tensor([4, 0]), torch.zeros(2, dtype=torch.long))
+    leaves = Level(ids(4, 3, seed=1), torch.tensor([0, 3, 1, 0]), torch.tensor([0, 1, 0, 1]))
+    whole = model.read_levels((contexts, leaves), last_only=True)[0]
+    ends = model.read_ends((contexts, leaves))
+    close(ends, torch.stack([whole[0, 0] * 0, whole[1, 2], whole[2, 0], whole[3, 0] * 0]))
 
 
 def test_no_token_at_all_is_packed_and_read_with_gradient_0():
@@ -311,6 +327,8 @@ def test_no_token_at_all_is_packed_and_read_with_gradient_0():
         torch.cat([part.flatten() for part in hidden]).sum().backward()
         assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
         model.zero_grad()
+    model.read_ends(levels).sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 @pytest.mark.parametrize("config", [c for c in CONFIGS if c[0] == "transformer"])

@@ -13,7 +13,7 @@ from src.model.model import build_model
 from src.names import MODEL_TYPES
 from src.ppo import Models, Settings, collect, describe, learn, steer_kl
 from src.rewards import model_rewards
-from src.scoring import build_forest, hidden_at_end, leaf_hidden
+from src.scoring import build_forest, end_hidden, leaf_hidden
 from src.training import make_optimizer, optimizer_step
 
 VOCAB, STOP = 23, 0
@@ -252,7 +252,7 @@ def test_a_critic_from_the_reward_model_gives_the_normalised_score_at_the_stop_t
     trees = [(context, [(q, [[5, 6], [], [9, 9, 2]]) for q in qs]) for context, qs in PROMPTS]
     forest = build_forest(trees, STOP, reads_stop=True)
     with torch.no_grad():
-        end = hidden_at_end(forest, leaf_hidden(critic.trunk, forest))
+        end = end_hidden(critic.trunk, forest)
         values = critic.values(end)
     assert torch.allclose(values, model_rewards(reward, trees, STOP), atol=1e-5)
     assert values.std() > 0.01

@@ -16,7 +16,7 @@ from src import scoring
 from src.model.model import build_model
 from src.scoring import (
     build_forest,
-    hidden_at_end,
+    end_hidden,
     leaf_hidden,
     logp_of_hidden,
     score_answers,
@@ -202,13 +202,13 @@ def test_no_id_in_the_padding_changes_anything(model):
     """Also the stop token's: there is no pad token that could be mistaken for another."""
     forest = build_forest(TREES, STOP, reads_stop=True)
     plain = score_answers(model, forest)
-    end = hidden_at_end(forest, leaf_hidden(model, forest))
+    end = end_hidden(model, forest)
     text = score_text(model, forest).text_logp
     for seed in range(3):
         junk = junk_in_padding(forest, seed)
         assert not torch.equal(junk.contexts.tokens, forest.contexts.tokens)
         close(score_answers(model, junk).logp, plain.logp)
-        close(hidden_at_end(junk, leaf_hidden(model, junk)), end)
+        close(end_hidden(model, junk), end)
         close(score_text(model, junk).text_logp, text)
         assert_same_gradients(
             model, score_answers(model, junk).logp.sum(), score_answers(model, forest).logp.sum()
@@ -274,7 +274,7 @@ def test_the_stop_position_has_a_gradient(model):
 
 def test_hidden_at_the_end_is_a_plain_rows_last(model):
     forest = build_forest(TREES, STOP, reads_stop=True)
-    end = hidden_at_end(forest, leaf_hidden(model, forest))
+    end = end_hidden(model, forest)
     rows = [[*c, *q, *a, STOP] for c, qs in TREES for q, answers in qs for a in answers]
     slow = torch.stack([row_hidden(model, row)[-1] for row in rows])
     close(end, slow)
@@ -292,7 +292,7 @@ def test_reading_the_stop_token_changes_no_log_prob(model):
 def test_hidden_at_the_end_of_leaves_without_stop_token_is_refused(model):
     forest = build_forest(TREES, STOP)
     with pytest.raises(ValueError, match="reads_stop=False"):
-        hidden_at_end(forest, leaf_hidden(model, forest))
+        end_hidden(model, forest)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])

@@ -17,8 +17,8 @@ def shard(module: nn.Module, device: torch.device) -> None:
     """Divide the parameters of a policy, reward model or critic among the ranks, in place.
 
     Each linear layer is a unit of its own; a trunk's embedding and norms are another, gathered by
-    its `forward`, `read`, `read_levels`, `prefill` and `logits`. Gradients are summed, not
-    averaged: losses are divided by global counts already.
+    its `forward`, `read`, `read_levels`, `read_ends`, `prefill` and `logits`. Gradients are summed,
+    not averaged: losses are divided by global counts already.
     """
     # Imported here: these take as long as a third of torch, and few runs need them.
     from torch.distributed.device_mesh import init_device_mesh
@@ -32,7 +32,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
         if isinstance(part, nn.Linear):
             fully_shard(part, mesh=mesh)
     fully_shard(trunk, mesh=mesh)
-    for name in ("read", "read_levels", "prefill", "logits"):
+    for name in ("read", "read_levels", "read_ends", "prefill", "logits"):
         if hasattr(trunk, name):
             register_fsdp_forward_method(trunk, name)
     for part in filter(lambda part: isinstance(part, FSDPModule), module.modules()):

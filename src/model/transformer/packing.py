@@ -43,14 +43,14 @@ class Rows(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """tokens, positions: (P,), level after level. keys: where they all stand. wanted: the last
-    tokens of the line, whose hidden states are wanted; queries: where those stand.
+    """tokens, positions: (P,), level after level. keys: where they all stand. wanted: which of them
+    have hidden states that are wanted, None: all; queries: where those stand.
     """
 
     tokens: Tensor
     positions: Tensor
     keys: Rows
-    wanted: int
+    wanted: Tensor | None
     queries: Rows
 
 
@@ -73,8 +73,10 @@ def columns_of(level: Level) -> tuple[Tensor, int]:
     return columns < level.lengths[:, None], len(columns)
 
 
-def pack(levels: Sequence[Level], last_only: bool) -> Packed:
-    """The levels in one line. last_only: hidden states of the last level alone are wanted."""
+def pack(levels: Sequence[Level], wanted: str) -> Packed:
+    """The levels in one line. wanted: whose hidden states, "all", "last level" or "ends", the last
+    token of each row of the last level that has any.
+    """
     device = levels[0].tokens.device
     sizes = [len(level.lengths) for level in levels]
     # Nodes are numbered level after level; the last is "no token". Each sees itself and its
@@ -97,14 +99,22 @@ def pack(levels: Sequence[Level], last_only: bool) -> Packed:
         positions.append(before[line] + real % level.tokens.shape[1])
         before = before + level.lengths
         first += len(level.lengths)
-    wanted = len(tokens[-1]) if last_only else sum(map(len, tokens))
-    keys, queries = _rows(torch.cat(nodes), torch.cat(roots), above, sizes[0], wanted)
-    return Packed(torch.cat(tokens), torch.cat(positions), keys, wanted, queries)
+    start = sum(map(len, tokens[:-1]))
+    lengths = levels[-1].lengths
+    where = {
+        "all": None,
+        "last level": start + torch.arange(len(tokens[-1]), device=device),
+        "ends": start + lengths.cumsum(0)[lengths > 0] - 1,
+    }[wanted]
+    keys, queries = _rows(torch.cat(nodes), torch.cat(roots), above, sizes[0], where)
+    return Packed(torch.cat(tokens), torch.cat(positions), keys, where, queries)
 
 
-def _rows(node: Tensor, root: Tensor, above: Tensor, count: int, wanted: int) -> tuple[Rows, Rows]:
-    """Places of all tokens, and of the last `wanted` ones; above: (nodes + 1, nodes + 1) bool."""
-    column, width, held = _columns(root, count)
+def _rows(
+    node: Tensor, root: Tensor, above: Tensor, count: int, wanted: Tensor | None
+) -> tuple[Rows, Rows]:
+    """Places of all tokens, and of the `wanted` ones; above: (nodes + 1, nodes + 1) bool."""
+    column, width = _columns(root, count)
     place = root * width + column
     node_at = node.new_full((count * width,), len(above) - 1).index_copy(0, place, node)
     node_at = node_at.view(count, width)
@@ -112,23 +122,21 @@ def _rows(node: Tensor, root: Tensor, above: Tensor, count: int, wanted: int) ->
     seen = above[node_at[:, :, None], node_at[:, None, :]].tril()
     shown = torch.zeros(seen.shape, device=node.device).masked_fill(~seen, -torch.inf)
     keys = Rows(place, shown[:, None], width)
-    if wanted == len(node):
+    if wanted is None:
         return keys, keys
-    root = root[len(root) - wanted :]
-    column, width, wanted_held = _columns(root, count)
-    # The wanted tokens are each row's last: its places from here on, repeated where there are few.
-    places = (held - wanted_held)[:, None] + torch.arange(width, device=node.device)
-    places = places.clamp_max(keys.width - 1)
-    shown = shown.gather(1, places[:, :, None].expand(-1, -1, keys.width))
-    return keys, Rows(root * width + column, shown[:, None], width)
+    root = root[wanted]
+    rank, width = _columns(root, count)
+    place = root * width + rank
+    # Each sees what it sees among all; a place without a token, what its row's first place sees.
+    full = place.new_zeros(count * width).index_copy(0, place, column[wanted])
+    shown = shown.gather(1, full.view(count, width, 1).expand(-1, -1, keys.width))
+    return keys, Rows(place, shown[:, None], width)
 
 
-def _columns(row: Tensor, count: int) -> tuple[Tensor, int, Tensor]:
-    """Of tokens in `count` rows: each one's rank in its row, the widest row (at least 1), and how
-    many tokens each row holds.
-    """
+def _columns(row: Tensor, count: int) -> tuple[Tensor, int]:
+    """Of tokens in `count` rows: each one's rank in its row, and the widest row (at least 1)."""
     held = torch.bincount(row, minlength=count)
     order = row.argsort(stable=True)
     rank = torch.arange(len(row), device=row.device) - (held.cumsum(0) - held)[row[order]]
     column = torch.empty_like(rank).index_copy(0, order, rank)
-    return column, max(1, int(held.max())), held
+    return column, max(1, int(held.max()))

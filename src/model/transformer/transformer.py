@@ -179,7 +179,7 @@ class Transformer(nn.Module):
         """Hidden states (R, T, D) of each level of a forest, 0 in the padding; `last_only`: of the
         last alone. The same as reading one level after the other, in one pass.
         """
-        hidden = self.read_packed(pack(levels, last_only))
+        hidden = self.read_packed(pack(levels, "last level" if last_only else "all"))
         parts, at = [], 0
         for level in levels[-1:] if last_only else levels:
             real = real_places(level)
@@ -189,12 +189,19 @@ class Transformer(nn.Module):
             at += len(real)
         return parts
 
+    def read_ends(self, levels: Sequence[Level]) -> Tensor:
+        """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
+        """
+        hidden = self.read_packed(pack(levels, "ends"))
+        rows = levels[-1].lengths.nonzero().squeeze(1)
+        return hidden.new_zeros(len(levels[-1].lengths), self.width).index_copy(0, rows, hidden)
+
     def prefill(self, levels: Sequence[Level]) -> TransformerState:
         """The state after each row of the last level. The same as reading one level after the
         other, in one pass; the last block stops at keys and values.
         """
         kept: list[tuple[Tensor, Tensor]] = []
-        self._blocks(pack(levels, last_only=False), kept)
+        self._blocks(pack(levels, "all"), kept)
         segments: list[Segment] = []
         rows, lengths, end = None, 0, len(kept[0][0])
         for level in reversed(levels):
@@ -227,9 +234,10 @@ class Transformer(nn.Module):
                 if layer + 1 == len(self.blocks):
                     break
             keys, values = map(keys_at.spread, pair)
-            if layer + 1 == len(self.blocks):  # from here on, what is wanted alone
-                queries_at, first = packed.queries, len(stream) - packed.wanted
-                normed, stream, cos, sin = (x[first:] for x in (normed, stream, cos, sin))
+            if layer + 1 == len(self.blocks) and packed.wanted is not None:
+                queries_at = packed.queries  # from here on, what is wanted alone
+                line = (normed, stream, cos, sin)
+                normed, stream, cos, sin = (x.index_select(0, packed.wanted) for x in line)
             query = queries_at.spread(block.queries(normed, cos, sin).flatten(1, 2))
             mixed = queries_at.gather(attend_shown(query, keys, values, queries_at.shown))
             stream = stream + block.attention_out(mixed)
