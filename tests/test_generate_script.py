@@ -137,7 +137,7 @@ def test_a_reward_checkpoint_scores_an_answer(chain_of, model_type, monkeypatch)
     context, question = map(encode, split_prompt(PROMPT))
     row = torch.tensor([[*context, *question, *encode(" 1204"), found.tokenizer.stop_id]])
     hidden, _ = found.model.trunk(row, torch.tensor([row.shape[1]]))
-    assert float(ended.out[0]) == pytest.approx(float(found.model.score(hidden[0, -1])), abs=1e-3)
+    assert float(ended.out[0]) == pytest.approx(found.model.score(hidden[0, -1]).item(), abs=1e-3)
     said = json.loads(generate(*argv, "--json", model_type=model_type).out[0])
     assert said["answer"] == "1204"
     assert said["score"] == pytest.approx(float(ended.out[0]), abs=1e-4)
