@@ -171,8 +171,9 @@ def kl_of_samples(
 ) -> np.ndarray:
     """KL from the parent, one estimate a question (Q,): summed k1 of one sample at temperature 1.
 
-    A sample cut off at max_new_tokens is scored as if it stopped there, under both. first_row: how
-    many questions other ranks have before these, so that all draw from one stream.
+    Of a sample cut off at max_new_tokens its tokens count and no stop token, which it never drew: a
+    term that is not drawn from the policy can make the mean negative. first_row: how many questions
+    other ranks have before these, so that all draw from one stream.
     """
     ids = iter(
         generate_all(
@@ -181,5 +182,7 @@ def kl_of_samples(
         )
     )  # fmt: skip
     trees = [(context, [(q, [next(ids)]) for q in questions]) for context, questions in prompts]
-    logp = answer_logps(model, trees, stop_id, device)
-    return kl_estimates(logp, answer_logps(parent, trees, stop_id, device)).k1.numpy()
+    logp, parent_logp = (
+        answer_logps(m, trees, stop_id, device, first=max_new_tokens) for m in (model, parent)
+    )
+    return kl_estimates(logp, parent_logp).k1.numpy()

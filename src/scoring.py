@@ -255,12 +255,15 @@ def answer_logps(
     stop_id: int,
     device: torch.device | str = "cpu",
     temperature: float = 1.0,
+    first: int | None = None,
 ) -> Tensor:
-    """Log-probability (N,) in nats of every answer with its stop token, without gradients."""
+    """Log-probability (N,) in nats of every answer with its stop token, without gradients; `first`:
+    of its first so many tokens, the stop token among them if it comes as early.
+    """
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
         scores = score_answers(model, build_forest(batch, stop_id, device), temperature)
-        return sequence_sum(scores.logp, scores.mask)
+        return sequence_sum(scores.logp[:, :first], scores.mask[:, :first])
 
     with torch.inference_mode():
         return for_all_leaves(trees, of_batch)

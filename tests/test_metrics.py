@@ -10,11 +10,13 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src import evaluation
 from src.data import squad_text
+from src.model.model import build_model
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 WORDS = st.lists(
@@ -212,3 +214,39 @@ def test_f1_never_exceeds_one_and_is_symmetric():
         left, right = (" ".join(rng.choices("bcde", k=rng.randrange(5))) for _ in range(2))
         score = evaluation.f1_score(left, [right])
         assert 0 <= score <= 1 and score == pytest.approx(evaluation.f1_score(right, [left]))
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_kl_of_samples_is_the_kl_of_what_was_drawn(limit):
+    """By enumeration of all answers of one or two tokens. A stop token added to what was cut off
+    would not be a draw of the policy's, and move the mean.
+    """
+    torch.manual_seed(1)  # a pair whose mean is below 0 with such a stop token
+    shape = {"vocab_size": 4, "n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 16}
+    policy, parent = (build_model("transformer", shape) for _ in range(2))
+    stop = 3
+    with torch.no_grad():
+        for model in (policy, parent):
+            for parameter in model.parameters():
+                parameter.add_(0.4 * torch.randn_like(parameter))
+
+    def logp_after(model, row):
+        tokens = torch.tensor([row])
+        hidden, _ = model(tokens, torch.tensor([len(row)]))
+        return model.logits(hidden[0, -1]).log_softmax(-1)
+
+    def kl(row, left):
+        p, q = (logp_after(model, row) for model in (policy, parent))
+        here = float((p.exp() * (p - q)).sum())
+        if left == 1:
+            return here
+        later = (float(p[t].exp()) * kl([*row, t], left - 1) for t in range(4) if t != stop)
+        return here + sum(later)
+
+    with torch.no_grad():
+        exact = kl([1, 2, 0], limit)
+    prompts = [([1], [[2, 0]] * 3000)]
+    found = evaluation.kl_of_samples(policy, parent, prompts, stop, max_new_tokens=limit)
+    error = float(found.std()) / len(found) ** 0.5
+    assert exact > 10 * error
+    assert float(found.mean()) == pytest.approx(exact, abs=4 * error)
