@@ -332,6 +332,23 @@ def test_the_fetch_ends_in_time(monkeypatch):
     assert squad_loader._fetch_within(0.2) is None
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "proxies", "offline"),
+    [
+        ("https://nowhere.invalid", {}, True),  # a name that has no address anywhere (RFC 2606)
+        ("https://nowhere.invalid", {"https": "http://127.0.0.1:1"}, False),
+        ("http://127.0.0.1:1", {}, False),  # a hub of one's own, on a port
+    ],
+)
+def test_a_hub_without_an_address_is_not_retried(monkeypatch, endpoint, proxies, offline):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # which setenv puts back after the test
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(squad_loader, "getproxies", lambda: proxies)
+    squad_loader._offline_without_address()
+    assert (os.environ.get("HF_HUB_OFFLINE") == "1") is offline
+
+
 def test_hub_rows_become_the_official_layout():
     """Rows of one title and context are one paragraph, in order."""
 

@@ -8,12 +8,15 @@ stage loads the very same data (and is refused when the data has changed since).
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from src.data.pico_squad import generate_articles
 from src.data.squad_parse import Dropped, parse_squad, read_json
@@ -203,6 +206,7 @@ def _hub_paragraphs(
 
 def _hub_layouts(hub_id: str) -> dict[str, Any]:
     """Each split of a hub data set in the official layout, rows grouped by (title, context)."""
+    _offline_without_address()
     from datasets import load_dataset  # takes a second, and pico does without
 
     try:
@@ -220,6 +224,20 @@ def _hub_layouts(hub_id: str) -> dict[str, Any]:
     if not layouts:
         raise UserError(f"--dataset {hub_id}: no train or validation split; it has {list(splits)}")
     return layouts
+
+
+def _offline_without_address() -> None:
+    """Have the hub's libraries look in their cache alone where the hub's name has no address.
+
+    They would retry for half a minute first. They read the variable as they are imported.
+    """
+    if getproxies():  # which look names up themselves
+        return
+    hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.getaddrinfo(hub.hostname, hub.port or hub.scheme)
+    except (OSError, ValueError):  # no address, or no name that could have one
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def _official_layout(rows: Any, source: str) -> dict[str, Any]:
