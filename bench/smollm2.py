@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> dict:
     write_work(folder, args)
     settings = {
         "folder": str(folder), "stage": "sft", "threads": args.threads, "rate": 1e-4,
-        "clock": args.clock, "shared": True, "compile": False,
+        "clock": args.clock, "samples": 1, "shared": True, "compile": False,
     }  # fmt: skip
     workers = {
         name: Worker(name, Path(sys.executable), module, folder / f"{module}.log", settings)
