@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from src import ppo, stages
 from src.model.heads import RewardModel
 from src.names import MODEL_TYPES, STAGES
-from src.utils import distributed
+from src.utils import cli, distributed
 from src.utils.distributed import by_rank, gather, my_parts, shares, sum_gradients
 from src.utils.payload import load_payload
 from src.utils.ranks import rank, world_size
+from src.utils.run import Run
 from src.utils.sharding import shard, whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,10 +151,23 @@ def on_ranks_stages(out):
 
 
 def on_ranks_dead(out):
-    """The rank that DEAD names is killed in its second step."""
+    """The rank that DEAD names is killed in its second step; at the other SIGTERM comes, as from
+    torchrun, at the worst moments.
+    """
     import main_squad
 
-    log_step = stages.log_step
+    log_step, close, out_of_memory = stages.log_step, Run.close, cli.out_of_memory
+
+    def closing(run):
+        signal.raise_signal(signal.SIGTERM)
+        close(run)
+        signal.raise_signal(signal.SIGTERM)
+
+    def telling(error):
+        signal.raise_signal(signal.SIGTERM)
+        return out_of_memory(error)
+
+    Run.close, cli.out_of_memory = closing, telling
 
     def dying(run, step, *args, **shown):
         if step == 1 and rank() == int(os.environ["DEAD"]):

@@ -85,7 +85,8 @@ def _ended_by_sigterm() -> Iterator[None]:
     """SIGTERM raises Stopped; Python has KeyboardInterrupt for SIGINT alone."""
 
     def stop(number: int, _frame: object) -> None:
-        raise Stopped("stopped by SIGTERM", 128 + number)
+        if not lost_rank(sys.exception()):
+            raise Stopped("stopped by SIGTERM", 128 + number)
 
     try:
         previous = signal.signal(signal.SIGTERM, stop)
@@ -95,7 +96,7 @@ def _ended_by_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if lost_rank(sys.exception()) else previous)
 
 
 def command(main: Callable[..., dict]) -> Callable[..., dict]:

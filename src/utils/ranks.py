@@ -15,7 +15,12 @@ def rank() -> int:
     return int(os.environ.get("RANK", 0)) if world_size() > 1 else 0
 
 
-def lost_rank(error: BaseException) -> bool:
-    """Whether torch says that another rank went away or hangs; it has no exception of its own."""
+def lost_rank(error: BaseException | None) -> bool:
+    """Whether torch says that another rank went away or hangs; it has no exception of its own.
+
+    torchrun then sends SIGTERM to the ranks that are left. While they handle such an error they
+    do not obey it: they end anyway, and first say why.
+    """
     words = ("gloo", "nccl", "connection closed", "connection reset", "timed out")
-    return world_size() > 1 and any(word in str(error).lower() for word in words)
+    told = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return told and world_size() > 1

@@ -8,6 +8,7 @@ import math
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from src.utils.distributed import gather, join
 from src.utils.lock import lock_folder
 from src.utils.machine import machine_in_words
 from src.utils.payload import clear_stale
-from src.utils.ranks import rank, world_size
+from src.utils.ranks import lost_rank, rank, world_size
 from src.utils.tracker import NO_TRACKER, open_tracker, require_tracker
 
 # Flags that say how a run is started, and are no part of it.
@@ -250,7 +251,8 @@ class Run:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._signal = number
-        if self._keep is None:  # before the first step or after the last: nothing to finish
+        # Before the first step or after the last there is nothing to finish.
+        if self._keep is None and not lost_rank(sys.exception()):
             self._stop_signal = number
             self._stop()
 
