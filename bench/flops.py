@@ -7,8 +7,8 @@ keys and values only, and logits are needed at answer positions only.
 
 from collections.abc import Sequence
 
+from src.model.transformer.block import TransformerConfig
 from src.model.transformer.packing import pack
-from src.model.transformer.transformer import TransformerConfig
 from src.scoring import Forest, Tree
 
 # The gradient of a product is two products of the same size.
@@ -77,7 +77,16 @@ def step_flops(
     }[stage]
 
 
-def padded_share(forest: Forest) -> float:
-    """Share of the places of attention's rows that hold no token; all else has no padding."""
-    packed = pack(forest.levels(), "last level")
-    return 1 - len(packed.tokens) / (len(forest.contexts.lengths) * packed.keys.width)
+def masked_share(forest: Forest) -> float:
+    """Share of the scores of a layer's attention that are worked out and masked; nothing is padded.
+    """
+    parts = pack(forest.levels(), "last level").attention
+    worked_out = masked = 0
+    for part in (*parts.above, *parts.below):
+        queries, keys = (s.stop - s.start for s in (part.queries, part.keys))
+        worked_out += queries * keys
+        if part.causal:  # of the keys' own tokens, those that come later
+            masked += keys * (keys - 1) // 2
+        elif part.shown is not None:
+            masked += int(part.shown.isneginf().sum())
+    return masked / worked_out

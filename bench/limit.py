@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bench.flops import BACKWARD, forward_flops, padded_share
+from bench.flops import BACKWARD, forward_flops, masked_share
 from bench.machine import machine, product_rate, quartiles, table
 from bench.pipes import CLOCKS, ROOT
 from bench.work import SHAPE, bench_tokenizer, count_questions
@@ -84,7 +84,7 @@ class Stage:
         return trees
 
     def parts(self, clock: Callable[[], float]) -> tuple[dict[str, float], float, list[Tree]]:
-        """Seconds of each part of the same step, the share of padding, and the trees."""
+        """Seconds of each part of the same step, the share of masked scores, and the trees."""
         spent = {}
         started = clock()
         trees = next(self.batches).trees
@@ -107,7 +107,7 @@ class Stage:
         spent["backward"], started = clock() - started, clock()
         optimizer_step(self.optimizer, RATE, 1.0, loss.item(), skip_nonfinite=False)
         spent["optimizer"] = clock() - started
-        return spent, padded_share(forest), trees
+        return spent, masked_share(forest), trees
 
     def flops(self, trees: list[Tree]) -> int:
         """Useful operations of a step on these trees."""
@@ -133,7 +133,7 @@ def measure(stage: Stage, repeats: int, clock: Callable[[], float]) -> dict:
     """Products, whole steps and steps in parts take turns."""
     for _ in range(2):
         stage.step(), stage.parts(clock)
-    rates, use, speed, seconds, padded = [], [], [], [], []
+    rates, use, speed, seconds, masked = [], [], [], [], []
     parts: dict[str, list[float]] = {name: [] for name in PARTS}
     for _ in range(repeats):
         rates.append(product_rate(clock, repeats=1))
@@ -144,7 +144,7 @@ def measure(stage: Stage, repeats: int, clock: Callable[[], float]) -> dict:
         speed.append(stage.flops(trees) / whole)
         use.append(count_questions(trees) / whole)
         spent, share, trees = stage.parts(clock)
-        padded.append(share)
+        masked.append(share)
         for name, value in spent.items():
             parts[name].append(value)
     rate = statistics.median(r["square"] for r in rates)
@@ -154,7 +154,7 @@ def measure(stage: Stage, repeats: int, clock: Callable[[], float]) -> dict:
         "useful_gflops": quartiles([1e-9 * s for s in speed]),
         "product_gflops": {k: statistics.median(r[k] for r in rates) for k in rates[0]},
         "utilisation": quartiles([1e-9 * s / rate for s in speed]),
-        "padded_share": statistics.mean(padded),
+        "masked_share": statistics.mean(masked),
         "seconds_by_part": {name: statistics.median(x) for name, x in parts.items()},
     }
 
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> dict:
             stage.name, f"{found['questions_per_second'][1]:.1f}",
             f"{1000 * found['seconds'][1]:.0f}", f"{found['useful_gflops'][1]:.1f}",
             f"{rates['square']:.0f} / {rates['model']:.0f}", f"{use} ({low} to {high})",
-            f"{100 * found['padded_share']:.1f}",
+            f"{100 * found['masked_share']:.1f}",
         ])  # fmt: skip
         total = sum(found["seconds_by_part"].values())
         parts.append([stage.name] + [
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> dict:
         if args.profile:
             print(profile(stage))
     print(table(["step", "questions/s", "ms", "useful GFLOP/s", "product GFLOP/s (square / model)",
-                 "utilisation %", "padding %"], whole))  # fmt: skip
+                 "utilisation %", "masked %"], whole))  # fmt: skip
     print()
     print(table(["ms of a step", *PARTS], parts))
     args.output.parent.mkdir(parents=True, exist_ok=True)

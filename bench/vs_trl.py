@@ -31,7 +31,7 @@ from bench.work import (
     make_work,
     write_work,
 )
-from src.model.transformer.transformer import TransformerConfig
+from src.model.transformer.block import TransformerConfig
 
 TORCH = "torch==2.13.0"
 # The peers' environments: the newest of the registry, and the last TRL of the kind that had PPO.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from src.losses import token_logp
 from src.model.levels import Level
+from src.model.products import arranged
 from src.scoring import batches_by_length, pad, read_prompts
 
 # (context ids, [question ids, ...])
@@ -106,36 +107,37 @@ def generate(
     Contexts and questions are read once. Rows that have stopped leave the batch. A sample depends
     on the weights, its prompt, the seed and its place among the samples, and on no other row.
     """
-    contexts, questions, last_token = _prompt_levels(prompts, device)
-    state = read_prompts(model, contexts, questions) if prompts else None
-    rows = torch.arange(len(last_token), device=device).repeat_interleave(num_samples)
-    state, token = state and state.select(rows), last_token.index_select(0, rows)
-    if uniform is None:
-        uniform = _uniforms(seed, first_row + len(rows), max_new_tokens)[first_row:]
-    uniform = uniform.to(device)
-    tokens = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=device)
-    logp = torch.zeros(len(rows), max_new_tokens, device=device)
-    lengths = torch.zeros(len(rows), dtype=torch.long, device=device)
-    stopped = torch.zeros(len(rows), dtype=torch.bool, device=device)
-    alive = torch.arange(len(rows), device=device)
-    for step in range(max_new_tokens):
-        if not len(alive):
-            break
-        hidden, state = model(token[:, None], torch.ones_like(token), state)
-        logits = model.logits(hidden[:, 0]).float()
-        if sampling.temperature == 0:
-            token = logits.max(-1).indices  # argmax, four times as fast on a CPU
-        else:
-            logits = logits / sampling.temperature
-            token = draw(filter_logits(logits, sampling), uniform[alive, step])
-        tokens[alive, step] = token
-        logp[alive, step] = token_logp(logits, token)
-        lengths[alive] = step + 1
-        ended = token == stop_id
-        stopped[alive] = ended
-        if ended.any():
-            staying = (~ended).nonzero().squeeze(1)
-            alive, token, state = alive[staying], token[staying], state.select(staying)
+    with arranged(model, num_samples * sum(len(questions) for _, questions in prompts)):
+        contexts, questions, last_token = _prompt_levels(prompts, device)
+        state = read_prompts(model, contexts, questions) if prompts else None
+        rows = torch.arange(len(last_token), device=device).repeat_interleave(num_samples)
+        state, token = state and state.select(rows), last_token.index_select(0, rows)
+        if uniform is None:
+            uniform = _uniforms(seed, first_row + len(rows), max_new_tokens)[first_row:]
+        uniform = uniform.to(device)
+        tokens = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=device)
+        logp = torch.zeros(len(rows), max_new_tokens, device=device)
+        lengths = torch.zeros(len(rows), dtype=torch.long, device=device)
+        stopped = torch.zeros(len(rows), dtype=torch.bool, device=device)
+        alive = torch.arange(len(rows), device=device)
+        for step in range(max_new_tokens):
+            if not len(alive):
+                break
+            hidden, state = model(token[:, None], torch.ones_like(token), state)
+            logits = model.logits(hidden[:, 0]).float()
+            if sampling.temperature == 0:
+                token = logits.max(-1).indices  # argmax, four times as fast on a CPU
+            else:
+                logits = logits / sampling.temperature
+                token = draw(filter_logits(logits, sampling), uniform[alive, step])
+            tokens[alive, step] = token
+            logp[alive, step] = token_logp(logits, token)
+            lengths[alive] = step + 1
+            ended = token == stop_id
+            stopped[alive] = ended
+            if ended.any():
+                staying = (~ended).nonzero().squeeze(1)
+                alive, token, state = alive[staying], token[staying], state.select(staying)
     # Ordinary tensors, which may enter a graph later: a copy made in inference mode could not.
     with torch.inference_mode(False):
         return Answers(*(x.clone() for x in (tokens, lengths, logp, stopped)))
@@ -177,11 +179,12 @@ def generate_all(
     rows = [samples * len(questions) for _, questions in prompts]
     of_tree = _uniforms(seed, first_row + sum(rows), steps)[first_row:].split(rows)
     answers: list[list[list[int]]] = [[] for _ in prompts]
-    for batch in batches_by_length(prompts):
-        chosen = [prompts[i] for i in batch]
-        uniform = torch.cat([of_tree[i] for i in batch])
-        found = generate(model, chosen, stop_id, uniform=uniform, **options)
-        texts = iter(found.texts())
-        for i in batch:
-            answers[i] = [next(texts) for _ in range(len(prompts[i][1]) * samples)]
+    with arranged(model, sum(rows)):
+        for batch in batches_by_length(prompts):
+            chosen = [prompts[i] for i in batch]
+            uniform = torch.cat([of_tree[i] for i in batch])
+            found = generate(model, chosen, stop_id, uniform=uniform, **options)
+            texts = iter(found.texts())
+            for i in batch:
+                answers[i] = [next(texts) for _ in range(len(prompts[i][1]) * samples)]
     return [text for texts in answers for text in texts]

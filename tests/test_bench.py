@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from bench.flops import forward_flops, padded_share, step_flops
+from bench.flops import forward_flops, masked_share, step_flops
 from bench.ours import kl_of
 from bench.work import alone, count_questions, exact_batches, llama_weights
 from main_squad import sft_backward
@@ -116,9 +116,13 @@ def test_operations_of_a_step_by_hand():
     assert step_flops(config, "ppo", pair, 4, samples=2) == passes
 
 
-def test_padded_share_by_hand():
-    """Below context 1: 5 + 2 + 1 + 2 + 3 + 3 + 2 = 18 tokens, below 2: 3 + 3 + 3 + 2 = 11."""
-    assert padded_share(build_forest(TREES, STOP)) == pytest.approx(1 - (18 + 11) / (2 * 18))
+def test_masked_share_by_hand():
+    """Context of 2, question of 1, leaves of 2 and 1 tokens; a leaf of 1. Scores: six tokens to the
+    context, of which one does not see its second; the branch's four, that see 1, 2, 3 and 2 of
+    each other; the other leaf to itself.
+    """
+    forest = build_forest([([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])], STOP)
+    assert masked_share(forest) == pytest.approx((1 + 8) / (6 * 2 + 4 * 4 + 1))
 
 
 def test_batches_hold_exactly_as_many_questions_and_whole_contexts():

@@ -5,7 +5,6 @@ import torch
 
 from src.model.levels import Level
 from src.model.model import MODELS, build_model
-from src.model.transformer.packing import pack
 from src.names import MODEL_TYPES, UserError
 from src.scoring import build_forest
 
@@ -272,41 +271,6 @@ def test_transformer_equals_transformers_llama(kv_heads, tied):
         hidden, _ = ours(tokens, full(tokens))
         close(hidden, theirs.model(tokens).last_hidden_state)
         close(ours.logits(hidden), theirs(tokens).logits)
-
-
-def test_layout_of_a_packed_forest_worked_by_hand():
-    """Context [1, 2], question [3], leaves [4, 5] and [4]; no context, no question, leaf [7]: seven
-    tokens in a line, two rows of six places.
-    """
-    trees = [([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])]
-    forest = build_forest(trees, stop_id=9)
-    packed = pack(forest.levels(), "last level")
-    assert packed.tokens.tolist() == [1, 2, 3, 4, 5, 4, 7]
-    assert packed.positions.tolist() == [0, 1, 2, 3, 4, 3, 0]
-    assert packed.keys.width == 6 and packed.keys.place.tolist() == [0, 1, 2, 3, 4, 5, 6]
-    seen = packed.keys.shown[:, 0] == 0
-    assert seen[0].int().tolist() == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 1, 0],
-        [1, 1, 1, 0, 0, 1],
-    ]
-    # The other row: one token, which sees itself, and places that it does not see, nor they it.
-    assert seen[1, 0].tolist() == [True, *[False] * 5] and seen[1, :, 0].sum() == 1
-    assert seen[1].diagonal().all()
-    # Of the leaves alone: four tokens in two rows of three places.
-    assert packed.wanted.tolist() == [3, 4, 5, 6] and packed.queries.width == 3
-    assert packed.queries.place.tolist() == [0, 1, 2, 3]
-    assert torch.equal(packed.queries.shown[0, 0] == 0, seen[0, 3:])
-    assert torch.equal(packed.queries.shown[1, 0, 0] == 0, seen[1, 0])
-    # Of the leaves' ends: three tokens in two rows of two places.
-    packed = pack(forest.levels(), "ends")
-    assert packed.wanted.tolist() == [4, 5, 6] and packed.queries.width == 2
-    assert packed.queries.place.tolist() == [0, 1, 2]
-    assert torch.equal(packed.queries.shown[0, 0] == 0, seen[0, 4:])
-    assert torch.equal(packed.queries.shown[1, 0, 0] == 0, seen[1, 0])
 
 
 def test_the_ends_of_rows_of_which_some_are_empty():

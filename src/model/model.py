@@ -6,8 +6,9 @@ from torch import nn
 
 from src.model.kgram.kgram import KGram, KGramConfig
 from src.model.lstm.lstm import LSTM, LSTMConfig
+from src.model.transformer.block import TransformerConfig
 from src.model.transformer.copy_head import has_room, lay_out_copy_head
-from src.model.transformer.transformer import Transformer, TransformerConfig
+from src.model.transformer.transformer import Transformer
 from src.names import UserError
 
 MODELS = {

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.model.checks import require_positive_int
+from src.model.products import Linear
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class KGram(nn.Module):
         nn.init.normal_(self.embedding.weight, std=config.n_embd**-0.5)
         widths = [config.kgram_k * config.n_embd] + [config.n_inner] * config.n_layer
         self.layers = nn.ModuleList(
-            nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)
+            Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)
         )
-        self.out = nn.Linear(config.n_inner, config.n_embd, bias=False)
+        self.out = Linear(config.n_inner, config.n_embd, bias=False)
         self.norm = nn.RMSNorm(config.n_embd)
 
     def forward(

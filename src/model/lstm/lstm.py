@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from src.model.checks import require_positive_int
+from src.model.products import TiedEmbedding
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class LSTM(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.n_embd
-        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.embedding = TiedEmbedding(config.vocab_size, config.n_embd)
         self.cell = nn.LSTM(config.n_embd, config.n_embd, config.n_layer, batch_first=True)
         self.norm = nn.RMSNorm(config.n_embd)
         nn.init.normal_(self.embedding.weight, std=config.n_embd**-0.5)
@@ -89,4 +90,4 @@ class LSTM(nn.Module):
         """Next-token logits (..., V) of hidden states (..., D); the head is the embedding,
         transposed.
         """
-        return F.linear(hidden, self.embedding.weight)
+        return self.embedding.logits(hidden)

@@ -1,108 +1,163 @@
 """Attention over shared prefixes: keys and values stay where they were computed, once for all who
 read them.
 
-To attend, the children of one parent are put side by side on the query axis, so that a shared
-prefix costs one product with many queries and not many products with one copy each (Juravsky et al.
-2024, 2402.05099). The scores of all parts (each earlier segment, and the tokens of this call among
-themselves) then share one softmax.
+What a token sees is taken in parts: the context that it shares with others, and what stands below
+that. Queries of all who share a part attend to it together (Juravsky et al. 2024, 2402.05099); each
+part gives its own softmax's output and the logarithm of its sum, from which the softmax over both
+parts follows exactly (Milakov and Gimelshein 2018, 1805.02867; Dao 2023, 2307.08691).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.model.transformer.state import Segment
+# torch's own attention on a CPU, under the names that also give the logarithms: it has no public
+# one. Elsewhere, and in other precisions, plain operations do the same.
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-class Fold(NamedTuple):
-    """Where batch rows go when the children of one segment row stand side by side.
+class Part(NamedTuple):
+    """Neighbouring queries of a line and the neighbouring keys that they see.
 
-    slot: (B,) position of a batch row among S * `children` places; None when the two orders are the
-    same.
-    masked: True where a key must not be seen, such as padding; broadcast to (S, K, n, C). None: all
-    are seen.
+    shown: (n, m), added to the scores of n queries and m keys: 0 where seen, -inf elsewhere; None:
+    all are seen, or, if `causal`, query i sees keys 0 to i.
     """
 
-    children: int
-    slot: Tensor | None
-    masked: Tensor | None
-
-    def beside(self, x: Tensor, size: int) -> Tensor:
-        """(B, K, n, x) to (S, K, children * n, x): what belongs to one segment row together."""
-        if self.children == 1 and self.slot is None:
-            return x
-        if self.slot is not None:
-            # index_copy and index_select (not x[rows]): their gradients are reproducible.
-            x = x.new_zeros(size * self.children, *x.shape[1:]).index_copy(0, self.slot, x)
-        x = x.view(size, self.children, *x.shape[1:]).transpose(1, 2)
-        return x.reshape(size, x.shape[1], -1, x.shape[-1])
-
-    def apart(self, x: Tensor) -> Tensor:
-        """The way back: (S, K, children * n, x) to (B, K, n, x)."""
-        if self.children == 1 and self.slot is None:
-            return x
-        x = x.unflatten(2, (self.children, -1)).transpose(1, 2).flatten(0, 1)
-        return x if self.slot is None else x.index_select(0, self.slot)
+    queries: slice
+    keys: slice
+    shown: Tensor | None
+    causal: bool
 
 
-def fold_of(segment: Segment) -> Fold:
-    """The fold of one earlier segment; computed once per call and used in every layer."""
-    size = segment.real.shape[0]
-    real = segment.real[:, : segment.used]
-    masked = None if bool(real.all()) else ~real[:, None, None, :]
-    if segment.rows is None:
-        return Fold(1, None, masked)
-    counts = torch.bincount(segment.rows, minlength=size)
-    children = int(counts.max())
-    order = torch.argsort(segment.rows, stable=True)
-    first = torch.cumsum(counts, 0) - counts
-    rank = torch.arange(len(order), device=order.device) - first.index_select(
-        0, segment.rows[order]
-    )
-    slot = torch.empty_like(order)
-    slot[order] = segment.rows[order] * children + rank
-    if len(slot) == size * children and bool((slot[1:] > slot[:-1]).all()):
-        return Fold(children, None, masked)
-    return Fold(children, slot, masked)
-
-
-def attend(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    earlier: list[tuple[Tensor, Tensor, Fold]],
-    masked: Tensor | None,
-) -> Tensor:
-    """Causal attention of new tokens to everything their rows have read and to themselves.
-
-    query: (B, T, K, G, d); keys, values: (B, K, C, d), the call's own tokens, or a decoding
-    buffer's.
-    earlier: keys, values and fold of each earlier segment of this layer.
-    masked: True where an own key must not be seen, broadcast to (B, K, T * G, C); None: every key
-    is seen.
-    Returns (B, T, K * G * d).
+class Parts(NamedTuple):
+    """The parts of a line: contexts, seen by all below them, and what stands below a context. A
+    query is in one of each at most, a key in exactly one of them all.
     """
-    batch, length, kv_heads, groups, size = query.shape
-    if not earlier and length == keys.shape[2]:
-        # Right-padding is in every real token's future, so causality alone hides it.
-        flat = query.reshape(batch, length, kv_heads * groups, size).transpose(1, 2)
-        return attend_shown(flat, keys, values, None).transpose(1, 2).reshape(batch, length, -1)
-    parts = [*earlier, (keys, values, Fold(1, None, masked))]
-    query = (query * size**-0.5).transpose(1, 2).reshape(batch, kv_heads, -1, size)
-    scores = []
-    for shared, _, fold in parts:
-        own = fold.beside(query, len(shared)) @ shared.transpose(-1, -2)
-        if fold.masked is not None:
-            own = own.masked_fill(fold.masked, -torch.inf)
-        scores.append(fold.apart(own))
-    weights = torch.cat(scores, -1).softmax(-1).split([x.shape[-1] for x in scores], -1)
-    mixed = sum(
-        fold.apart(fold.beside(weight, len(shared)) @ shared)
-        for weight, (_, shared, fold) in zip(weights, parts, strict=True)
-    )
-    return mixed.view(batch, kv_heads, length, -1).transpose(1, 2).reshape(batch, length, -1)
+
+    above: Sequence[Part]
+    below: Sequence[Part]
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """query (M, K, G, d), keys and values (P, K, d) to (M, K * G * d)."""
+        return _PartsAttention.apply(query, keys, values, self).flatten(1)
+
+
+def attend_part(
+    query: Tensor, keys: Tensor, values: Tensor, shown: Tensor | None = None, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Attention of queries (B, H, n, d) to keys and values (B, H, m, d), (B, H, n, d), and the
+    logarithm of its softmax's sum (B, H, n). shown, causal: as in Part; shown may be (B, 1, n, m).
+    """
+    if query.device.type == "cpu" and query.dtype == keys.dtype == values.dtype:
+        return _flash(query, keys, values, 0.0, causal, attn_mask=shown)
+    scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    if causal:
+        scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
+    if shown is not None:
+        scores = scores + shown
+    total = scores.logsumexp(-1)
+    return (scores - total[..., None]).exp().to(values.dtype) @ values, total
+
+
+def join(
+    below: Tensor, below_total: Tensor, above: Tensor, above_total: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One softmax over two parts: their outputs (..., d) weighted by their sums, and the logarithm
+    of both sums (...); -inf for a part that a query has not.
+    """
+    weight = torch.sigmoid(above_total - below_total)
+    return below.lerp(above, weight[..., None]), torch.logaddexp(above_total, below_total)
+
+
+def attend_parts(
+    query: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Part]
+) -> tuple[Tensor, Tensor]:
+    """Attention of queries (M, K, G, d) to parts of a line, keys and values (P, K, d): outputs (M,
+    K, G, d) and logarithms (M, K, G), 0 and -inf for a query that is in none.
+    """
+    read = _heads(query), _for_groups(keys, query), _for_groups(values, query)
+    outs, totals = [], []
+    for part in parts:
+        own = attend_part(*_of_part(part, *read), part.shown, part.causal)
+        for found, of_part in zip((outs, totals), own, strict=True):
+            found.append((part.queries, _heads(of_part)))
+    return _in_line(outs, query, 0.0), _in_line(totals, query[..., 0], -torch.inf)
+
+
+def _in_line(pieces: Sequence[tuple[slice, Tensor]], like: Tensor, fill: float) -> Tensor:
+    """Pieces of a line like `like`, put where they belong; `fill` where there is none."""
+    parts, end = [], 0
+    for place, piece in [*sorted(pieces, key=lambda x: x[0].start), (slice(len(like), None), None)]:
+        if place.start > end:
+            parts.append(torch.full_like(like[end : place.start], fill))
+        if piece is not None:
+            parts.append(piece)
+            end = place.stop
+    return torch.cat(parts) if parts else torch.full_like(like, fill)
+
+
+def shown_of(seen: Tensor) -> Tensor:
+    """What to add to scores: 0 where a key is seen, -inf elsewhere."""
+    return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)
+
+
+def _heads(x: Tensor) -> Tensor:
+    """(n, K, G, d) or (n, K, G) to (G, K, n, d) or (G, K, n): a view, groups as a batch."""
+    return x.transpose(0, 2)
+
+
+def _for_groups(x: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (P, K, d) to (G, K, P, d): a view, each group of the queries reading the same.
+    """
+    return x.transpose(0, 1).expand(query.shape[2], -1, -1, -1)
+
+
+def _of_groups(gradient: Tensor) -> Tensor:
+    """The way back: (G, K, n, d), summed over the groups, to (n, K, d)."""
+    return (gradient.sum(0) if len(gradient) > 1 else gradient[0]).transpose(0, 1)
+
+
+def _of_part(part: Part, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    """What a part reads of (G, K, ..., d): its queries, keys and values."""
+    n, m = part.queries, part.keys
+    return query[:, :, n], keys[:, :, m], values[:, :, m]
+
+
+class _PartsAttention(torch.autograd.Function):
+    """Parts.attend: of every part one call forward and one backward, no key copied or padded."""
+
+    @staticmethod
+    def forward(ctx, query: Tensor, keys: Tensor, values: Tensor, parts: Parts) -> Tensor:
+        above, below = (attend_parts(query, keys, values, level) for level in parts)
+        out, total = join(*below, *above)
+        ctx.save_for_backward(query, keys, values, out, total)
+        ctx.parts = parts
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, keys, values, out, total = ctx.saved_tensors
+        read = _heads(query), _for_groups(keys, query), _for_groups(values, query)
+        found = [_heads(x) for x in (gradient, out, total)]
+        to_keys, to_values, to_query = [], [], 0
+        for level in ctx.parts:
+            pieces = []
+            for part in level:
+                # With output and sum of the whole softmax: the gradient of the part's share.
+                back, mixed, sums = (x[:, :, part.queries] for x in found)
+                of_query, of_keys, of_values = _flash_backward(
+                    back, *_of_part(part, *read), mixed, sums, 0.0, part.causal,
+                    attn_mask=part.shown,
+                )  # fmt: skip
+                pieces.append((part.queries, _heads(of_query)))
+                to_keys.append((part.keys, _of_groups(of_keys)))
+                to_values.append((part.keys, _of_groups(of_values)))
+            to_query = to_query + _in_line(pieces, query, 0.0)
+        return to_query, _in_line(to_keys, keys, 0.0), _in_line(to_values, values, 0.0), None
 
 
 def attend_shown(query: Tensor, keys: Tensor, values: Tensor, shown: Tensor | None) -> Tensor:

@@ -25,7 +25,8 @@ import math
 import torch
 from torch import Tensor
 
-from src.model.transformer.transformer import Block, Transformer, TransformerConfig
+from src.model.transformer.block import Block, TransformerConfig
+from src.model.transformer.transformer import Transformer
 
 EMBEDDING_STD = 0.02
 # Share of the constant in an embedding's length: large enough to be read exactly by the first head,

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from src.model.transformer.block import TransformerConfig, rotary_tables
 from src.model.transformer.gguf_file import GgufFile
-from src.model.transformer.transformer import Transformer, TransformerConfig, rotary_tables
+from src.model.transformer.transformer import Transformer
 from src.names import UserError
 
 # Where our configuration comes from; a None must be given.

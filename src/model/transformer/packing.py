@@ -2,9 +2,13 @@
 ancestors.
 
 Everything that treats tokens one by one (norms, projections, SwiGLU) runs once over the line. Only
-attention needs to know who belongs together: there, all tokens below one context stand in one row
-with a mask that shows each of them its own node's past and the nodes above it. Siblings stand in
-the row too and are masked, which costs less than the many small products that would spare them.
+attention needs to know who belongs together. The line holds tree after tree: a context, then branch
+after branch, a branch being a question and all that stands below it. So a context's tokens and its
+branches' are neighbours, and attention (`Parts`) reads them where they are: all tokens of a tree
+attend to the context together, each branch to itself with a mask.
+
+`Rows` does the same with a row a tree, padded, and one mask for the tree: for devices where many
+small calls cost more than masked scores, for `--compile`, and to check `Parts` against.
 """
 
 from collections.abc import Sequence
@@ -14,129 +18,191 @@ import torch
 from torch import Tensor
 
 from src.model.levels import Level
+from src.model.transformer.attention import Part, Parts, attend_shown, shown_of
 
 
 class Rows(NamedTuple):
-    """Where P tokens of the line stand among R rows of `width` places.
+    """Where queries and keys of the line stand among R rows, of `width` and `key_width` places.
 
-    place: (P,) of R * width. shown: (R, 1, width, C) float, what to add to the scores of C keys: 0
-    where a place sees a key, -inf elsewhere. Places without a token see each other only.
+    place, key_place: of each among the rows' places. shown: (R, 1, width, key_width) float, what to
+    add to the scores: 0 where a place sees a key, -inf elsewhere. Places without a token see each
+    other only.
     """
 
     place: Tensor
-    shown: Tensor
     width: int
+    key_place: Tensor
+    key_width: int
+    shown: Tensor
 
-    def spread(self, line: Tensor) -> Tensor:
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """query (M, K, G, d), keys and values (P, K, d) to (M, K * G * d)."""
+        rows = self._spread(query.flatten(1, 2), self.place, self.width)
+        pair = (self._spread(x, self.key_place, self.key_width) for x in (keys, values))
+        mixed = attend_shown(rows, *pair, self.shown).transpose(1, 2)
+        return mixed.reshape(len(mixed) * self.width, -1).index_select(0, self.place)
+
+    def _spread(self, line: Tensor, place: Tensor, width: int) -> Tensor:
         """(P, heads, d) to (R, heads, width, d), zeros where no token is.
 
         index_copy, whose gradient is reproducible and a plain look-up.
         """
-        places = line.new_zeros(len(self.shown) * self.width, *line.shape[1:])
-        places = places.index_copy(0, self.place, line)
-        return places.view(len(self.shown), self.width, *line.shape[1:]).transpose(1, 2)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """(R, heads, width, d) to (P, heads * d)."""
-        places = rows.transpose(1, 2).reshape(len(rows) * self.width, -1)
-        return places.index_select(0, self.place)
+        places = line.new_zeros(len(self.shown) * width, *line.shape[1:])
+        places = places.index_copy(0, place, line)
+        return places.view(len(self.shown), width, *line.shape[1:]).transpose(1, 2)
 
 
 class Packed(NamedTuple):
-    """tokens, positions: (P,), level after level. keys: where they all stand. wanted: which of them
-    have hidden states that are wanted, None: all; queries: where those stand.
+    """tokens, positions: (P,), tree after tree. level, place: (P,) which level each is of, and its
+    place among that level's flattened (R * T,) tokens.
+
+    attention: of all to all. wanted: which of them have hidden states that are wanted, None: all;
+    last_attention: of those to all.
     """
 
     tokens: Tensor
     positions: Tensor
-    keys: Rows
+    level: Tensor
+    place: Tensor
+    attention: Parts | Rows
     wanted: Tensor | None
-    queries: Rows
+    last_attention: Parts | Rows
 
 
-def real_places(level: Level) -> Tensor:
-    """Where the real tokens stand in the flattened (R * T,) tokens."""
-    return columns_of(level)[0].flatten().nonzero().squeeze(1)
+class _Line(NamedTuple):
+    """What is known of each token of a line, (P,) each.
 
-
-def in_columns(level: Level, real: Tensor, line: Tensor) -> Tensor:
-    """Keys or values (P, K, d) of a level's real tokens, which stand at places `real`, as a
-    segment's (R, K, T, d): zeros in the padding.
+    node: its row, rows numbered level after level; tree; branch: 0 for a context, else 1 + the row
+    of the second level that it stands in or below; ends: True for the last token of a row.
     """
-    places = line.new_zeros(level.tokens.numel(), *line.shape[1:]).index_copy(0, real, line)
-    return places.view(*level.tokens.shape, *line.shape[1:]).transpose(1, 2).contiguous()
+
+    tokens: Tensor
+    positions: Tensor
+    level: Tensor
+    place: Tensor
+    node: Tensor
+    tree: Tensor
+    branch: Tensor
+    ends: Tensor
 
 
-def columns_of(level: Level) -> tuple[Tensor, int]:
-    """Which of a level's columns hold a real token, (R, T) bool, and how many columns there are."""
-    columns = torch.arange(level.tokens.shape[1], device=level.tokens.device)
-    return columns < level.lengths[:, None], len(columns)
-
-
-def pack(levels: Sequence[Level], wanted: str) -> Packed:
+def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) -> Packed:
     """The levels in one line. wanted: whose hidden states, "all", "last level" or "ends", the last
-    token of each row of the last level that has any.
+    token of each row of the last level that has any. in_rows: attention by `Rows`, else `Parts`.
+    """
+    line, above = _line(levels)
+    at = None
+    if wanted == "ends":
+        at = ((line.level == len(levels) - 1) & line.ends).nonzero().squeeze(1)
+    elif wanted == "last level" and len(levels) > 1:
+        at = (line.level == len(levels) - 1).nonzero().squeeze(1)
+    attention = _rows if in_rows else _parts
+    everywhere = attention(line, above, len(levels[0].lengths), None)
+    last = everywhere if at is None else attention(line, above, len(levels[0].lengths), at)
+    return Packed(line.tokens, line.positions, line.level, line.place, everywhere, at, last)
+
+
+def starts_of(packed: Packed, depth: int, level: Level) -> Tensor:
+    """Where in the line the tokens of each row of a level begin, (R,); 0 for an empty row."""
+    columns = level.tokens.shape[1]
+    first = ((packed.level == depth) & (packed.place % columns == 0)).nonzero().squeeze(1)
+    return torch.zeros_like(level.lengths).index_copy(0, packed.place[first] // columns, first)
+
+
+def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor]:
+    """The tokens tree after tree, in a tree its context, then branch after branch, level after
+    level in a branch; and which node sees which, itself and its ancestors: (nodes + 1, nodes + 1)
+    bool, the last being "no token".
     """
     device = levels[0].tokens.device
     sizes = [len(level.lengths) for level in levels]
-    # Nodes are numbered level after level; the last is "no token". Each sees itself and its
-    # ancestors.
     above = torch.eye(sum(sizes) + 1, dtype=torch.bool, device=device)
-    root = torch.arange(sizes[0], device=device)
-    before = torch.zeros_like(root)
-    tokens, nodes, roots, positions = [], [], [], []
+    tree = torch.arange(sizes[0], device=device)
+    branch = before = torch.zeros_like(tree)
+    found = []
     first = 0
     for depth, level in enumerate(levels):
         if depth:
             own = above[first : first + len(level.lengths)]
             own |= above[first - sizes[depth - 1] : first].index_select(0, level.parents)
-            root, before = root[level.parents], before[level.parents]
-        real = real_places(level)
-        line = real // level.tokens.shape[1]
-        tokens.append(level.tokens.flatten()[real])
-        nodes.append(first + line)
-        roots.append(root[line])
-        positions.append(before[line] + real % level.tokens.shape[1])
+            tree, branch, before = (x[level.parents] for x in (tree, branch, before))
+        if depth == 1:
+            branch = 1 + torch.arange(len(branch), device=device)
+        columns = level.tokens.shape[1]
+        real = torch.arange(columns, device=device) < level.lengths[:, None]
+        place = real.flatten().nonzero().squeeze(1)
+        row, column = place // columns, place % columns
+        ends = column == level.lengths[row] - 1
+        tokens, positions = level.tokens.flatten()[place], before[row] + column
+        depths = torch.full_like(place, depth)
+        found.append((tokens, positions, depths, place, first + row, tree[row], branch[row], ends))
         before = before + level.lengths
         first += len(level.lengths)
-    start = sum(map(len, tokens[:-1]))
-    lengths = levels[-1].lengths
-    where = {
-        "all": None,
-        "last level": start + torch.arange(len(tokens[-1]), device=device),
-        "ends": start + lengths.cumsum(0)[lengths > 0] - 1,
-    }[wanted]
-    keys, queries = _rows(torch.cat(nodes), torch.cat(roots), above, sizes[0], where)
-    return Packed(torch.cat(tokens), torch.cat(positions), keys, where, queries)
+    line = _Line(*map(torch.cat, zip(*found, strict=True)))
+    order = (line.tree * (1 + sum(sizes)) + line.branch).argsort(stable=True)
+    return _Line(*(x[order] for x in line)), above
 
 
-def _rows(
-    node: Tensor, root: Tensor, above: Tensor, count: int, wanted: Tensor | None
-) -> tuple[Rows, Rows]:
-    """Places of all tokens, and of the `wanted` ones; above: (nodes + 1, nodes + 1) bool."""
-    column, width = _columns(root, count)
-    place = root * width + column
-    node_at = node.new_full((count * width,), len(above) - 1).index_copy(0, place, node)
-    node_at = node_at.view(count, width)
-    # Level after level in the line, left to right in a level: a node's past stands left of it.
-    seen = above[node_at[:, :, None], node_at[:, None, :]].tril()
-    shown = torch.zeros(seen.shape, device=node.device).masked_fill(~seen, -torch.inf)
-    keys = Rows(place, shown[:, None], width)
+def _parts(line: _Line, above: Tensor, trees: int, wanted: Tensor | None) -> Parts:
+    """All below a context to it, and each branch to itself; of the `wanted` queries alone."""
+    # Contexts by their tree's number, branches by numbers beyond.
+    group = torch.where(line.branch > 0, trees + line.branch, line.tree)
+    keys = _spans(group)
+    queries, below = (
+        _spans(x if wanted is None else x[wanted]) for x in (group, line.tree)
+    )
+    # A tree's queries begin with its context where all are wanted: those see what is before them.
+    contexts = [
+        Part(below[tree], keys[tree], None, causal=wanted is None)
+        for tree in below
+        if tree in keys
+    ]
+    branches = []
+    for number, span in queries.items():
+        if number >= trees:
+            node = line.node[keys[number]]
+            seen = above[node[:, None], node].tril()
+            if wanted is not None:
+                seen = seen[wanted[span] - keys[number].start]
+            branches.append(Part(span, keys[number], shown_of(seen), causal=False))
+    return Parts(contexts, branches)
+
+
+def _spans(numbers: Tensor) -> dict[int, slice]:
+    """Where each number stands; equal ones stand together."""
+    found, counts = numbers.unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0)
+    return {
+        number: slice(end - count, end)
+        for number, count, end in zip(found.tolist(), counts.tolist(), ends.tolist(), strict=True)
+    }
+
+
+def _rows(line: _Line, above: Tensor, trees: int, wanted: Tensor | None) -> Rows:
+    """A row a tree; a row of queries holds the `wanted` ones alone."""
+    key_column, key_width = _columns(line.tree, trees)
+    key_place = line.tree * key_width + key_column
+    node = line.node.new_full((trees * key_width,), len(above) - 1)
+    node = node.index_copy(0, key_place, line.node).view(trees, key_width)
+    # A node's past stands left of it, and so do its ancestors.
+    seen = above[node[:, :, None], node[:, None, :]].tril()
+    shown = shown_of(seen)
     if wanted is None:
-        return keys, keys
-    root = root[wanted]
-    rank, width = _columns(root, count)
-    place = root * width + rank
+        return Rows(key_place, key_width, key_place, key_width, shown[:, None])
+    tree = line.tree[wanted]
+    column, width = _columns(tree, trees)
+    place = tree * width + column
     # Each sees what it sees among all; a place without a token, what its row's first place sees.
-    full = place.new_zeros(count * width).index_copy(0, place, column[wanted])
-    shown = shown.gather(1, full.view(count, width, 1).expand(-1, -1, keys.width))
-    return keys, Rows(place, shown[:, None], width)
+    full = place.new_zeros(trees * width).index_copy(0, place, key_column[wanted])
+    shown = shown.gather(1, full.view(trees, width, 1).expand(-1, -1, key_width))
+    return Rows(place, width, key_place, key_width, shown[:, None])
 
 
 def _columns(row: Tensor, count: int) -> tuple[Tensor, int]:
-    """Of tokens in `count` rows: each one's rank in its row, and the widest row (at least 1)."""
+    """Of tokens in `count` rows, in their order: each one's rank in its row, and the widest row (at
+    least 1).
+    """
     held = torch.bincount(row, minlength=count)
-    order = row.argsort(stable=True)
-    rank = torch.arange(len(row), device=row.device) - (held.cumsum(0) - held)[row[order]]
-    column = torch.empty_like(rank).index_copy(0, order, rank)
-    return column, max(1, int(held.max()))
+    first = held.cumsum(0) - held
+    rank = torch.arange(len(row), device=row.device) - first[row]
+    return rank, max(1, int(held.max()))

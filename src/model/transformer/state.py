@@ -2,47 +2,100 @@
 them.
 
 A state is a chain of segments (a context, its question, an answer). `select` repeats or drops batch
-rows by changing a row map; no key or value is copied.
+rows by changing a row map; no key or value is copied. Decoding reads two: the first segment, shared
+by rows, and a buffer of each row's own, in which the other segments' tokens stand together and new
+ones are appended.
 """
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Columns that a decoding buffer starts with; it doubles when full.
+from src.model.transformer.attention import Part
+
+# Columns of a new decoding buffer beyond those that are taken at once; it doubles when full.
 BUFFER_COLUMNS = 32
 
 
 class Segment(NamedTuple):
-    """Keys and values of tokens read in one call (or, decoding, of tokens appended one by one).
+    """Tokens read in one call, S segment rows of them in a line, each row's as neighbours.
 
-    keys, values: one (S, K, C, d) tensor a layer, S segment rows, C columns of which `used` are
-    visible.
-    real: (S, C) bool, True where a column holds a real token of that row.
-    rows: (B,) int64, which segment row each batch row reads; None when they are the same rows.
-    written: a one-element list shared by all states on a decoding buffer: how many columns are
-    taken. A state whose `used` is smaller was continued by someone else and must not write over it.
-    None: not a buffer.
+    keys, values: one (P, K, d) tensor a layer. start, lengths: (S,) where a row's tokens begin, and
+    how many they are. rows: (B,) int64, which segment row each batch row reads.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    start: Tensor
+    lengths: Tensor
+    rows: Tensor
+
+    def select(self, rows: Tensor) -> "Segment":
+        """Batch rows `rows` (repeats allowed); nothing else is copied."""
+        return self._replace(rows=self.rows.index_select(0, rows))
+
+    def apart(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Keys and values of each batch row, a copy (B, K, C, d) a layer, and which of the C
+        columns are real, (B, C) bool.
+        """
+        start, lengths = (x.index_select(0, self.rows) for x in (self.start, self.lengths))
+        columns = torch.arange(int(lengths.max()) if len(lengths) else 0, device=start.device)
+        real = columns < lengths[:, None]
+        # index_select (not x[place]): its gradient is reproducible.
+        place = torch.where(real, start[:, None] + columns, 0).flatten()
+
+        def own(lines: Sequence[Tensor]) -> list[Tensor]:
+            return [
+                line.index_select(0, place).view(*real.shape, *line.shape[1:]).transpose(1, 2)
+                for line in lines
+            ]
+
+        return own(self.keys), own(self.values), real
+
+    def parts(self) -> list[Part]:
+        """For one query a batch row: neighbouring rows that read the same tokens attend to them
+        together. Rows that read none are in no part.
+        """
+        start, lengths = self.start.tolist(), self.lengths.tolist()
+        parts, first = [], 0
+        for row, same in groupby(self.rows.tolist()):
+            last = first + len(list(same))
+            if lengths[row]:
+                tokens = slice(start[row], start[row] + lengths[row])
+                parts.append(Part(slice(first, last), tokens, None, causal=False))
+            first = last
+        return parts
+
+
+class Buffer(NamedTuple):
+    """Each batch row's own keys and values, one (B, K, C, d) tensor a layer, C columns of which
+    `used` are visible; what decoding reads and appends to in place.
+
+    real: (B, C) bool, True where a column holds a real token of that row. written: a one-element
+    list shared by all states on a buffer: how many columns are taken. A state whose `used` is
+    smaller was continued by someone else and must not write over it.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     real: Tensor
     used: int
-    rows: Tensor | None = None
-    written: list[int] | None = None
+    written: list[int]
 
-    def select(self, rows: Tensor) -> "Segment":
-        """Batch rows `rows` (repeats allowed); copies only a decoding buffer, whose rows differ
-        anyway.
-        """
-        if self.written is not None:
-            keys = tuple(k.index_select(0, rows) for k in self.keys)
-            values = tuple(v.index_select(0, rows) for v in self.values)
-            real = self.real.index_select(0, rows)
-            return Segment(keys, values, real, self.used, None, [self.used])
-        return self._replace(rows=rows if self.rows is None else self.rows.index_select(0, rows))
+    def select(self, rows: Tensor) -> "Buffer":
+        """A copy of batch rows `rows` (repeats allowed)."""
+        keys = tuple(k.index_select(0, rows) for k in self.keys)
+        values = tuple(v.index_select(0, rows) for v in self.values)
+        return Buffer(keys, values, self.real.index_select(0, rows), self.used, [self.used])
+
+    def apart(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """As Segment.apart, views of the visible columns."""
+        keys = [k[:, :, : self.used] for k in self.keys]
+        values = [v[:, :, : self.used] for v in self.values]
+        return keys, values, self.real[:, : self.used]
 
 
 class TransformerState(NamedTuple):
@@ -50,7 +103,7 @@ class TransformerState(NamedTuple):
     row.
     """
 
-    segments: tuple[Segment, ...]
+    segments: tuple[Segment | Buffer, ...]
     lengths: Tensor
 
     def select(self, rows: Tensor) -> "TransformerState":
@@ -66,53 +119,65 @@ def decoding(length: int) -> bool:
     return length == 1 and torch.is_inference_mode_enabled()
 
 
-def split_buffer(
-    segments: tuple[Segment, ...], length: int
-) -> tuple[tuple[Segment, ...], Segment | None]:
-    """Segments that stay as they are, and the decoding buffer that this call may append to, if
-    there is one.
+def side_by_side(
+    segments: Sequence[Segment | Buffer],
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """All that each batch row has read, as Segment.apart says it."""
+    keys, values, real = zip(*(segment.apart() for segment in segments), strict=True)
+    layers = (
+        [torch.cat(layer, 2) for layer in zip(*of_all, strict=True)] for of_all in (keys, values)
+    )
+    return *layers, torch.cat(real, 1)
+
+
+def for_decoding(state: TransformerState, nothing: Buffer) -> tuple[Segment | None, Buffer]:
+    """What the rows that decode a token have read: a prefix that they may share, and a buffer to
+    append to. nothing: a buffer without columns for them.
+
+    The buffer is the state's, unless somebody else has continued that; then it is a new one, which
+    begins with copies of all segments but the prefix.
     """
-    if not segments or not decoding(length):
-        return segments, None
-    last = segments[-1]
-    return (segments[:-1], last) if last.written == [last.used] else (segments, None)
+    segments = state.segments
+    prefix = segments[0] if segments and isinstance(segments[0], Segment) else None
+    own = segments[prefix is not None :]
+    if len(own) == 1 and isinstance(own[0], Buffer) and own[0].written == [own[0].used]:
+        return prefix, own[0]
+    own = side_by_side([nothing, *own])
+    return prefix, _grown(*own, own[2].shape[1] + BUFFER_COLUMNS)
 
 
-def make_buffer(segment: Segment, columns: int = BUFFER_COLUMNS) -> Segment:
-    """The same segment with room for `columns` columns."""
+def _grown(
+    keys: Sequence[Tensor], values: Sequence[Tensor], real: Tensor, columns: int
+) -> Buffer:
+    """A buffer of so many columns that begins with these."""
+    used = real.shape[1]
 
     def grown(x: Tensor, dim: int) -> Tensor:
         shape = list(x.shape)
         shape[dim] = columns
         out = x.new_zeros(shape)
-        out.narrow(dim, 0, segment.used).copy_(x.narrow(dim, 0, segment.used))
+        out.narrow(dim, 0, used).copy_(x)
         return out
 
-    return Segment(
-        tuple(grown(k, 2) for k in segment.keys),
-        tuple(grown(v, 2) for v in segment.values),
-        grown(segment.real, 1),
-        segment.used,
-        None,
-        [segment.used],
-    )
+    keys, values = (tuple(grown(x, 2) for x in of_all) for of_all in (keys, values))
+    return Buffer(keys, values, grown(real, 1), used, [used])
 
 
-def make_room(buffer: Segment, real: Tensor) -> Segment:
-    """The buffer with one more visible column, which `real` (B, 1) says is real or not; others'
-    views stay as they are.
+def make_room(buffer: Buffer, real: Tensor) -> Buffer:
+    """The buffer with one more visible column, which `real` (B,) says is real or not; others' views
+    stay as they are.
     """
     if buffer.used == buffer.real.shape[1]:
-        buffer = make_buffer(buffer, 2 * buffer.used)
-    buffer.real[:, buffer.used] = real[:, 0]
+        buffer = _grown(*buffer.apart(), 2 * buffer.used)
+    buffer.real[:, buffer.used] = real
     buffer.written[0] += 1
     return buffer._replace(used=buffer.used + 1)
 
 
-def append(buffer: Segment, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Write one token's keys and values (B, K, 1, d) in the newest column; returns the visible
+def append(buffer: Buffer, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Write one token's keys and values (B, K, d) in the newest column; returns the visible
     columns.
     """
-    buffer.keys[layer][:, :, buffer.used - 1] = keys[:, :, 0]
-    buffer.values[layer][:, :, buffer.used - 1] = values[:, :, 0]
+    buffer.keys[layer][:, :, buffer.used - 1] = keys
+    buffer.values[layer][:, :, buffer.used - 1] = values
     return buffer.keys[layer][:, :, : buffer.used], buffer.values[layer][:, :, : buffer.used]

@@ -3,127 +3,32 @@ attention; the head is the embedding unless the configuration unties it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.model.checks import require_positive_int
 from src.model.levels import Level
-from src.model.transformer.attention import Fold, attend, attend_shown, fold_of
-from src.model.transformer.packing import Packed, columns_of, in_columns, pack, real_places
+from src.model.products import Linear, TiedEmbedding
+from src.model.transformer.attention import (
+    attend_part,
+    attend_parts,
+    attend_shown,
+    join,
+    shown_of,
+)
+from src.model.transformer.block import Block, TransformerConfig, rotary_tables
+from src.model.transformer.packing import Packed, pack, starts_of
 from src.model.transformer.state import (
+    Buffer,
     Segment,
     TransformerState,
     append,
     decoding,
-    make_buffer,
+    for_decoding,
     make_room,
-    split_buffer,
+    side_by_side,
 )
-from src.names import UserError
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """vocab_size: V. n_inner: width of the SwiGLU, default 8/3 of n_embd rounded up to 16.
-    block_size: most tokens read. tied: the head is the embedding; False: a matrix of its own.
-    """
-
-    vocab_size: int
-    n_layer: int = 3
-    n_embd: int = 128
-    n_head: int = 4
-    n_kv_head: int | None = None
-    n_inner: int | None = None
-    block_size: int = 1024
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    tied: bool = True
-
-    def __post_init__(self) -> None:
-        if self.n_kv_head is None:
-            object.__setattr__(self, "n_kv_head", self.n_head)
-        if self.n_inner is None and isinstance(self.n_embd, int):
-            object.__setattr__(self, "n_inner", -(-self.n_embd * 8 // 3 // 16) * 16)
-        require_positive_int(
-            self, "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "n_inner", "block_size"
-        )
-        for name in ("rope_theta", "norm_eps"):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 < value < float("inf"):
-                raise UserError(f"{name} {value!r:.60} given, expected a number above 0")
-        if not isinstance(self.tied, bool):
-            raise UserError(f"tied {self.tied!r} given, expected True or False")
-        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
-            raise UserError(
-                f"n_embd {self.n_embd} with n_head {self.n_head} given, "
-                "expected n_embd to be an even multiple of n_head"
-            )
-        if self.n_head % self.n_kv_head:
-            raise UserError(
-                f"n_head {self.n_head} with n_kv_head {self.n_kv_head} given, "
-                "expected n_head to be a multiple of n_kv_head"
-            )
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021, 2104.09864), halves rotated against each other as Llama
-    does, with its roundings (one fused multiply-add for the two products moves logits by 2e-5).
-
-    x: (..., heads, d); cos, sin: (..., 1, d).
-    """
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
-
-
-def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every position, each (block_size, d): a head's halves turn by the same
-    angles, so the cosines stand there twice, the sines once negated (the first half loses what the
-    second gains).
-
-    float32 throughout, operation by operation as Llama has it: rounding moves an angle of 1,000 by
-    up to 1e-4, and more exact tables gave logits 4e-4 apart from transformers'.
-    """
-    size = config.n_embd // config.n_head
-    frequency = 1.0 / config.rope_theta ** (torch.arange(0, size, 2).float() / size)
-    angle = torch.arange(config.block_size).float()[:, None] * frequency
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-
-
-class Block(nn.Module):
-    """Attention and SwiGLU, each on a normed input and added to the stream."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.head_size = config.n_embd // config.n_head
-        self.kv_heads = config.n_kv_head
-        self.groups = config.n_head // config.n_kv_head
-        kv_width = self.kv_heads * self.head_size
-        self.attention_norm = nn.RMSNorm(config.n_embd, config.norm_eps)
-        self.query = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.key_value = nn.Linear(config.n_embd, 2 * kv_width, bias=False)
-        self.attention_out = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        self.mlp_norm = nn.RMSNorm(config.n_embd, config.norm_eps)
-        self.gate_up = nn.Linear(config.n_embd, 2 * config.n_inner, bias=False)
-        self.down = nn.Linear(config.n_inner, config.n_embd, bias=False)
-
-    def keys_values(self, normed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys (rotated) and values of normed inputs (..., D), each (..., K, d)."""
-        both = self.key_value(normed).unflatten(-1, (2, self.kv_heads, self.head_size))
-        keys, values = both.unbind(-3)
-        return rotate(keys, cos, sin), values
-
-    def queries(self, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Queries (rotated) of normed inputs (..., D), (..., K, G, d)."""
-        query = self.query(normed).unflatten(-1, (-1, self.head_size))
-        return rotate(query, cos, sin).unflatten(-2, (self.kv_heads, self.groups))
-
-    def mlp(self, x: Tensor) -> Tensor:
-        """SwiGLU (Shazeer 2020, 2002.05202) of the normed stream."""
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
 
 
 class Transformer(nn.Module):
@@ -133,11 +38,12 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.n_embd
-        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        embedding = TiedEmbedding if config.tied else nn.Embedding
+        self.embedding = embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.RMSNorm(config.n_embd, config.norm_eps)
         if not config.tied:
-            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            self.head = Linear(config.n_embd, config.vocab_size, bias=False)
         cos, sin = rotary_tables(config)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -172,50 +78,57 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of hidden states (..., D)."""
-        head = self.embedding if self.config.tied else self.head
-        return F.linear(hidden, head.weight)
+        return self.embedding.logits(hidden) if self.config.tied else self.head(hidden)
 
     def read_levels(self, levels: Sequence[Level], last_only: bool = False) -> list[Tensor]:
         """Hidden states (R, T, D) of each level of a forest, 0 in the padding; `last_only`: of the
         last alone. The same as reading one level after the other, in one pass.
         """
-        hidden = self.read_packed(pack(levels, "last level" if last_only else "all"))
-        parts, at = [], 0
-        for level in levels[-1:] if last_only else levels:
-            real = real_places(level)
+        packed = self._pack(levels, "last level" if last_only else "all")
+        hidden = self.read_packed(packed)
+        found = []
+        for depth, level in enumerate(levels):
+            if last_only and depth + 1 < len(levels):
+                continue
+            here = (packed.level == depth).nonzero().squeeze(1)
+            of_level = hidden if last_only else hidden.index_select(0, here)
             places = hidden.new_zeros(level.tokens.numel(), self.width)
-            places = places.index_copy(0, real, hidden[at : at + len(real)])
-            parts.append(places.view(*level.tokens.shape, self.width))
-            at += len(real)
-        return parts
+            places = places.index_copy(0, packed.place[here], of_level)
+            found.append(places.view(*level.tokens.shape, self.width))
+        return found
 
     def read_ends(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
         """
-        hidden = self.read_packed(pack(levels, "ends"))
-        rows = levels[-1].lengths.nonzero().squeeze(1)
-        return hidden.new_zeros(len(levels[-1].lengths), self.width).index_copy(0, rows, hidden)
+        packed = self._pack(levels, "ends")
+        rows = packed.place[packed.wanted] // levels[-1].tokens.shape[1]
+        ends = torch.zeros(len(levels[-1].lengths), self.width, device=rows.device)
+        return ends.index_copy(0, rows, self.read_packed(packed))
 
     def prefill(self, levels: Sequence[Level]) -> TransformerState:
         """The state after each row of the last level. The same as reading one level after the
         other, in one pass; the last block stops at keys and values.
         """
         kept: list[tuple[Tensor, Tensor]] = []
-        self._blocks(pack(levels, "all"), kept)
+        packed = self._pack(levels, "all")
+        self._blocks(packed, kept)
+        keys, values = zip(*kept, strict=True)
         segments: list[Segment] = []
-        rows, lengths, end = None, 0, len(kept[0][0])
-        for level in reversed(levels):
-            lengths = lengths + (level.lengths if rows is None else level.lengths[rows])
-            real = real_places(level)
-            start = end - len(real)
-            pairs = [[in_columns(level, real, x[start:end]) for x in pair] for pair in kept]
-            segments.insert(0, Segment(*zip(*pairs, strict=True), *columns_of(level), rows))
-            rows, end = level.parents if rows is None else level.parents[rows], start
+        rows, lengths = torch.arange(len(levels[-1].lengths), device=packed.tokens.device), 0
+        for depth, level in reversed(list(enumerate(levels))):
+            own = Segment(keys, values, starts_of(packed, depth, level), level.lengths, rows)
+            segments.insert(0, own)
+            lengths, rows = lengths + level.lengths[rows], level.parents[rows]
         return TransformerState(tuple(segments), lengths)
 
     def read_packed(self, packed: Packed) -> Tensor:
         """Hidden states (wanted, D) of a packed forest."""
         return self.norm(self._blocks(packed))
+
+    def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
+        """One call a part pays on a CPU in float32; elsewhere, one call for all with a mask."""
+        on_cpu = levels[0].tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return pack(levels, wanted, in_rows=not on_cpu)
 
     def _blocks(
         self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None
@@ -223,7 +136,7 @@ class Transformer(nn.Module):
         """The stream (wanted, D) after all blocks. kept: a list for the keys and values (P, K, d)
         of each block, where they alone are needed.
         """
-        keys_at = queries_at = packed.keys
+        attention = packed.attention
         cos, sin = (x.index_select(0, packed.positions)[:, None] for x in (self.cos, self.sin))
         stream = F.embedding(packed.tokens, self.embedding.weight)
         for layer, block in enumerate(self.blocks):
@@ -233,68 +146,89 @@ class Transformer(nn.Module):
                 kept.append(pair)
                 if layer + 1 == len(self.blocks):
                     break
-            keys, values = map(keys_at.spread, pair)
             if layer + 1 == len(self.blocks) and packed.wanted is not None:
-                queries_at = packed.queries  # from here on, what is wanted alone
+                attention = packed.last_attention  # from here on, what is wanted alone
                 line = (normed, stream, cos, sin)
                 normed, stream, cos, sin = (x.index_select(0, packed.wanted) for x in line)
-            query = queries_at.spread(block.queries(normed, cos, sin).flatten(1, 2))
-            mixed = queries_at.gather(attend_shown(query, keys, values, queries_at.shown))
-            stream = stream + block.attention_out(mixed)
-            stream = stream + block.mlp(stream)
+            mixed = attention.attend(block.queries(normed, cos, sin), *pair)
+            stream = block.finish(stream, mixed)
         return stream
+
+    def _positions(self, state: TransformerState, lengths: Tensor, width: int) -> Tensor:
+        """Positions (B, width) of the tokens that follow a state."""
+        after = state.lengths + lengths
+        if len(after) and (most := int(after.max())) > self.config.block_size:
+            raise ValueError(f"{most} tokens given, expected at most {self.config.block_size}")
+        column = torch.arange(width, device=lengths.device)
+        # Padding may lie beyond.
+        return (state.lengths[:, None] + column).clamp_max(self.config.block_size - 1)
 
     def _read(
         self, tokens: Tensor, lengths: Tensor, state: TransformerState | None, last_block: bool
     ) -> tuple[Tensor, TransformerState]:
+        """Tokens (B, T) after a state, each row with keys and values of its own: plain, for any T
+        and with gradients. One token at a time without them takes `_decode`.
+        """
         batch, length = tokens.shape
-        if state is None:
-            state = TransformerState((), tokens.new_zeros(batch))
-        after = state.lengths + lengths
-        if batch and (most := int(after.max())) > self.config.block_size:
-            raise ValueError(f"{most} tokens given, expected at most {self.config.block_size}")
-        column = torch.arange(length, device=tokens.device)
-        position = state.lengths[:, None] + column
-        position = position.clamp_max(self.config.block_size - 1)  # padding may lie beyond
+        state = state or TransformerState((), tokens.new_zeros(batch))
+        position = self._positions(state, lengths, length)
+        if decoding(length):
+            stream, state = self._decode(tokens[:, 0], lengths, position[:, 0], state)
+            return stream[:, None], state
         cos, sin = (
             table.index_select(0, position.flatten()).view(batch, length, 1, -1)
             for table in (self.cos, self.sin)
         )
-        earlier, buffer = split_buffer(state.segments, length)
-        folds = [fold_of(segment) for segment in earlier]
-        real = column < lengths[:, None]
-        if buffer is not None:
-            buffer = make_room(buffer, real)
-            masked = ~buffer.real[:, None, None, : buffer.used]
-            masked[..., -1] = False  # a padding token sees itself, so that no row is without keys
-        else:
-            later = column[:, None] < column
-            masked = later.repeat_interleave(self.blocks[0].groups, 0) if length > 1 else None
+        earlier = shown = None
+        if state.segments:
+            *earlier, before = side_by_side(state.segments)
+            column = torch.arange(length, device=tokens.device)
+            past = (column <= column[:, None]).expand(batch, -1, -1)
+            before = before[:, None].expand(-1, length, -1)
+            shown = shown_of(torch.cat((before, past), -1))[:, None]
         stream = F.embedding(tokens, self.embedding.weight)
-        own = []
+        kept = []
         for layer, block in enumerate(self.blocks):
             normed = block.attention_norm(stream)
             pair = block.keys_values(normed, cos, sin)
-            keys, values = (x.transpose(1, 2) for x in pair)
-            if buffer is not None:
-                keys, values = append(buffer, layer, keys, values)
-            else:  # laid out for the products of all who will attend to them
-                own.append((keys.contiguous(), values.contiguous()))
+            kept.append([x.flatten(0, 1) for x in pair])
             if layer + 1 == len(self.blocks) and not last_block:
                 break
-            shared: list[tuple[Tensor, Tensor, Fold]] = [
-                (
-                    segment.keys[layer][:, :, : segment.used],
-                    segment.values[layer][:, :, : segment.used],
-                    fold,
-                )
-                for segment, fold in zip(earlier, folds, strict=True)
-            ]
-            mixed = attend(block.queries(normed, cos, sin), keys, values, shared, masked)
-            stream = stream + block.attention_out(mixed)
-            stream = stream + block.mlp(stream)
-        if buffer is None:
-            buffer = Segment(tuple(k for k, _ in own), tuple(v for _, v in own), real, length)
-            if decoding(length):
-                buffer = make_buffer(buffer)
-        return stream, TransformerState((*earlier, buffer), after)
+            pair = [x.transpose(1, 2) for x in pair]
+            if earlier is not None:
+                pair = [torch.cat((x[layer], y), 2) for x, y in zip(earlier, pair, strict=True)]
+            query = block.queries(normed, cos, sin).flatten(2, 3).transpose(1, 2)
+            mixed = attend_shown(query, *pair, shown).transpose(1, 2).flatten(2)
+            stream = block.finish(stream, mixed)
+        rows = torch.arange(batch, device=tokens.device)
+        segment = Segment(*zip(*kept, strict=True), rows * length, lengths, rows)
+        return stream, TransformerState((*state.segments, segment), state.lengths + lengths)
+
+    def _decode(
+        self, token: Tensor, lengths: Tensor, position: Tensor, state: TransformerState
+    ) -> tuple[Tensor, TransformerState]:
+        """One token (B,) a row after a state, its keys and values appended in place; the stream
+        (B, D).
+        """
+        size, heads = self.blocks[0].head_size, self.blocks[0].kv_heads
+        no_columns = (self.cos.new_zeros(len(token), heads, 0, size),) * len(self.blocks)
+        nothing = Buffer(no_columns, no_columns, lengths.new_zeros(len(token), 0).bool(), 0, [0])
+        prefix, buffer = for_decoding(state, nothing)
+        parts = prefix.parts() if prefix else []
+        buffer = make_room(buffer, lengths > 0)
+        seen = buffer.real[:, : buffer.used].clone()
+        seen[:, -1] = True  # a padding token sees itself, so that no row is without keys
+        shown = shown_of(seen)[:, None, None]
+        cos, sin = (table.index_select(0, position)[:, None] for table in (self.cos, self.sin))
+        stream = F.embedding(token, self.embedding.weight)
+        for layer, block in enumerate(self.blocks):
+            normed = block.attention_norm(stream)
+            own = append(buffer, layer, *block.keys_values(normed, cos, sin))
+            query = block.queries(normed, cos, sin)
+            mixed = attend_part(query, *own, shown)
+            if parts:
+                shared = prefix.keys[layer], prefix.values[layer]
+                mixed = join(*mixed, *attend_parts(query, *shared, parts))
+            stream = block.finish(stream, mixed[0].flatten(1))
+        segments = (buffer,) if prefix is None else (prefix, buffer)
+        return stream, TransformerState(segments, state.lengths + lengths)

@@ -1,0 +1,122 @@
+"""One block of the transformer, its rotary positions, and the configuration of the whole."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.model.checks import require_positive_int
+from src.model.products import Linear
+from src.names import UserError
+
+# Without gradients a block ends in pieces of so many tokens, so that what lies between stays in the
+# processor's cache.
+ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """vocab_size: V. n_inner: width of the SwiGLU, default 8/3 of n_embd rounded up to 16.
+    block_size: most tokens read. tied: the head is the embedding; False: a matrix of its own.
+    """
+
+    vocab_size: int
+    n_layer: int = 3
+    n_embd: int = 128
+    n_head: int = 4
+    n_kv_head: int | None = None
+    n_inner: int | None = None
+    block_size: int = 1024
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n_kv_head is None:
+            object.__setattr__(self, "n_kv_head", self.n_head)
+        if self.n_inner is None and isinstance(self.n_embd, int):
+            object.__setattr__(self, "n_inner", -(-self.n_embd * 8 // 3 // 16) * 16)
+        require_positive_int(
+            self, "vocab_size", "n_layer", "n_embd", "n_head", "n_kv_head", "n_inner", "block_size"
+        )
+        for name in ("rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise UserError(f"{name} {value!r:.60} given, expected a number above 0")
+        if not isinstance(self.tied, bool):
+            raise UserError(f"tied {self.tied!r} given, expected True or False")
+        if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
+            raise UserError(
+                f"n_embd {self.n_embd} with n_head {self.n_head} given, "
+                "expected n_embd to be an even multiple of n_head"
+            )
+        if self.n_head % self.n_kv_head:
+            raise UserError(
+                f"n_head {self.n_head} with n_kv_head {self.n_kv_head} given, "
+                "expected n_head to be a multiple of n_kv_head"
+            )
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021, 2104.09864), halves rotated against each other as Llama
+    does, with its roundings (one fused multiply-add for the two products moves logits by 2e-5).
+
+    x: (..., heads, d); cos, sin: (..., 1, d).
+    """
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every position, each (block_size, d): a head's halves turn by the same
+    angles, so the cosines stand there twice, the sines once negated (the first half loses what the
+    second gains).
+
+    float32 throughout, operation by operation as Llama has it: rounding moves an angle of 1,000 by
+    up to 1e-4, and more exact tables gave logits 4e-4 apart from transformers'.
+    """
+    size = config.n_embd // config.n_head
+    frequency = 1.0 / config.rope_theta ** (torch.arange(0, size, 2).float() / size)
+    angle = torch.arange(config.block_size).float()[:, None] * frequency
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+class Block(nn.Module):
+    """Attention and SwiGLU, each on a normed input and added to the stream."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.head_size = config.n_embd // config.n_head
+        self.kv_heads = config.n_kv_head
+        self.groups = config.n_head // config.n_kv_head
+        kv_width = self.kv_heads * self.head_size
+        self.attention_norm = nn.RMSNorm(config.n_embd, config.norm_eps)
+        self.query = Linear(config.n_embd, config.n_embd, bias=False)
+        self.key_value = Linear(config.n_embd, 2 * kv_width, bias=False)
+        self.attention_out = Linear(config.n_embd, config.n_embd, bias=False)
+        self.mlp_norm = nn.RMSNorm(config.n_embd, config.norm_eps)
+        self.gate_up = Linear(config.n_embd, 2 * config.n_inner, bias=False)
+        self.down = Linear(config.n_inner, config.n_embd, bias=False)
+
+    def keys_values(self, normed: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (rotated) and values of normed inputs (..., D), each (..., K, d)."""
+        both = self.key_value(normed).unflatten(-1, (2, self.kv_heads, self.head_size))
+        keys, values = both.unbind(-3)
+        return rotate(keys, cos, sin), values
+
+    def queries(self, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries (rotated) of normed inputs (..., D), (..., K, G, d)."""
+        query = self.query(normed).unflatten(-1, (-1, self.head_size))
+        return rotate(query, cos, sin).unflatten(-2, (self.kv_heads, self.groups))
+
+    def finish(self, stream: Tensor, mixed: Tensor) -> Tensor:
+        """The stream (..., D) with what attention found (..., K * G * d) and with the SwiGLU
+        (Shazeer 2020, 2002.05202) of that.
+        """
+        if len(stream) > ROWS_AT_ONCE and not torch.is_grad_enabled():
+            pieces = zip(stream.split(ROWS_AT_ONCE), mixed.split(ROWS_AT_ONCE), strict=True)
+            return torch.cat([self.finish(*piece) for piece in pieces])
+        stream = stream + self.attention_out(mixed)
+        gate, up = self.gate_up(self.mlp_norm(stream)).chunk(2, -1)
+        return stream + self.down(F.silu(gate) * up)

@@ -1,0 +1,160 @@
+"""A forest in one line: who sees whom, by hand and by a second layout; the kernels below."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from src.model.levels import Level
+from src.model.model import build_model
+from src.model.products import Linear, arranged
+from src.model.transformer.attention import attend_part
+from src.model.transformer.packing import pack, starts_of
+from src.scoring import build_forest
+from tests.test_models import CONFIGS, VOCAB, close
+
+HAND_TREES = [([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])]
+# Whom each of the first tree's tokens sees: context, question, two leaves.
+HAND_SEEN = [
+    [1, 0, 0, 0, 0, 0],
+    [1, 1, 0, 0, 0, 0],
+    [1, 1, 1, 0, 0, 0],
+    [1, 1, 1, 1, 0, 0],
+    [1, 1, 1, 1, 1, 0],
+    [1, 1, 1, 0, 0, 1],
+]
+
+
+def test_line_of_a_packed_forest_worked_by_hand():
+    """Context [1, 2], question [3], leaves [4, 5] and [4]; no context, no question, leaf [7]."""
+    levels = build_forest(HAND_TREES, stop_id=9).levels()
+    packed = pack(levels, "last level")
+    assert packed.tokens.tolist() == [1, 2, 3, 4, 5, 4, 7]
+    assert packed.positions.tolist() == [0, 1, 2, 3, 4, 3, 0]
+    assert packed.level.tolist() == [0, 0, 1, 2, 2, 2, 2]
+    assert packed.place.tolist() == [0, 1, 0, 0, 1, 2, 4]
+    assert packed.wanted.tolist() == [3, 4, 5, 6]
+    assert pack(levels, "ends").wanted.tolist() == [4, 5, 6]
+    assert [starts_of(packed, i, level).tolist() for i, level in enumerate(levels)] == [
+        [0, 0], [2, 0], [3, 5, 6]
+    ]  # fmt: skip
+
+
+def test_rows_of_a_packed_forest_worked_by_hand():
+    """The same: seven tokens in two rows of six places."""
+    levels = build_forest(HAND_TREES, stop_id=9).levels()
+    packed = pack(levels, "last level", in_rows=True)
+    rows = packed.attention
+    assert rows.width == rows.key_width == 6 and rows.place.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    seen = rows.shown[:, 0] == 0
+    assert seen[0].int().tolist() == HAND_SEEN
+    # The other row: one token, which sees itself, and places that it does not see, nor they it.
+    assert seen[1, 0].tolist() == [True, *[False] * 5] and seen[1, :, 0].sum() == 1
+    assert seen[1].diagonal().all()
+    # Of the leaves alone: four tokens in two rows of three places.
+    rows = packed.last_attention
+    assert rows.width == 3 and rows.place.tolist() == [0, 1, 2, 3]
+    assert torch.equal(rows.shown[0, 0] == 0, seen[0, 3:])
+    assert torch.equal(rows.shown[1, 0, 0] == 0, seen[1, 0])
+    # Of the leaves' ends: three tokens in two rows of two places.
+    rows = pack(levels, "ends", in_rows=True).last_attention
+    assert rows.width == 2 and rows.place.tolist() == [0, 1, 2]
+    assert torch.equal(rows.shown[0, 0] == 0, seen[0, 4:])
+    assert torch.equal(rows.shown[1, 0, 0] == 0, seen[1, 0])
+
+
+def test_parts_of_a_packed_forest_worked_by_hand():
+    """The same: all of the first tree to its context, each tree's branch to itself."""
+    levels = build_forest(HAND_TREES, stop_id=9).levels()
+    packed = pack(levels, "last level")
+    seen = torch.tensor(HAND_SEEN).bool()
+    (context,), (first, second) = packed.attention
+    assert context == (slice(0, 6), slice(0, 2), None, True)
+    assert first[:2] == (slice(2, 6), slice(2, 6)) and not first.causal
+    assert torch.equal(first.shown == 0, seen[2:, 2:])
+    assert second[:2] == (slice(6, 7), slice(6, 7)) and second.shown.tolist() == [[0.0]]
+    # Of the leaves alone, the first to the fourth of the wanted: they see the whole context.
+    (context,), (first, second) = packed.last_attention
+    assert context == (slice(0, 3), slice(0, 2), None, False)
+    assert first[:2] == (slice(0, 3), slice(2, 6)) and torch.equal(first.shown == 0, seen[3:, 2:])
+    assert second[:2] == (slice(3, 4), slice(6, 7))
+
+
+TRANSFORMERS = [c for c in CONFIGS if c[0] == "transformer"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_parts_equal_rows_in_value_and_gradient(data):
+    """Random forests of any shape, empty nodes among them; every kind of output that is read."""
+    draw, chance = data.draw, st.integers(0, 2**31)
+    name, config = draw(st.sampled_from(TRANSFORMERS))
+    torch.manual_seed(draw(chance))
+    model = build_model(name, {"vocab_size": VOCAB, **config})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    levels, above = [], 1
+    for _ in range(draw(st.integers(1, 3))):
+        rows, width = draw(st.integers(1, 6)), draw(st.integers(1, 40))
+        parents = torch.randint(above, (rows,)) if levels else torch.zeros(rows).long()
+        tokens, lengths = torch.randint(VOCAB, (rows, width)), torch.randint(width + 1, (rows,))
+        levels.append(Level(tokens, lengths, parents))
+        above = rows
+    wanted = draw(st.sampled_from(["all", "last level", "ends"]))
+    found = []
+    for in_rows in (False, True):
+        hidden = model.read_packed(pack(levels, wanted, in_rows))
+        weight = torch.rand(hidden.shape, generator=torch.Generator().manual_seed(1))
+        (hidden * weight).sum().backward()
+        found.append([hidden.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        model.zero_grad()
+    for parts, rows in zip(*found, strict=True):
+        scale = rows.abs().max().clamp_min(1e-3) if rows.numel() else 1
+        close(parts / scale, rows / scale)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_of_a_part_by_plain_operations(causal):
+    """In float64 and by a loop over queries; then torch's own, what a GPU would run, gives it."""
+    query, keys, values = (
+        torch.randn(2, 3, n, 8, generator=torch.Generator().manual_seed(n)) for n in (70, 9, 10)
+    )
+    values = values[:, :, :9]
+    shown = torch.zeros(2, 1, 70, 9)
+    shown[1, 0, :, 3] = -torch.inf
+    outs, totals = attend_part(query, keys, values, None if causal else shown, causal)
+    seen = torch.ones(70, 9).tril() if causal else shown.exp()
+    for b, h, i in itertools.product(range(2), range(3), (0, 1, 8, 69)):
+        row = seen[i].bool() if causal else seen[b, 0, i].bool()
+        scores = keys[b, h, row].double() @ query[b, h, i].double() / 8**0.5
+        weights = scores.exp() / scores.exp().sum()
+        close(outs[b, h, i], (weights @ values[b, h, row].double()).float())
+        close(totals[b, h, i], scores.exp().sum().log().float())
+    # A dtype of their own for the values is what keeps a call from torch's kernel.
+    plain, plain_totals = attend_part(
+        query, keys, values.double(), None if causal else shown, causal
+    )
+    close(plain.float(), outs)
+    close(plain_totals, totals)
+
+
+def test_arranged_weights_give_the_same_products():
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("no oneDNN in this torch")
+    torch.manual_seed(0)
+    linear, x = Linear(64, 48), torch.randn(16, 64)
+    wanted = linear(x)
+    with torch.inference_mode(), arranged(linear, 16):
+        found = linear(x)
+        with arranged(linear, 16):
+            assert torch.equal(linear(x), found)
+        assert torch.equal(linear(x), found)
+        linear.weight.data.zero_()  # the copy is what is read
+        assert torch.equal(linear(x), found)
+    assert torch.equal(linear(x), linear.bias.expand(16, -1))
+    close(found, wanted)
+    with arranged(linear, 3):  # too few rows: as it is
+        assert torch.equal(linear(x), linear.bias.expand(16, -1))
