@@ -107,24 +107,24 @@ def generate(
     Contexts and questions are read once. Rows that have stopped leave the batch. A sample depends
     on the weights, its prompt, the seed and its place among the samples, and on no other row.
     """
-    with arranged(model, num_samples * sum(len(questions) for _, questions in prompts)):
-        contexts, questions, last_token = _prompt_levels(prompts, device)
-        state = read_prompts(model, contexts, questions) if prompts else None
-        rows = torch.arange(len(last_token), device=device).repeat_interleave(num_samples)
-        state, token = state and state.select(rows), last_token.index_select(0, rows)
-        if uniform is None:
-            uniform = _uniforms(seed, first_row + len(rows), max_new_tokens)[first_row:]
-        uniform = uniform.to(device)
-        tokens = torch.zeros(len(rows), max_new_tokens, dtype=torch.long, device=device)
-        logp = torch.zeros(len(rows), max_new_tokens, device=device)
-        lengths = torch.zeros(len(rows), dtype=torch.long, device=device)
-        stopped = torch.zeros(len(rows), dtype=torch.bool, device=device)
-        alive = torch.arange(len(rows), device=device)
+    count = num_samples * sum(len(questions) for _, questions in prompts)
+    if uniform is None:
+        uniform = _uniforms(seed, first_row + count, max_new_tokens)[first_row:]
+    uniform = uniform.to(device)
+    tokens = torch.zeros(count, max_new_tokens, dtype=torch.long, device=device)
+    logp = torch.zeros(count, max_new_tokens, device=device)
+    lengths = torch.zeros(count, dtype=torch.long, device=device)
+    stopped = torch.zeros(count, dtype=torch.bool, device=device)
+    alive = torch.arange(count if max_new_tokens > 0 else 0, device=device)
+    with arranged(model, count):
+        if len(alive):
+            hidden, state = _read(model, prompts, device)
+            row = torch.arange(len(hidden), device=device).repeat_interleave(num_samples)
+            hidden, state = hidden.index_select(0, row), state.select(row)
         for step in range(max_new_tokens):
             if not len(alive):
                 break
-            hidden, state = model(token[:, None], torch.ones_like(token), state)
-            logits = model.logits(hidden[:, 0]).float()
+            logits = model.logits(hidden).float()
             if sampling.temperature == 0:
                 token = logits.max(-1).indices  # argmax, four times as fast on a CPU
             else:
@@ -138,20 +138,27 @@ def generate(
             if ended.any():
                 staying = (~ended).nonzero().squeeze(1)
                 alive, token, state = alive[staying], token[staying], state.select(staying)
+            if len(alive) and step + 1 < max_new_tokens:
+                hidden, state = model(token[:, None], torch.ones_like(token), state)
+                hidden = hidden[:, 0]
     # Ordinary tensors, which may enter a graph later: a copy made in inference mode could not.
     with torch.inference_mode(False):
         return Answers(*(x.clone() for x in (tokens, lengths, logp, stopped)))
 
 
-def _prompt_levels(
-    prompts: Sequence[PromptTree], device: torch.device | str
-) -> tuple[Level, Level, Tensor]:
-    """Contexts, questions less their last tokens, and those last tokens (Q,)."""
+def _read(model: nn.Module, prompts: Sequence[PromptTree], device: torch.device | str):
+    """Hidden states (Q, D) at the last token of every prompt, and the model's state after it."""
     questions = [list(question) for _, children in prompts for question in children]
     parents = [i for i, (_, children) in enumerate(prompts) for _ in children]
+    parents = torch.tensor(parents, device=device)
     contexts = Level(*pad([c for c, _ in prompts], device), torch.zeros(len(prompts)).long())
-    level = Level(*pad([q[:-1] for q in questions], device), torch.tensor(parents, device=device))
-    return contexts, level, torch.tensor([q[-1] for q in questions], device=device)
+    if hasattr(model, "prefill"):
+        return model.prefill((contexts, Level(*pad(questions, device), parents)))
+    without_last = Level(*pad([q[:-1] for q in questions], device), parents)
+    state = read_prompts(model, contexts, without_last)
+    last = torch.tensor([q[-1:] for q in questions], device=device)
+    hidden, state = model(last, torch.ones_like(last[:, 0]), state)
+    return hidden[:, 0], state
 
 
 def _uniforms(seed: Sequence[int] | int, rows: int, steps: int) -> Tensor:

@@ -111,8 +111,6 @@ def read_prompts(model: nn.Module, contexts: Level, questions: Level):
     """The model's state after each question less its last token: each context read once, each
     question once.
     """
-    if hasattr(model, "prefill"):
-        return model.prefill((contexts, questions))
     state = model.read(contexts.tokens, contexts.lengths)
     return model.read(questions.tokens, questions.lengths, state.select(questions.parents))
 

@@ -206,12 +206,13 @@ def test_a_stop_token_in_the_last_place_counts_as_stopped():
 
 
 def test_contexts_are_read_once_and_finished_rows_leave():
-    """2 contexts, 3 questions less a token each, then 6 rows: a pair each of 1, 4 and 8 steps."""
+    """2 contexts, 3 questions less a token each, those tokens; then pairs that end after 1, 4 and 8
+    of them, of which the first is not read."""
     model = Counter()
     prompts = [([1, 2, 3], [[0, 6], [9]]), ([5], [[7, 8, 2]])]
     generate(model, prompts, STOP, num_samples=2, max_new_tokens=16)
     assert model.shapes[:2] == [(2, 3), (3, 2)]
-    assert model.shapes[2:] == [(6, 1)] + [(4, 1)] * 3 + [(2, 1)] * 4
+    assert model.shapes[2:] == [(3, 1)] + [(4, 1)] * 3 + [(2, 1)] * 4
 
 
 def test_generate_all_keeps_the_prompts_order_in_batches_by_length(model):

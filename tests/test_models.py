@@ -310,7 +310,8 @@ def test_prefill_is_reading_one_level_after_the_other(config, none):
     with torch.inference_mode():
         state = model.read(contexts.tokens, contexts.lengths)
         state = model.read(questions.tokens, questions.lengths, state.select(questions.parents))
-        found = model.prefill((contexts, questions))
+        ends, found = model.prefill((contexts, questions))
+        close(ends, model.read_ends((contexts, questions)))
         assert torch.equal(found.lengths, state.lengths)
         rows = torch.tensor([4, 4, 0, 1, 3])
         found, state = found.select(rows), state.select(rows)

@@ -38,7 +38,7 @@ class Segment(NamedTuple):
         return self._replace(rows=self.rows.index_select(0, rows))
 
     def apart(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Keys and values of each batch row, a copy (B, K, C, d) a layer, and which of the C
+        """Keys and values of each batch row, a copy (B, C, K, d) a layer, and which of the C
         columns are real, (B, C) bool.
         """
         start, lengths = (x.index_select(0, self.rows) for x in (self.start, self.lengths))
@@ -48,10 +48,7 @@ class Segment(NamedTuple):
         place = torch.where(real, start[:, None] + columns, 0).flatten()
 
         def own(lines: Sequence[Tensor]) -> list[Tensor]:
-            return [
-                line.index_select(0, place).view(*real.shape, *line.shape[1:]).transpose(1, 2)
-                for line in lines
-            ]
+            return [line.index_select(0, place).unflatten(0, real.shape) for line in lines]
 
         return own(self.keys), own(self.values), real
 
@@ -71,7 +68,7 @@ class Segment(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """Each batch row's own keys and values, one (B, K, C, d) tensor a layer, C columns of which
+    """Each batch row's own keys and values, one (B, C, K, d) tensor a layer, C columns of which
     `used` are visible; what decoding reads and appends to in place.
 
     real: (B, C) bool, True where a column holds a real token of that row. written: a one-element
@@ -93,8 +90,8 @@ class Buffer(NamedTuple):
 
     def apart(self) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """As Segment.apart, views of the visible columns."""
-        keys = [k[:, :, : self.used] for k in self.keys]
-        values = [v[:, :, : self.used] for v in self.values]
+        keys = [k[:, : self.used] for k in self.keys]
+        values = [v[:, : self.used] for v in self.values]
         return keys, values, self.real[:, : self.used]
 
 
@@ -120,14 +117,20 @@ def decoding(length: int) -> bool:
 
 
 def side_by_side(
-    segments: Sequence[Segment | Buffer],
+    segments: Sequence[Segment | Buffer], room: int = 0
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """All that each batch row has read, as Segment.apart says it."""
+    """All that each batch row has read, as Segment.apart says it, and `room` columns more, not to
+    be read before they are written.
+    """
     keys, values, real = zip(*(segment.apart() for segment in segments), strict=True)
-    layers = (
-        [torch.cat(layer, 2) for layer in zip(*of_all, strict=True)] for of_all in (keys, values)
-    )
-    return *layers, torch.cat(real, 1)
+    more = real[0].new_zeros(len(real[0]), room)
+
+    def joined(layers: tuple[Tensor, ...]) -> Tensor:
+        rows, _, heads, size = layers[0].shape
+        return torch.cat((*layers, layers[0].new_empty(rows, room, heads, size)), 1)
+
+    columns = ([joined(layer) for layer in zip(*x, strict=True)] for x in (keys, values))
+    return *columns, torch.cat((*real, more), 1)
 
 
 def for_decoding(state: TransformerState, nothing: Buffer) -> tuple[Segment | None, Buffer]:
@@ -142,25 +145,14 @@ def for_decoding(state: TransformerState, nothing: Buffer) -> tuple[Segment | No
     own = segments[prefix is not None :]
     if len(own) == 1 and isinstance(own[0], Buffer) and own[0].written == [own[0].used]:
         return prefix, own[0]
-    own = side_by_side([nothing, *own])
-    return prefix, _grown(*own, own[2].shape[1] + BUFFER_COLUMNS)
+    return prefix, _buffer([nothing, *own], BUFFER_COLUMNS)
 
 
-def _grown(
-    keys: Sequence[Tensor], values: Sequence[Tensor], real: Tensor, columns: int
-) -> Buffer:
-    """A buffer of so many columns that begins with these."""
-    used = real.shape[1]
-
-    def grown(x: Tensor, dim: int) -> Tensor:
-        shape = list(x.shape)
-        shape[dim] = columns
-        out = x.new_zeros(shape)
-        out.narrow(dim, 0, used).copy_(x)
-        return out
-
-    keys, values = (tuple(grown(x, 2) for x in of_all) for of_all in (keys, values))
-    return Buffer(keys, values, grown(real, 1), used, [used])
+def _buffer(segments: Sequence[Segment | Buffer], room: int) -> Buffer:
+    """A buffer that begins with these, with room for so many columns more."""
+    keys, values, real = side_by_side(segments, room)
+    used = real.shape[1] - room
+    return Buffer(tuple(keys), tuple(values), real, used, [used])
 
 
 def make_room(buffer: Buffer, real: Tensor) -> Buffer:
@@ -168,7 +160,7 @@ def make_room(buffer: Buffer, real: Tensor) -> Buffer:
     stay as they are.
     """
     if buffer.used == buffer.real.shape[1]:
-        buffer = _grown(*buffer.apart(), 2 * buffer.used)
+        buffer = _buffer([buffer], max(buffer.used, 1))
     buffer.real[:, buffer.used] = real
     buffer.written[0] += 1
     return buffer._replace(used=buffer.used + 1)
@@ -176,8 +168,9 @@ def make_room(buffer: Buffer, real: Tensor) -> Buffer:
 
 def append(buffer: Buffer, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Write one token's keys and values (B, K, d) in the newest column; returns the visible
-    columns.
+    columns, (B, K, used, d).
     """
-    buffer.keys[layer][:, :, buffer.used - 1] = keys
-    buffer.values[layer][:, :, buffer.used - 1] = values
-    return buffer.keys[layer][:, :, : buffer.used], buffer.values[layer][:, :, : buffer.used]
+    buffer.keys[layer][:, buffer.used - 1] = keys
+    buffer.values[layer][:, buffer.used - 1] = values
+    seen = (x[layer][:, : buffer.used].transpose(1, 2) for x in (buffer.keys, buffer.values))
+    return tuple(seen)

@@ -101,17 +101,13 @@ class Transformer(nn.Module):
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
         """
         packed = self._pack(levels, "ends")
-        rows = packed.place[packed.wanted] // levels[-1].tokens.shape[1]
-        ends = torch.zeros(len(levels[-1].lengths), self.width, device=rows.device)
-        return ends.index_copy(0, rows, self.read_packed(packed))
+        return self._in_rows(self.read_packed(packed), packed, levels[-1])
 
-    def prefill(self, levels: Sequence[Level]) -> TransformerState:
-        """The state after each row of the last level. The same as reading one level after the
-        other, in one pass; the last block stops at keys and values.
-        """
+    def prefill(self, levels: Sequence[Level]) -> tuple[Tensor, TransformerState]:
+        """What `read_ends` gives, and the state after each row of the last level."""
         kept: list[tuple[Tensor, Tensor]] = []
-        packed = self._pack(levels, "all")
-        self._blocks(packed, kept)
+        packed = self._pack(levels, "ends")
+        ends = self._in_rows(self.norm(self._blocks(packed, kept)), packed, levels[-1])
         keys, values = zip(*kept, strict=True)
         segments: list[Segment] = []
         rows, lengths = torch.arange(len(levels[-1].lengths), device=packed.tokens.device), 0
@@ -119,11 +115,16 @@ class Transformer(nn.Module):
             own = Segment(keys, values, starts_of(packed, depth, level), level.lengths, rows)
             segments.insert(0, own)
             lengths, rows = lengths + level.lengths[rows], level.parents[rows]
-        return TransformerState(tuple(segments), lengths)
+        return ends, TransformerState(tuple(segments), lengths)
 
     def read_packed(self, packed: Packed) -> Tensor:
         """Hidden states (wanted, D) of a packed forest."""
         return self.norm(self._blocks(packed))
+
+    def _in_rows(self, hidden: Tensor, packed: Packed, last: Level) -> Tensor:
+        """Hidden states of ends, in the order of the line, in their rows (R, D); 0 for the rest."""
+        rows = packed.place[packed.wanted] // last.tokens.shape[1]
+        return hidden.new_zeros(len(last.lengths), self.width).index_copy(0, rows, hidden)
 
     def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
         """One call a part pays on a CPU in float32; elsewhere, one call for all with a mask."""
@@ -134,7 +135,7 @@ class Transformer(nn.Module):
         self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None
     ) -> Tensor:
         """The stream (wanted, D) after all blocks. kept: a list for the keys and values (P, K, d)
-        of each block, where they alone are needed.
+        of each block.
         """
         attention = packed.attention
         cos, sin = (x.index_select(0, packed.positions)[:, None] for x in (self.cos, self.sin))
@@ -144,8 +145,6 @@ class Transformer(nn.Module):
             pair = block.keys_values(normed, cos, sin)
             if kept is not None:
                 kept.append(pair)
-                if layer + 1 == len(self.blocks):
-                    break
             if layer + 1 == len(self.blocks) and packed.wanted is not None:
                 attention = packed.last_attention  # from here on, what is wanted alone
                 line = (normed, stream, cos, sin)
@@ -194,9 +193,9 @@ class Transformer(nn.Module):
             kept.append([x.flatten(0, 1) for x in pair])
             if layer + 1 == len(self.blocks) and not last_block:
                 break
-            pair = [x.transpose(1, 2) for x in pair]
             if earlier is not None:
-                pair = [torch.cat((x[layer], y), 2) for x, y in zip(earlier, pair, strict=True)]
+                pair = [torch.cat((x[layer], y), 1) for x, y in zip(earlier, pair, strict=True)]
+            pair = [x.transpose(1, 2) for x in pair]
             query = block.queries(normed, cos, sin).flatten(2, 3).transpose(1, 2)
             mixed = attend_shown(query, *pair, shown).transpose(1, 2).flatten(2)
             stream = block.finish(stream, mixed)
@@ -211,7 +210,7 @@ class Transformer(nn.Module):
         (B, D).
         """
         size, heads = self.blocks[0].head_size, self.blocks[0].kv_heads
-        no_columns = (self.cos.new_zeros(len(token), heads, 0, size),) * len(self.blocks)
+        no_columns = (self.cos.new_zeros(len(token), 0, heads, size),) * len(self.blocks)
         nothing = Buffer(no_columns, no_columns, lengths.new_zeros(len(token), 0).bool(), 0, [0])
         prefix, buffer = for_decoding(state, nothing)
         parts = prefix.parts() if prefix else []
