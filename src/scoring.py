@@ -205,7 +205,9 @@ def logp_of_hidden(
     """Log-probabilities of targets (N, A) from the hidden states (N, >= A, D) before them; logits
     at real positions only.
     """
-    logits = model.logits(pick(hidden[:, : targets.shape[1]], mask)) / temperature
+    logits = model.logits(pick(hidden[:, : targets.shape[1]], mask))
+    if temperature != 1:  # a pass over all logits, and another backward
+        logits = logits / temperature
     flat = token_logp(logits, targets[mask])
     logp = flat.new_zeros(mask.numel()).index_copy(0, mask.flatten().nonzero().squeeze(1), flat)
     return AnswerScores(logp.view(mask.shape), mask)

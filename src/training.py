@@ -38,6 +38,7 @@ def prepare(
         if args.compile:
             # The pass that training and scoring make; sampling's small steps are left as they are.
             name = "read_packed" if hasattr(trunk, "read_packed") else "forward"
+            trunk.in_rows = True  # of a transformer: parts are other calls for each batch
             setattr(trunk, name, torch.compile(getattr(trunk, name), dynamic=True))
         if args.shard:
             shard(module, device)

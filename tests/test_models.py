@@ -158,6 +158,20 @@ def test_decoding_beyond_the_buffer(model):
         close(hidden[:, 0], model(tokens, full(tokens))[0][:, -1], 2e-5)
 
 
+def test_decoding_after_a_shared_prefix_in_bfloat16(model):
+    """Under autocast, as on a GPU: by plain operations, values in bfloat16, queries in float32."""
+    prefix, rows, one = ids(2, 6), torch.tensor([1, 0, 1]), torch.ones(3, dtype=torch.long)
+    later = ids(3, 3, seed=1)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        _, state = model(prefix, torch.tensor([6, 4]))
+        state = state.select(rows)
+        for t in range(3):
+            hidden, state = model(later[:, t : t + 1], one, state)
+    for i, row in enumerate(rows):
+        expected = alone(model, prefix[row, : (6, 4)[row]], later[i])[-1]
+        assert (hidden[i, 0].float() - expected).norm() < 0.05 * expected.norm()
+
+
 def test_future_tokens_change_nothing_before_them(model):
     tokens, other = ids(2, 8), ids(2, 8)
     other[:, 5:] = (other[:, 5:] + 1) % VOCAB

@@ -21,7 +21,8 @@ _ARRANGED = ContextVar("arranged", default=_NONE)
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) with a weight (O, I), and a bias (O,): (..., O)."""
-    kept = _ARRANGED.get().get(id(weight))
+    # A compiled pass takes no arranged weights, and could not be one graph with the look-up in it.
+    kept = None if torch.compiler.is_compiling() else _ARRANGED.get().get(id(weight))
     if kept is None:
         return F.linear(x, weight, bias)
     # No public name of torch takes arranged weights; torch.compile uses this one when it freezes.

@@ -69,8 +69,8 @@ def join(
     """One softmax over two parts: their outputs (..., d) weighted by their sums, and the logarithm
     of both sums (...); -inf for a part that a query has not.
     """
-    weight = torch.sigmoid(above_total - below_total)
-    return below.lerp(above, weight[..., None]), torch.logaddexp(above_total, below_total)
+    weight = torch.sigmoid(above_total - below_total)[..., None].to(below.dtype)
+    return below.lerp(above, weight), torch.logaddexp(above_total, below_total)
 
 
 def attend_parts(
@@ -143,7 +143,7 @@ class _PartsAttention(torch.autograd.Function):
         query, keys, values, out, total = ctx.saved_tensors
         read = _heads(query), _for_groups(keys, query), _for_groups(values, query)
         found = [_heads(x) for x in (gradient, out, total)]
-        to_keys, to_values, to_query = [], [], 0
+        to_keys, to_values, to_query = [], [], []
         for level in ctx.parts:
             pieces = []
             for part in level:
@@ -156,8 +156,9 @@ class _PartsAttention(torch.autograd.Function):
                 pieces.append((part.queries, _heads(of_query)))
                 to_keys.append((part.keys, _of_groups(of_keys)))
                 to_values.append((part.keys, _of_groups(of_values)))
-            to_query = to_query + _in_line(pieces, query, 0.0)
-        return to_query, _in_line(to_keys, keys, 0.0), _in_line(to_values, values, 0.0), None
+            to_query.append(_in_line(pieces, query, 0.0))
+        lines = _in_line(to_keys, keys, 0.0), _in_line(to_values, values, 0.0)
+        return to_query[0].add_(to_query[1]), *lines, None
 
 
 def attend_shown(query: Tensor, keys: Tensor, values: Tensor, shown: Tensor | None) -> Tensor:

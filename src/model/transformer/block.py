@@ -114,7 +114,8 @@ class Block(nn.Module):
         """The stream (..., D) with what attention found (..., K * G * d) and with the SwiGLU
         (Shazeer 2020, 2002.05202) of that.
         """
-        if len(stream) > ROWS_AT_ONCE and not torch.is_grad_enabled():
+        in_pieces = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if in_pieces and len(stream) > ROWS_AT_ONCE:
             pieces = zip(stream.split(ROWS_AT_ONCE), mixed.split(ROWS_AT_ONCE), strict=True)
             return torch.cat([self.finish(*piece) for piece in pieces])
         stream = stream + self.attention_out(mixed)

@@ -38,6 +38,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.width = config.n_embd
+        self.in_rows = False  # forests by `Rows` everywhere: what --compile can compile once
         embedding = TiedEmbedding if config.tied else nn.Embedding
         self.embedding = embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -101,13 +102,13 @@ class Transformer(nn.Module):
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
         """
         packed = self._pack(levels, "ends")
-        return self._in_rows(self.read_packed(packed), packed, levels[-1])
+        return self._ends(self.read_packed(packed), packed, levels[-1])
 
     def prefill(self, levels: Sequence[Level]) -> tuple[Tensor, TransformerState]:
         """What `read_ends` gives, and the state after each row of the last level."""
         kept: list[tuple[Tensor, Tensor]] = []
         packed = self._pack(levels, "ends")
-        ends = self._in_rows(self.norm(self._blocks(packed, kept)), packed, levels[-1])
+        ends = self._ends(self.norm(self._blocks(packed, kept)), packed, levels[-1])
         keys, values = zip(*kept, strict=True)
         segments: list[Segment] = []
         rows, lengths = torch.arange(len(levels[-1].lengths), device=packed.tokens.device), 0
@@ -121,15 +122,15 @@ class Transformer(nn.Module):
         """Hidden states (wanted, D) of a packed forest."""
         return self.norm(self._blocks(packed))
 
-    def _in_rows(self, hidden: Tensor, packed: Packed, last: Level) -> Tensor:
-        """Hidden states of ends, in the order of the line, in their rows (R, D); 0 for the rest."""
+    def _ends(self, hidden: Tensor, packed: Packed, last: Level) -> Tensor:
+        """Hidden states of ends, as they stand in the line, put in their rows (R, D); else 0."""
         rows = packed.place[packed.wanted] // last.tokens.shape[1]
         return hidden.new_zeros(len(last.lengths), self.width).index_copy(0, rows, hidden)
 
     def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
-        """One call a part pays on a CPU in float32; elsewhere, one call for all with a mask."""
+        """By parts where one call a part pays, on a CPU in float32; else in rows, with a mask."""
         on_cpu = levels[0].tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        return pack(levels, wanted, in_rows=not on_cpu)
+        return pack(levels, wanted, in_rows=self.in_rows or not on_cpu)
 
     def _blocks(
         self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None
