@@ -7,6 +7,7 @@ so that gradients and figures only have to be summed. Without torchrun there is 
 
 import atexit
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from itertools import accumulate
@@ -31,8 +32,18 @@ def join() -> None:
     if world_size() > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
-        # Left to the interpreter's end, gloo's threads now and then abort a process that is done.
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Let gloo's threads come to rest before the interpreter ends.
+
+    To drop the tensors of its last transfer a thread has to hold the interpreter for a moment; one
+    that asks for it when it is ending aborts the process, which is done (seen in torch 2.13).
+    """
+    time.sleep(0.2)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def gather(value: Any) -> list:

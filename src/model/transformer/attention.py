@@ -69,6 +69,8 @@ def join(
     """One softmax over two parts: their outputs (..., d) weighted by their sums, and the logarithm
     of both sums (...); -inf for a part that a query has not.
     """
+    # Under autocast the parts can differ in precision.
+    above = above.to(below.dtype)
     weight = torch.sigmoid(above_total - below_total)[..., None].to(below.dtype)
     return below.lerp(above, weight), torch.logaddexp(above_total, below_total)
 
