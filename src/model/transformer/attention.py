@@ -43,6 +43,12 @@ class Parts(NamedTuple):
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """query (M, K, G, d), keys and values (P, K, d) to (M, K * G * d)."""
+        groups = query.shape[2]
+        if groups > 1:  # a copy for each query head: cheaper than outputs that lie apart
+            keys, values = (
+                x[:, :, None].expand(-1, -1, groups, -1).flatten(1, 2) for x in (keys, values)
+            )
+        query = query.flatten(1, 2)[:, :, None]
         return _PartsAttention.apply(query, keys, values, self).flatten(1)
 
 
@@ -118,11 +124,6 @@ def _for_groups(x: Tensor, query: Tensor) -> Tensor:
     return x.transpose(0, 1).expand(query.shape[2], -1, -1, -1)
 
 
-def _of_groups(gradient: Tensor) -> Tensor:
-    """The way back: (G, K, n, d), summed over the groups, to (n, K, d)."""
-    return (gradient.sum(0) if len(gradient) > 1 else gradient[0]).transpose(0, 1)
-
-
 def _of_part(part: Part, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
     """What a part reads of (G, K, ..., d): its queries, keys and values."""
     n, m = part.queries, part.keys
@@ -130,7 +131,9 @@ def _of_part(part: Part, query: Tensor, keys: Tensor, values: Tensor) -> tuple[T
 
 
 class _PartsAttention(torch.autograd.Function):
-    """Parts.attend: of every part one call forward and one backward, no key copied or padded."""
+    """Parts.attend with one query head a key head, G = 1: of every part one call forward and one
+    backward, nothing padded.
+    """
 
     @staticmethod
     def forward(ctx, query: Tensor, keys: Tensor, values: Tensor, parts: Parts) -> Tensor:
@@ -156,8 +159,8 @@ class _PartsAttention(torch.autograd.Function):
                     attn_mask=part.shown,
                 )  # fmt: skip
                 pieces.append((part.queries, _heads(of_query)))
-                to_keys.append((part.keys, _of_groups(of_keys)))
-                to_values.append((part.keys, _of_groups(of_values)))
+                to_keys.append((part.keys, of_keys[0].transpose(0, 1)))
+                to_values.append((part.keys, of_values[0].transpose(0, 1)))
             to_query.append(_in_line(pieces, query, 0.0))
         lines = _in_line(to_keys, keys, 0.0), _in_line(to_values, values, 0.0)
         return to_query[0].add_(to_query[1]), *lines, None
