@@ -11,7 +11,7 @@ from src.model.levels import Level
 from src.model.model import build_model
 from src.model.products import Linear, arranged
 from src.model.transformer.attention import attend_part
-from src.model.transformer.packing import pack, starts_of
+from src.model.transformer.packing import SCORES_A_PART, pack, parts_pay, starts_of
 from src.scoring import build_forest
 from tests.test_models import CONFIGS, VOCAB, close
 
@@ -80,6 +80,15 @@ def test_parts_of_a_packed_forest_worked_by_hand():
     assert context == (slice(0, 3), slice(0, 2), None, False)
     assert first[:2] == (slice(0, 3), slice(2, 6)) and torch.equal(first.shown == 0, seen[3:, 2:])
     assert second[:2] == (slice(3, 4), slice(6, 7))
+
+
+def test_parts_pay_for_long_contexts_by_hand():
+    """Two trees of 4 and 1 tokens as above: 2 * 36 scores in rows, 6 * 2 + 4 * 4 + 1 in parts, of
+    which there are four: 43 scores of channels against 4 * 700,000."""
+    levels = build_forest(HAND_TREES, stop_id=9).levels()
+    limit = 4 * SCORES_A_PART / 43
+    assert not parts_pay(levels, int(limit)) and parts_pay(levels, int(limit) + 1)
+    assert not parts_pay(levels[:1], 10**9)
 
 
 TRANSFORMERS = [c for c in CONFIGS if c[0] == "transformer"]

@@ -7,8 +7,9 @@ after branch, a branch being a question and all that stands below it. So a conte
 branches' are neighbours, and attention (`Parts`) reads them where they are: all tokens of a tree
 attend to the context together, each branch to itself with a mask.
 
-`Rows` does the same with a row a tree, padded, and one mask for the tree: for devices where many
-small calls cost more than masked scores, for `--compile`, and to check `Parts` against.
+`Rows` does the same with a row a tree, padded, and one mask for the tree: where many small calls
+cost more than masked scores (small trees, other devices), for `--compile`, and to check `Parts`
+against.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ from torch import Tensor
 
 from src.model.levels import Level
 from src.model.transformer.attention import Part, Parts, attend_shown, shown_of
+
+# What a part's calls cost, in scores of one channel that could be worked out meanwhile: 0.1 ms,
+# forward and backward, at 100 GFLOP/s.
+SCORES_A_PART = 700_000
 
 
 class Rows(NamedTuple):
@@ -100,6 +105,23 @@ def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) ->
     everywhere = attention(line, above, len(levels[0].lengths), None)
     last = everywhere if at is None else attention(line, above, len(levels[0].lengths), at)
     return Packed(line.tokens, line.positions, line.level, line.place, everywhere, at, last)
+
+
+def parts_pay(levels: Sequence[Level], width: int) -> bool:
+    """Whether attention by `Parts` spares more scores, of heads `width` wide together, than the
+    calls of its parts cost.
+    """
+    if len(levels) == 1:
+        return False
+    contexts, held = levels[0].lengths, levels[1].lengths.clone()
+    branch = torch.arange(len(held), device=held.device)
+    for level in levels[2:]:
+        branch = branch[level.parents]
+        held.index_add_(0, branch, level.lengths)
+    trees = contexts.index_add(0, levels[1].parents, held)
+    in_rows = len(trees) * int(trees.max()) ** 2
+    in_parts = int((trees * contexts).sum() + held.square().sum())
+    return (in_rows - in_parts) * width > SCORES_A_PART * (len(trees) + len(held))
 
 
 def starts_of(packed: Packed, depth: int, level: Level) -> Tensor:

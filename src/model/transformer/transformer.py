@@ -18,7 +18,7 @@ from src.model.transformer.attention import (
     shown_of,
 )
 from src.model.transformer.block import Block, TransformerConfig, rotary_tables
-from src.model.transformer.packing import Packed, pack, starts_of
+from src.model.transformer.packing import Packed, pack, parts_pay, starts_of
 from src.model.transformer.state import (
     Buffer,
     Segment,
@@ -130,7 +130,8 @@ class Transformer(nn.Module):
     def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
         """By parts where one call a part pays, on a CPU in float32; else in rows, with a mask."""
         on_cpu = levels[0].tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        return pack(levels, wanted, in_rows=self.in_rows or not on_cpu)
+        by_parts = on_cpu and not self.in_rows and parts_pay(levels, self.width)
+        return pack(levels, wanted, in_rows=not by_parts)
 
     def _blocks(
         self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None
