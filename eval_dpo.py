@@ -10,8 +10,9 @@ rate against the SFT parent (where there is a reward checkpoint), KL from it, wi
 import json
 from pathlib import Path
 
-from src.names import UserError
+from src.names import DPO, UserError
 from src.utils import cli
+from src.utils.ending import command
 
 # metric -> its unit in the table
 UNITS = {
@@ -43,7 +44,12 @@ def build_parser() -> cli.Parser:
 
 
 def check(args) -> None:
-    """Refuse what could be written only after all has been measured, and then not at all."""
+    """Refuse what would be ignored, and what could be written only after all has been measured."""
+    if args.strict_data and not (args.dataset or args.difficulty or args.split):
+        raise UserError(
+            "--strict_data given without --dataset, --difficulty or --split, expected one of them: "
+            "the checkpoint's own held-out questions were checked when it was trained"
+        )
     for flag in ("output", "predictions"):
         path = getattr(args, flag)
         if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
@@ -58,7 +64,7 @@ def load_policies(args) -> list:
 
     if args.checkpoint:
         return [load_parent(path, args.model_type) for path in args.checkpoint]
-    policy = load_parent(None, args.model_type, ("train_dpo",), "train_dpo")
+    policy = load_parent(None, args.model_type, (DPO,), DPO)
     return [policy, sft_ancestor(policy)]
 
 
@@ -90,7 +96,7 @@ def load_held_out(args, policy, block_size: int):
     return train.train, chosen, encoded, held_out, data.identity["dataset"]
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Print the table; returns {"policies": {path: {metric: {"value", "low", "high"}}}}."""
     args = build_parser().parse_args(argv)
@@ -122,7 +128,10 @@ def main(argv=None) -> dict:
     readers = [p.model for p in (*policies, parent)] + ([reward.trunk] if reward else [])
     block = min(model.config.block_size for model in readers)
     train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
-    say(f"{name}: {len(held_out.asked)} questions, {held_out.lost:.1%} of the golds cut off")
+    say(
+        f"{name}: {len(held_out.asked)} questions ({held_out.dropped} more leave no room for an "
+        f"answer), {held_out.lost:.1%} of the golds cut off"
+    )
     pairs = held_out_pairs(
         chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions)
     )

@@ -7,22 +7,23 @@
 `AutoTokenizer` give the same ids, logits and greedy answers as here.
 """
 
-from src.names import STAGES
+from src.names import SFT
 from src.utils import cli
+from src.utils.ending import command
 
 
 def build_parser() -> cli.Parser:
     """All flags with their units and defaults."""
     parser = cli.Parser(prog="export_to_hf.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--checkpoint", default=f"checkpoints/transformer_{STAGES[0]}/final.pt",
+    add("--checkpoint", default=f"checkpoints/transformer_{SFT}/final.pt",
         help="a stage's final.pt, of a transformer")  # fmt: skip
     add("--output_dir", help="folder to write, empty or not there yet; default: hf beside the file")
     add("--overwrite", action="store_true", help="replace an earlier export's files in it")
     return parser
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Export the checkpoint; returns the folder and its files' sizes in bytes."""
     args = build_parser().parse_args(argv)
@@ -35,7 +36,7 @@ def main(argv=None) -> dict:
 
     folder = Path(args.output_dir or Path(args.checkpoint).with_name("hf"))
     check_folder(folder, args.overwrite)
-    checkpoint = load_checkpoint(args.checkpoint, f"run: python {STAGES[0]}.py")
+    checkpoint = load_checkpoint(args.checkpoint, f"run: python {SFT}.py")
     contents = contents_of(checkpoint)
     say(describe_lineage(checkpoint))
     write_export(folder, contents)

@@ -10,8 +10,9 @@ answers three held-out questions. The text goes to stdout, everything else to st
 import json
 import sys
 
-from src.names import STAGES, UserError
+from src.names import REWARD, STAGES, UserError
 from src.utils import cli
+from src.utils.ending import command
 
 
 def build_parser() -> cli.Parser:
@@ -103,7 +104,7 @@ def show(args, result: dict) -> None:
         print("\n".join(result["answers"]), flush=True)
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Answer the prompts; returns {"results": one dict a prompt}."""
     args = build_parser().parse_args(argv)
@@ -111,7 +112,7 @@ def main(argv=None) -> dict:
 
     from src.pretrained import load_pretrained, names_pretrained
     from src.prompts import prompts_of_flags
-    from src.utils.checkpoint_utils import REWARD_STAGE, describe_lineage, load_parent
+    from src.utils.checkpoint_utils import describe_lineage, load_parent
     from src.utils.run import say, set_up_torch
 
     device = set_up_torch(args)
@@ -121,7 +122,7 @@ def main(argv=None) -> dict:
         checkpoint = load_parent(args.checkpoint, args.model_type, STAGES)
     say(describe_lineage(checkpoint))
     checkpoint.model.to(device)
-    scores = checkpoint.stage == REWARD_STAGE
+    scores = checkpoint.stage == REWARD
     if scores != (args.answer is not None):
         raise UserError(
             f"{checkpoint.path} is a checkpoint of {checkpoint.stage}, "
@@ -136,9 +137,13 @@ def main(argv=None) -> dict:
                 line = input("prompt> ")
             except EOFError:
                 break
-            if line.strip():
+            if not line.strip():
+                continue
+            try:
                 results.append(respond(args, checkpoint, (None, line.replace("\\n", "\n")), device))
                 show(args, results[-1])
+            except UserError as error:  # the next prompt may be better
+                say(str(error))
     else:
         for prompt in prompts_of_flags(args, checkpoint):
             results.append(respond(args, checkpoint, prompt, device))

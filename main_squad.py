@@ -11,10 +11,9 @@ import math
 import random
 import time
 
-from src.names import STAGES
+from src.names import SFT as STAGE
 from src.utils import cli
-
-STAGE = STAGES[0]
+from src.utils.ending import command
 
 
 def build_parser() -> cli.Parser:
@@ -70,7 +69,9 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
     answer_tokens = sum(len(answer) + 1 for _, answers in questions for answer in answers)
     text_tokens = sum(max(0, len(context) - 1) for context, _ in trees)
     text_tokens += sum(len(tokens) - 1 for tokens, _ in questions)
-    sums = {"answer_loss_nats": 0.0, "text_loss_nats": 0.0, "loss": 0.0}
+    sums = {"answer_loss_nats": 0.0, "loss": 0.0}
+    if args.lm_weight:
+        sums["text_loss_nats"] = 0.0
     for part in my_parts(trees, args.micro_batch_size):
         forest = build_forest(part, stop_id, device)
         if args.lm_weight:
@@ -88,14 +89,14 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
     return {**all_sum(sums), "answer_tokens": answer_tokens, "text_tokens": text_tokens}
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
     parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
 
-    from src import stages
-    from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
+    from src import run_data, stages
+    from src.data.squad_dataset import indexed_batches
     from src.pretrained import start_of
     from src.progress import Figures, compare
     from src.training import make_optimizer, prepare, steps, update
@@ -111,15 +112,14 @@ def main(argv=None) -> dict:
         model, tokenizer, parents = start_of(run)
         model.to(device)
         block = model.config.block_size
-        questions = stages.load_questions(args, tokenizer, block)
+        questions = run_data.load_questions(args, tokenizer, block)
         held_out = questions.held_out
         if args.control == "no_context":
             prompts = apply_control(held_out.prompts, args.control, "")
             held_out = held_out._replace(prompts=prompts)
         optimizer = make_optimizer(prepare({"model": model}, args, device), args.weight_decay)
-        units = training_units(questions.encoded, block).units
-        max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
-        run.start(stages.inputs_of(questions, parents))
+        max_steps = stages.plan_steps(args, questions.units)
+        run.start(run_data.inputs_of(questions, parents))
 
         def evaluate(step: int) -> Figures:
             """Answers and answer loss on the held-out questions."""

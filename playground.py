@@ -10,6 +10,7 @@ from pathlib import Path
 
 from src.names import UserError
 from src.utils import cli
+from src.utils.ending import command
 
 # Held-out questions that the page offers.
 OFFERED = 50
@@ -48,7 +49,7 @@ def questions_to_pick(dataset: str | None, stored: dict, seed: int) -> list:
     return known_questions(choose_questions(data.validation, OFFERED, seed))
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Serve the page until Ctrl-C; returns {"url": its address}."""
     args = build_parser().parse_args(argv)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from src.names import UserError
 from src.utils import cli
+from src.utils.ending import command
 
 
 def build_parser() -> cli.Parser:
@@ -54,7 +55,7 @@ def plots_of(series, measured: dict) -> dict:
     return {section: [p for p in found if p is not None] for section, found in plots.items()}
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Write the report; returns {"report": its path, "plots": the PNG files' paths}."""
     args = build_parser().parse_args(argv)

@@ -25,19 +25,27 @@ if [[ ! -f .venv/installed ]] || ! cmp -s requirements.txt .venv/installed; then
 fi
 python=.venv/bin/python
 
-# Flags meant for every stage; the data set is the embedded one unless one is named, and only the
-# first stage is told: the later ones inherit it.
+# Flags meant for every stage. The first alone is told of the model and of the data, which is the
+# embedded one unless one is named: the later stages inherit both. Evaluation and report are told of
+# the machine.
 sft=("$@")
-later=()
+later=() machine=()
 dataset_named=no
 while [[ $# -gt 0 ]]; do
-    case $1 in
-        --dataset | --difficulty | --num_examples | --tokenizer | --n_layer | --n_embd | --n_head | --kgram_k)
-            [[ $1 == --dataset ]] && dataset_named=yes
-            shift 2 || { echo "run.sh: $1 given without a value" >&2; exit 2; }
-            ;;
-        --dataset=*) dataset_named=yes; shift ;;
-        *) later+=("$1"); shift ;;
+    flag=("$1")
+    if [[ $1 == --*=* || $# -eq 1 || $2 == --* ]]; then
+        shift
+    else
+        flag+=("$2")
+        shift 2
+    fi
+    case ${flag[0]%%=*} in
+        --dataset) dataset_named=yes ;;
+        --difficulty | --num_examples | --strict_data | --tokenizer | --init_from | --n_layer | --n_embd | \
+            --n_head | --n_kv_head | --kgram_k | --block_size | --initialisation | --lm_weight | \
+            --snapshot_at | --control) ;;
+        --threads | --device | --dtype) later+=("${flag[@]}") machine+=("${flag[@]}") ;;
+        *) later+=("${flag[@]}") ;;
     esac
 done
 
@@ -82,6 +90,6 @@ echo "== eval_dpo.py ($dir)"
 compared=("$sft_final" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
 [[ $policy == "$sft_final" ]] || compared=("$policy" "${compared[@]}")
 $python eval_dpo.py --model_type "$model" --limit "$compared_on" --output "${dir}_evaluation.json" \
-    "${scored_by[@]}" --checkpoint "${compared[@]}"
+    "${scored_by[@]}" --checkpoint "${compared[@]}" ${machine[@]+"${machine[@]}"}
 echo "== report.py"
-$python report.py --checkpoints "$(dirname "$dir")" --limit "$shown"
+$python report.py --checkpoints "$(dirname "$dir")" --limit "$shown" ${machine[@]+"${machine[@]}"}

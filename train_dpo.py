@@ -8,10 +8,10 @@ each pair is computed once. Writes checkpoints/{model_type}_train_dpo/.
 
 import time
 
-from src.names import STAGES, UserError
+from src.names import DPO as STAGE
+from src.names import UserError
 from src.utils import cli
-
-STAGE = STAGES[1]
+from src.utils.ending import command
 
 
 def build_parser() -> cli.Parser:
@@ -73,7 +73,7 @@ def dpo_backward(model, trees, reference, stop_id: int, args, device) -> dict[st
         figures = {
             "loss": dpo.loss,
             "total_loss": loss,
-            "preference_accuracy": dpo.accuracy,
+            "reward_accuracy": 100 * dpo.accuracy,
             "chosen_reward": dpo.chosen_reward.sum() / pairs,
             "rejected_reward": dpo.rejected_reward.sum() / pairs,
             "reward_margin": (dpo.chosen_reward - dpo.rejected_reward).sum() / pairs,
@@ -85,13 +85,13 @@ def dpo_backward(model, trees, reference, stop_id: int, args, device) -> dict[st
     return all_sum(sums)
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
     check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
 
-    from src import stages
+    from src import run_data, stages
     from src.data.squad_dataset import steps_per_epoch
     from src.data.squad_pairs import pair_batches
     from src.pairs import policy_scores, reference_logps, trees_of_steps
@@ -112,24 +112,24 @@ def main(argv=None) -> dict:
         take_parents_defaults(run, parent)
         model, tokenizer = parent.model.to(device), parent.tokenizer
         block, stop_id = model.config.block_size, tokenizer.stop_id
-        questions = stages.load_questions(args, tokenizer, block, parent)
+        questions = run_data.load_questions(args, tokenizer, block, parent)
         held_out = questions.held_out
-        train, unseen = stages.load_pairs(args, questions, tokenizer, block)
-        max_steps = args.max_steps
+        max_steps = stages.plan_steps(args, len(questions.train))
+        train, unseen = run_data.load_pairs(args, questions, tokenizer, block)
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
 
         # What the frozen reference says about every pair that will be seen, once.
         needed = trees_of_steps(train, args, min(max_steps, per_epoch))
         reference, reference_seconds = reference_logps(model, train, needed, stop_id, device)
         reference_seconds /= min(max_steps, per_epoch)
-        unseen_reference = policy_scores(model, unseen, stop_id, device)
+        unseen_reference = policy_scores(model, unseen.trees.trees, stop_id, device)
         optimizer = make_optimizer(prepare({"model": model}, args, device), args.weight_decay)
-        run.start(stages.inputs_of(questions, [parent]))
+        run.start(run_data.inputs_of(questions, [parent]))
 
         def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
             figures = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, extra)
-            scores = policy_scores(model, unseen, stop_id, device)
+            scores = policy_scores(model, unseen.trees.trees, stop_id, device)
             stages.log_pair_figures(run, step, scores, unseen_reference, unseen, args.beta)
             return figures | {"preference_accuracy": pair_points(scores, unseen)}
 
@@ -145,7 +145,7 @@ def main(argv=None) -> dict:
             numbers = [n for row in batch.index for n in row]
             record = dpo_backward(model, batch.trees, reference[numbers], stop_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
-            shown = {"loss": record["loss"], "accuracy": record["preference_accuracy"]}
+            shown = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
             stages.log_step(run, step, started, len(numbers), batch.trees, record, **shown)
             if stages.due(run, step):
                 evaluate(step + 1)

@@ -9,10 +9,9 @@ checkpoints/{model_type}_train_ppo/.
 
 import time
 
-from src.names import STAGES
+from src.names import PPO as STAGE
 from src.utils import cli
-
-STAGE = STAGES[3]
+from src.utils.ending import command
 
 
 def build_parser() -> cli.Parser:
@@ -48,7 +47,7 @@ def build_parser() -> cli.Parser:
     return parser
 
 
-def check(args) -> None:
+def check(args, typed) -> None:
     """Refuse combinations that mean nothing; fill in what depends on the algorithm."""
     from src.names import UserError
 
@@ -64,16 +63,24 @@ def check(args) -> None:
             )
     if args.algorithm == "rloo" and args.num_samples < 2:
         raise UserError("--num_samples 1 given with rloo, expected 2 or more to leave one out")
+    for used, names, why in (
+        (args.algorithm == "ppo", {"gamma", "lam", "value_coef", "value_clip_range"},
+         f"with --algorithm {args.algorithm}, which has no critic"),
+        (args.kl_target, {"kl_horizon"}, "without --kl_target"),
+        (args.reward == "model", {"reward_checkpoint"}, f"with --reward {args.reward}"),
+    ):  # fmt: skip
+        if not used and names & typed:
+            raise UserError(f"--{min(names & typed)} given {why}, expected it left out")
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
+    check(parser.parse_args(argv), parser.typed(argv))  # so that mistakes do not wait for torch
 
-    from src import ppo, stages
-    from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
+    from src import ppo, run_data, stages
+    from src.data.squad_dataset import indexed_batches
     from src.ppo_models import load_models, reward_and_kl
     from src.pretrained import take_parents_defaults
     from src.progress import Figures, compare
@@ -83,7 +90,7 @@ def main(argv=None) -> dict:
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
-        check(args)
+        check(args, run.typed)
         if run.finished:
             return run.final_metrics()
         device = set_up_torch(args)
@@ -91,21 +98,19 @@ def main(argv=None) -> dict:
         take_parents_defaults(run, parent)
         policy, tokenizer = models.policy, parent.tokenizer
         block, room = policy.config.block_size, args.max_new_tokens + 1
-        questions = stages.load_questions(args, tokenizer, block, parent)
-        held_out = questions.held_out
-        units = training_units(questions.encoded, block, answer_room=room).units
-        max_steps = stages.plan_steps(args, steps_per_epoch(len(units), args.batch_size))
+        questions = run_data.load_questions(args, tokenizer, block, parent, answer_room=room)
+        max_steps = stages.plan_steps(args, questions.units)
         trained = {"policy": policy} | ({"critic": models.critic} if models.critic else {})
         optimizer = make_optimizer(prepare(trained, args, device), args.weight_decay, eps=1e-5)
         settings = ppo.settings_of(args, tokenizer.stop_id, device)
         parents = [parent, scored_by] if scored_by else [parent]
-        more = reward_and_kl(args, reward, models, tokenizer, held_out, device)
-        run.start(stages.inputs_of(questions, parents))
+        more = reward_and_kl(args, reward, models, tokenizer, questions.held_out, device)
+        run.start(run_data.inputs_of(questions, parents))
 
         def evaluate(step: int) -> Figures:
             """Greedy answers with their metrics, their reward, and the KL that it has cost."""
-            told = (tokenizer, held_out, device, extra, more)
-            return stages.evaluate_and_log(run, step, policy, *told)
+            about = tokenizer, questions.held_out, device, extra, more
+            return stages.evaluate_and_log(run, step, policy, *about)
 
         extra = {"kl_coef": args.kl_coef}
         if run.last is None:
@@ -127,10 +132,12 @@ def main(argv=None) -> dict:
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
             episodes = len(rollout.score)
-            names = {"loss": "loss", "reward": "reward_mean", "kl": "kl_nats"}
-            shown = {name: record[key] for name, key in names.items()}
+            kl = record["kl_nats"]
+            shown = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
             stages.log_step(run, step, started, episodes, rollout.trees, record, **shown)
-            run.stop_after_step(ppo.steer_kl(args, extra, record["kl_nats"], episodes))
+            extra["kl_coef"] = ppo.next_kl_coef(args, extra["kl_coef"], kl, episodes)
+            if kl > args.kl_limit:
+                run.stop_after_step(ppo.collapse(kl, args.kl_limit))
             if stages.due(run, step):
                 evaluate(step + 1)
 

@@ -8,10 +8,9 @@ checkpoints/{model_type}_train_reward_model/.
 
 import time
 
-from src.names import STAGES
+from src.names import REWARD as STAGE
 from src.utils import cli
-
-STAGE = STAGES[2]
+from src.utils.ending import command
 
 
 def build_parser() -> cli.Parser:
@@ -44,21 +43,21 @@ def reward_backward(reward, trees, stop_id: int, args, device) -> dict[str, floa
         result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=pairs)
         result.loss.backward()
         sums["loss"] += result.loss.detach()
-        sums["accuracy"] += result.accuracy
+        sums["accuracy"] += 100 * result.accuracy
         sums["margin_nats"] += (scores[:, 0] - scores[:, 1]).detach().sum() / pairs
     return all_sum(sums)
 
 
-@cli.command
+@command
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
     parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
 
-    from src import stages
+    from src import run_data, stages
     from src.data.squad_pairs import pair_batches
     from src.model.heads import RewardModel
-    from src.pairs import accuracy, accuracy_by_kind, length_rule, raw_scores, reward_scores
+    from src.pairs import accuracy, accuracy_by_kind, length_rule, raw_scores
     from src.pretrained import take_parents_defaults
     from src.progress import Figures, compare, pair_points, say_pairs
     from src.training import make_optimizer, prepare, steps, update
@@ -77,15 +76,15 @@ def main(argv=None) -> dict:
         tokenizer, stop_id = parent.tokenizer, parent.tokenizer.stop_id
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
-        questions = stages.load_questions(args, tokenizer, block, parent)
-        train, unseen = stages.load_pairs(args, questions, tokenizer, block)
+        questions = run_data.load_questions(args, tokenizer, block, parent)
+        max_steps = stages.plan_steps(args, len(questions.train))
+        train, unseen = run_data.load_pairs(args, questions, tokenizer, block)
         optimizer = make_optimizer(prepare({"reward": reward}, args, device), args.weight_decay)
-        max_steps = args.max_steps
-        run.start(stages.inputs_of(questions, [parent]))
+        run.start(run_data.inputs_of(questions, [parent]))
 
         def evaluate(step: int) -> tuple[Figures, dict[str, float]]:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
-            scores = reward_scores(reward, unseen, stop_id, device)
+            scores = raw_scores(reward, unseen.trees.trees, stop_id, device).view(-1, 2)
             table = {"accuracy": accuracy(scores, unseen), "length_rule": length_rule(unseen)}
             table |= {f"accuracy_{k}": v for k, v in accuracy_by_kind(scores, unseen).items()}
             stages.log_intervals(run, step, table)
@@ -114,7 +113,7 @@ def main(argv=None) -> dict:
                 evaluate(step + 1)
 
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
-        golds = stages.some_gold_trees(questions.encoded, block, args.seed)
+        golds = run_data.some_gold_trees(questions.encoded, block, args.seed)
         reward.set_normalisation(raw_scores(reward, golds, stop_id, device))
         figures, metrics = evaluate(max_steps)
         metrics |= compare(STAGE, extra["before"], figures)

@@ -18,7 +18,7 @@ from src.evaluation import (
 )
 from src.held_out import MAX_ANSWER_TOKENS, HeldOut, PolicyResult, evaluate_policy
 from src.model.heads import RewardModel
-from src.names import STAGES, UserError
+from src.names import REWARD, SFT, UserError
 from src.pairs import PairSet, accuracy, policy_scores
 from src.rewards import model_rewards
 from src.utils.checkpoint_utils import (
@@ -34,9 +34,14 @@ def sft_ancestor(policy: Checkpoint) -> Checkpoint:
     """The SFT checkpoint of a policy's lineage, checked to be the very one; the policy if it is
     SFT.
     """
-    if policy.stage == STAGES[0]:
+    if policy.stage == SFT:
         return policy
-    entry = next(a for a in policy.lineage if a["stage"] == STAGES[0])
+    entry = next((a for a in policy.lineage if a["stage"] == SFT), None)
+    if entry is None:
+        raise UserError(
+            f"{policy.path} names no {SFT} checkpoint in its lineage, expected the one that it "
+            "started from: give a checkpoint that the scripts wrote"
+        )
     found = load_checkpoint(entry["path"], f"restore it: {policy.path} started from it")
     if found.sha256 != entry["sha256"]:
         raise UserError(
@@ -48,13 +53,16 @@ def sft_ancestor(policy: Checkpoint) -> Checkpoint:
 
 def load_reward(args: argparse.Namespace, tokenizer: Tokenizer) -> RewardModel | None:
     """The reward model, or None where none was named and the default does not exist."""
-    default = stage_folder(args.model_type, STAGES[2]) / "final.pt"
+    default = stage_folder(args.model_type, REWARD) / "final.pt"
     if args.reward_checkpoint is None and not default.exists():
         say(f"no reward checkpoint at {default}: reward and win rate are left out")
         return None
-    found = load_parent(args.reward_checkpoint, args.model_type, (STAGES[2],), STAGES[2])
+    found = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
     if found.tokenizer.identity() != tokenizer.identity():
-        raise UserError(f"{found.path} reads another tokenizer than the policies do")
+        raise UserError(
+            f"{found.path} reads another tokenizer than the policies do, expected the same: train "
+            "the reward model from the same SFT checkpoint"
+        )
     return found.model
 
 
@@ -96,7 +104,7 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
     result = evaluate_policy(model, c.tokenizer, c.held_out, c.device)
     metrics = result.summary(groups)
     if c.pairs.trees.trees:  # a small file may give none
-        scores = policy_scores(model, c.pairs, stop_id, c.device)
+        scores = policy_scores(model, c.pairs.trees.trees, stop_id, c.device)
         metrics["preference_accuracy"] = accuracy(scores, c.pairs)
     if c.reward is not None:
         trees = c.held_out.with_answers(result.ids)

@@ -102,7 +102,8 @@ def generate(
     device: torch.device | str = "cpu",
 ) -> Answers:
     """Sample `num_samples` answers to each question, at most `max_new_tokens` tokens each, the stop
-    token included. uniform: (N, max_new_tokens) in [0, 1) to draw by, in place of the seed's.
+    token included. first_row: rows of the seed's stream that are drawn elsewhere, before these;
+    uniform: (N, max_new_tokens) in [0, 1) to draw by, in place of the seed's.
 
     Contexts and questions are read once. Rows that have stopped leave the batch. A sample depends
     on the weights, its prompt, the seed and its place among the samples, and on no other row.
@@ -151,7 +152,8 @@ def _read(model: nn.Module, prompts: Sequence[PromptTree], device: torch.device 
     questions = [list(question) for _, children in prompts for question in children]
     parents = [i for i, (_, children) in enumerate(prompts) for _ in children]
     parents = torch.tensor(parents, device=device)
-    contexts = Level(*pad([c for c, _ in prompts], device), torch.zeros(len(prompts)).long())
+    roots = torch.zeros(len(prompts), dtype=torch.long, device=device)
+    contexts = Level(*pad([c for c, _ in prompts], device), roots)
     if hasattr(model, "prefill"):
         return model.prefill((contexts, Level(*pad(questions, device), parents)))
     without_last = Level(*pad([q[:-1] for q in questions], device), parents)

@@ -73,7 +73,9 @@ def choose_questions(
 def held_out_questions(
     paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], block_size: int
 ) -> HeldOut:
-    """All questions of some paragraphs, each context read from its start. No window sees a gold."""
+    """All questions of some paragraphs, each context read from its start, wherever its golds
+    are.
+    """
     trees = evaluate_on(encoded, block_size=block_size, answer_room=ANSWER_ROOM)
     places = [place for index in trees.index for place in index]
     if not places:
@@ -138,12 +140,12 @@ def evaluate_policy(
 
 
 def floors_of(
-    held_out: HeldOut, tokenizer: Tokenizer, train: Sequence[Paragraph], seed: int = 0
+    held_out: HeldOut, tokenizer: Tokenizer, train: Sequence[Paragraph]
 ) -> Floors:
     """The rules' answers to the same questions, in the text that the policies see."""
     seen = [tokenizer.decode(context) for context, qs in held_out.prompts for _ in qs]
     train_answers = [q.answers[0] for p in train for q in p.questions]
-    return floor_predictions(seen, [a.golds for a in held_out.asked], train_answers, seed)
+    return floor_predictions(seen, [a.golds for a in held_out.asked], train_answers)
 
 
 def spread(total: int, number: int = 3) -> list[int]:

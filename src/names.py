@@ -8,8 +8,10 @@ STARTED = time.perf_counter()
 MODEL_TYPES = ("transformer", "lstm", "kgram")
 
 # A stage is named after its script; its checkpoints lie in checkpoints/{model_type}_{stage}/.
-STAGES = ("main_squad", "train_dpo", "train_reward_model", "train_ppo")
-POLICY_STAGES = ("main_squad", "train_dpo", "train_ppo")
+SFT, DPO, REWARD, PPO = STAGES = (
+    "main_squad", "train_dpo", "train_reward_model", "train_ppo",
+)  # fmt: skip
+POLICY_STAGES = (SFT, DPO, PPO)
 
 # Where a run's log can go beside metrics.jsonl.
 TRACKERS = ("none", "tensorboard", "wandb")
@@ -30,15 +32,15 @@ CORRUPTIONS = (
 # Defaults that a stage takes instead of its own where the chain starts from a pretrained model: it
 # knows how to read already, and is large. One table, to be tuned in one place.
 PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
-    "main_squad": {
+    SFT: {
         "lr": 1e-4, "warmup": 10, "hold": 0.0, "weight_decay": 0.0, "lm_weight": 0.0,
         "epochs": 1.0, "batch_size": 8, "micro_batch_size": 2, "block_size": 512,
     },
-    "train_dpo": {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
-    "train_reward_model": {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
+    DPO: {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
+    REWARD: {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
     # micro_batch_size 1: policy and critic are in memory together. save_every 1: a step takes a
     # minute, and no copy is kept in memory of what it started from.
-    "train_ppo": {
+    PPO: {
         "lr": 3e-5, "warmup": 2, "batch_size": 8, "micro_batch_size": 1, "save_every": 1,
     },
 }  # fmt: skip

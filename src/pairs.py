@@ -77,27 +77,20 @@ def held_out_pairs(
     return PairSet(pairs, trees)
 
 
-def policy_scores(model: nn.Module, pair_set: PairSet, stop_id: int, device="cpu") -> Tensor:
-    """Log-probabilities (P, 2) in nats of chosen and rejected answers, stop tokens included."""
-    return _policy_logps(model, pair_set.trees.trees, stop_id, device)
-
-
-def _policy_logps(
-    model: nn.Module, trees: Sequence[Tree], stop_id: int, device: torch.device | str
+def policy_scores(
+    model: nn.Module, trees: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
+    """Log-probabilities (P, 2) in nats of chosen and rejected answers, stop tokens included."""
     parts = by_rank(model, trees, lambda mine: answer_logps(model, mine, stop_id, device))
     return torch.cat(parts).view(-1, 2)
 
 
-def reward_scores(reward: RewardModel, pair_set: PairSet, stop_id: int, device="cpu") -> Tensor:
-    """Raw scores (P, 2) of chosen and rejected answers."""
-    return raw_scores(reward, pair_set.trees.trees, stop_id, device).view(-1, 2)
-
-
 def raw_scores(
-    reward: RewardModel, trees: Sequence[Tree], stop_id: int, device: torch.device | str
+    reward: RewardModel, trees: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Raw scores (N,) of every answer of the trees, the ranks sharing the work."""
+    """Raw scores (N,) of every answer of the trees, of pairs chosen and rejected in turn; the ranks
+    share the work.
+    """
     parts = by_rank(reward, trees, lambda t: model_rewards(reward, t, stop_id, device, raw=True))
     return torch.cat(parts)
 
@@ -152,10 +145,13 @@ def reference_logps(
     """What a frozen reference says of pairs: log-probs (pairs, 2) in nats, and the seconds it took.
 
     Row n is pair number n; NaN where the pair is not needed, so that a missing entry shows. Cached
-    on disk under a hash of the weights and of every token that was read, so a resumed run finds it.
+    on disk under a hash of the weights, of how they are computed with, and of every token that was
+    read, so a resumed run finds it.
     """
     started = time.perf_counter()
-    key = hashlib.sha256(f"{weights_hash(reference)}{stop_id}{needed}".encode()).hexdigest()
+    precision = device.type, torch.is_autocast_enabled(device.type), torch.get_num_threads()
+    read = f"{weights_hash(reference)}{precision}{stop_id}{needed}"
+    key = hashlib.sha256(read.encode()).hexdigest()
     path = Path(cache_dir) / f"{key}.pt"
     numbers = [n for row in needed.index for n in row]
     rows = torch.full((len(pair_set.pairs), 2), torch.nan)
@@ -164,7 +160,7 @@ def reference_logps(
         if not isinstance(found, Tensor) or found.shape != (len(numbers), 2):
             raise UserError(f"{path} holds no log-probs of these pairs, delete it")
     else:
-        found = _policy_logps(reference, needed.trees, stop_id, device)
+        found = policy_scores(reference, needed.trees, stop_id, device)
         if not rank():
             path.parent.mkdir(parents=True, exist_ok=True)
             save_payload(path, {"logp": found})

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.data.squad_dataset import Batch
 from src.data.squad_types import Paragraph
+from src.data.streams import Stream, stream
 from src.evaluation import Asked
 from src.generation import Answers, PromptTree, Sampling, generate
 from src.losses import (
@@ -66,10 +66,12 @@ class Settings(NamedTuple):
 def settings_of(args: argparse.Namespace, stop_id: int, device: torch.device) -> Settings:
     """The settings of train_ppo.py's flags."""
     return Settings(
-        args.algorithm, stop_id, args.num_samples, args.max_new_tokens, args.temperature,
-        args.gamma, args.lam, args.clip_range, args.value_clip_range, args.value_coef,
-        args.no_stop_penalty, args.ppo_epochs, args.minibatches,
-        args.micro_batch_size or args.batch_size, args.seed, device,
+        algorithm=args.algorithm, stop_id=stop_id, num_samples=args.num_samples,
+        max_new_tokens=args.max_new_tokens, temperature=args.temperature, gamma=args.gamma,
+        lam=args.lam, clip_range=args.clip_range, value_clip_range=args.value_clip_range,
+        value_coef=args.value_coef, no_stop_penalty=args.no_stop_penalty, epochs=args.ppo_epochs,
+        minibatches=args.minibatches, micro_contexts=args.micro_batch_size or args.batch_size,
+        seed=args.seed, device=device,
     )  # fmt: skip
 
 
@@ -126,6 +128,8 @@ def collect(
     score, stopped, lengths, logp, reference_logp, values = (
         torch.cat(parts).to(s.device) for parts in zip(*(x for _, x in found), strict=True)
     )
+    # One column more, as scores have: for the stop token after an answer that was cut off. It was
+    # not drawn, so its mask is False.
     logp = F.pad(logp, (0, 1))
     mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
     # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
@@ -183,13 +187,15 @@ def _consecutive(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 def _advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, s: Settings
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and value targets (N, A) of the algorithm; of reinforce, each episode's return."""
+    """Advantages and value targets (N, A) of the algorithm; without a critic the targets are 0."""
     episode = sequence_sum(rewards, mask)
     if s.algorithm == "ppo":
         advantages, returns = gae(rewards, values, mask, s.gamma, s.lam)
         return whiten(advantages, mask), returns
     if s.algorithm == "rloo":
         episode = rloo_advantages(episode.view(-1, s.num_samples)).flatten()
+    else:  # reinforce: the batch's mean return is the baseline
+        episode = episode - episode.mean()
     return episode[:, None].expand_as(mask), torch.zeros_like(rewards)
 
 
@@ -200,14 +206,14 @@ def learn(
     s: Settings,
     update: Callable[[float], dict[str, float]],
 ) -> dict[str, float]:
-    """Several epochs over the batch in minibatches of whole contexts; returns means of what it saw.
+    """Several epochs over the batch in minibatches of whole contexts; returns means over actions.
 
     update: called with each minibatch's loss when its gradient is complete; returns what to log.
     """
     sums: dict[str, float] = {}
-    minibatches = 0
+    weight, first_kl = 0, None
     for epoch in range(s.epochs):
-        rng = np.random.default_rng([s.seed, step, epoch])
+        rng = stream(Stream.MINIBATCHES, s.seed, step, epoch)
         order = rng.permutation(len(rollout.trees)).tolist()
         size = -(-len(order) // s.minibatches)
         for batch in _consecutive(order, size):
@@ -220,14 +226,13 @@ def learn(
                 for name, value in _backward(models, rollout, part, actions, episodes, s).items():
                     figures[name] = figures.get(name, 0.0) + value
             figures = all_sum(figures)
+            first_kl = figures["approx_kl_nats"] if first_kl is None else first_kl
             figures |= update(figures["loss"])
-            if not minibatches:
-                sums["first_approx_kl"] = figures["approx_kl_nats"]
+            # Means over actions, so that minibatches weigh as many as they have.
             for name, value in figures.items():
-                sums[name] = sums.get(name, 0.0) + value
-            minibatches += 1
-    first = sums.pop("first_approx_kl")
-    return {**{k: v / minibatches for k, v in sums.items()}, "first_approx_kl_nats": first}
+                sums[name] = sums.get(name, 0.0) + actions * value
+            weight += actions
+    return {**{k: v / weight for k, v in sums.items()}, "first_approx_kl_nats": first_kl}
 
 
 def _backward(
@@ -247,9 +252,7 @@ def _backward(
     policy = ppo_policy_loss(logp, old_logp, advantages, mask, s.clip_range, count=actions)
     loss = policy.loss
     if s.algorithm == "reinforce":
-        # Reward-weighted log-likelihood with the batch's mean reward as the baseline.
-        baseline = float(rollout.advantages[:, 0].mean())
-        loss = reinforce_loss(logp, advantages[:, 0], mask, baseline=baseline, count=episodes)
+        loss = reinforce_loss(logp, advantages[:, 0], mask, baseline=0.0, count=episodes)
     loss.backward()
     figures = {"loss": loss, "policy_loss": loss}
     figures |= {"clip_share": policy.clip_share, "approx_kl_nats": policy.approx_kl}
@@ -282,8 +285,7 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
     }
     if s.algorithm == "ppo":
         explained = explained_variance(rollout.values, rollout.returns, mask)
-        if torch.isfinite(explained):
-            figures["explained_variance"] = explained
+        figures["explained_variance"] = explained  # NaN, null in the log, where returns are equal
     return {name: float(value) for name, value in figures.items()}
 
 
@@ -303,18 +305,16 @@ def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree]
     return prompts, asked
 
 
-def steer_kl(args: argparse.Namespace, extra: dict, kl_nats: float, episodes: int) -> str:
-    """Adapt the coefficient to its target (Ziegler et al. 2019, sect. 2.2).
+def next_kl_coef(args: argparse.Namespace, kl_coef: float, kl_nats: float, episodes: int) -> float:
+    """The coefficient adapted to --kl_target, if there is one (Ziegler et al. 2019, sect. 2.2)."""
+    if not args.kl_target:
+        return kl_coef
+    return adaptive_kl_coefficient(kl_coef, kl_nats, args.kl_target, episodes, args.kl_horizon)
 
-    Returns why to stop the run where the KL is above its limit, else "".
-    """
-    if args.kl_target:
-        extra["kl_coef"] = adaptive_kl_coefficient(
-            extra["kl_coef"], kl_nats, args.kl_target, episodes, args.kl_horizon
-        )
-    if kl_nats > args.kl_limit:
-        return (
-            f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit "
-            f"{args.kl_limit}: a collapse, raise --kl_coef or lower --lr"
-        )
-    return ""
+
+def collapse(kl_nats: float, limit: float) -> str:
+    """What to say where a step's KL is above --kl_limit."""
+    return (
+        f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit {limit}: "
+        "a collapse, raise --kl_coef or lower --lr"
+    )

@@ -11,13 +11,13 @@ from torch import nn
 from src.data.tokenizer import Tokenizer
 from src.evaluation import kl_of_samples
 from src.generation import PromptTree
-from src.held_out import HeldOut, PolicyResult
+from src.held_out import MAX_ANSWER_TOKENS, HeldOut, PolicyResult
 from src.model.heads import Critic, RewardModel
-from src.names import UserError
+from src.names import REWARD, UserError
 from src.progress import Figures
 from src.rewards import reward_function, reward_of_trees
 from src.stages import require_same_tokenizer
-from src.utils.checkpoint_utils import REWARD_STAGE, Checkpoint, load_parent
+from src.utils.checkpoint_utils import Checkpoint, load_parent
 from src.utils.distributed import by_rank, my_share
 
 
@@ -42,15 +42,14 @@ def load_models(
     reference = copy.deepcopy(policy).requires_grad_(False)
     scored_by, reward = None, None
     if args.reward == "model":
-        path = args.reward_checkpoint
-        scored_by = load_parent(path, args.model_type, (REWARD_STAGE,), REWARD_STAGE)
+        scored_by = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
         require_same_tokenizer(parent, scored_by)
         reward = scored_by.model.to(device).requires_grad_(False)
         reads, writes = reward.trunk.config.block_size, policy.config.block_size
         if reads < writes:
             raise UserError(
-                f"{path} reads {reads} tokens, the policy writes up to {writes}, expected a reward "
-                "model that reads them all: train it from the same SFT checkpoint"
+                f"{scored_by.path} reads {reads} tokens, the policy writes up to {writes}, "
+                "expected a reward model that reads them all: train it from the same SFT checkpoint"
             )
     else:
         reward_function(args.reward)  # refused here, before an earlier run's files go
@@ -71,7 +70,8 @@ def reward_and_kl(
     device: torch.device,
 ) -> Callable[[PolicyResult], Figures]:
     """What an evaluation of PPO adds: the reward of the greedy answers, and the KL in nats of one
-    sampled answer a question from the policy that training started from.
+    sampled answer a question, no longer than evaluation allows, from the policy that training
+    started from.
     """
     before = held_out.prompts[: my_share(held_out.prompts).start]
     first_row = sum(len(questions) for _, questions in before)
@@ -81,7 +81,7 @@ def reward_and_kl(
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
             return kl_of_samples(
                 models.policy, models.reference, prompts, tokenizer.stop_id, first_row=first_row,
-                max_new_tokens=args.max_new_tokens, device=device,
+                max_new_tokens=min(args.max_new_tokens, MAX_ANSWER_TOKENS), device=device,
             ).tolist()  # fmt: skip
 
         kl = [value for part in by_rank(models.policy, held_out.prompts, sampled) for value in part]

@@ -24,7 +24,7 @@ from src.model.model import build_model, initialise
 from src.model.transformer.gguf_file import GgufFile
 from src.model.transformer.llama_folder import folder_source, read_json_object, weight_files
 from src.model.transformer.llama_layout import gguf_source, read_llama, shorten
-from src.names import PRETRAINED_DEFAULTS, UserError
+from src.names import PRETRAINED_DEFAULTS, SFT, UserError
 from src.utils import cli
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.payload import file_hash
@@ -79,7 +79,7 @@ def start_of(run: Run) -> Start:
     if (args.block_size or 0) > longest:
         raise UserError(f"--block_size {args.block_size} given, expected at most {longest}, which "
                         f"{args.init_from} was made for")  # fmt: skip
-    run.take_defaults(PRETRAINED_DEFAULTS["main_squad"], f"--init_from {args.init_from}")
+    run.take_defaults(PRETRAINED_DEFAULTS[SFT], f"--init_from {args.init_from}")
     args.block_size = min(args.block_size, longest)
     shorten(parent.model, args.block_size)
     args.tokenizer = parent.tokenizer.name

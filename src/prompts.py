@@ -19,17 +19,21 @@ def prompts_of_file(path: str) -> list[Prompt]:
     """The prompt of each line of a JSON-lines file."""
     try:
         with open(path, encoding="utf-8") as file:
-            rows = [(n, json.loads(line)) for n, line in enumerate(file, 1) if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
+            lines = [(n, line) for n, line in enumerate(file, 1) if line.strip()]
+    except (OSError, ValueError) as error:
         raise UserError(f"--prompts_file {path} given, expected JSON lines ({error})") from None
     prompts = []
-    for number, row in rows:
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
         keys = set(row) if isinstance(row, dict) else set()
         wanted = ("context", "question") if {"context", "question"} <= keys else ("prompt",)
         if not set(wanted) <= keys or not all(isinstance(row[k], str) for k in wanted):
             raise UserError(
-                f"--prompts_file {path} line {number}: expected texts under prompt, "
-                "or under context and question"
+                f"--prompts_file {path} line {number}: expected a JSON object with texts under "
+                "prompt, or under context and question"
             )
         prompts.append((row.get("context") if len(wanted) == 2 else None, row[wanted[-1]]))
     if not prompts:
@@ -64,7 +68,10 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
         )
     say("no prompt given: three held-out questions")
     paragraphs = load_from_identity(checkpoint.data).validation[:3]
-    return [(p.context, p.questions[0].text) for p in paragraphs]
+    asked = [(p.context, p.questions[0]) for p in paragraphs]
+    for _, question in asked:
+        say(f"  Q: {question.text}  gold: {question.answers[0]!r}")
+    return [(context, question.text) for context, question in asked]
 
 
 def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list[int], list[int]]:

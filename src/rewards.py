@@ -1,6 +1,7 @@
 """What PPO optimises: the reward model's score, the SQuAD metric itself, or a function of yours."""
 
 import importlib
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -55,14 +56,15 @@ def function_rewards(
                 f"{error}, expected a finite number"
             ) from error
         try:
-            value = float(value)
+            number = float(value)
         except (TypeError, ValueError):
-            value = float("nan")
-        if not -float("inf") < value < float("inf"):
+            number = math.nan
+        if not math.isfinite(number):
             raise UserError(
-                f"the reward function gave {value!r} for {prediction!r}, expected a finite number"
+                f"the reward function gave {value!r:.60} for {prediction!r}, expected a finite "
+                "number"
             )
-        values.append(value)
+        values.append(number)
     return torch.tensor(values)
 
 

@@ -22,8 +22,7 @@ class Forest(NamedTuple):
     """Three levels, and what the leaves should say.
 
     contexts, questions: each question without its last token, which the leaves read first, so that
-    leaves'
-        hidden states line up with answer tokens.
+        their hidden states line up with answer tokens.
     leaves: the last prompt token, the answer and, if `reads_stop`, the stop token.
     targets: (N, A) answer tokens and the stop token; mask: (N, A) bool, True where they are real.
     """

@@ -1,129 +1,33 @@
 """What the training scripts share: loading questions, planning steps, evaluating, finishing."""
 
 import argparse
-import contextlib
-import gc
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.data.squad_dataset import (
-    EncodedParagraph,
-    encode_paragraphs,
-    steps_per_epoch,
-    training_trees,
-    training_units,
-)
-from src.data.squad_loader import load_from_identity, load_squad
-from src.data.squad_preferences import parse_corruptions
-from src.data.squad_types import Paragraph
+from src.data.squad_dataset import steps_per_epoch
 from src.data.tokenizer import Tokenizer
 from src.evaluation import Interval, bootstrap_interval
 from src.held_out import (
     HeldOut,
     PolicyResult,
-    choose_questions,
     evaluate_policy,
-    held_out_questions,
     sample_lines,
     spread,
 )
 from src.names import STARTED, UserError
-from src.pairs import PairSet, accuracy, held_out_pairs, training_pairs
+from src.pairs import PairSet, accuracy
 from src.progress import Figures, figures_of, tokens_read
 from src.scoring import Tree
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
-from src.utils.distributed import first_alone
 from src.utils.run import Run, say
 
-CACHE_DIR = ".cache/encoded"
 # Flags that say how a run was started or watched: the same checkpoint comes out whatever they are.
 UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
-# What a stream of random numbers is for.
-_GOLDS, _PAIRS = 3, 4
-
-
-class Questions(NamedTuple):
-    """Training and held-out questions. encoded: of train; chosen: the held-out paragraphs used."""
-
-    train: list[Paragraph]
-    encoded: list[EncodedParagraph]
-    chosen: list[Paragraph]
-    chosen_encoded: list[EncodedParagraph]
-    held_out: HeldOut
-    identity: dict
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """No search for garbage while millions of lists come to be and none goes, nor in them later."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-@first_alone()
-@_uncollected()
-def load_questions(
-    args: argparse.Namespace,
-    tokenizer: Tokenizer,
-    block_size: int,
-    parent: Checkpoint | None = None,
-) -> Questions:
-    """The data of the flags; what they leave out is the parent's. Says what was used and dropped.
-
-    Rank 0 loads and encodes first, the others find its caches.
-    """
-    inherited = parent is not None and args.dataset is None
-    changed = args.difficulty or args.num_examples or args.strict_data
-    if inherited and not changed:
-        data = load_from_identity(parent.data)
-        say(f"data: {data.identity['dataset']}, inherited from {parent.path}")
-    else:
-        stored = parent.data if parent else {}
-        data = load_squad(
-            stored["dataset"] if inherited else args.dataset,
-            seed=stored.get("seed", args.seed),
-            difficulty=args.difficulty or stored.get("difficulty") or 2,
-            num_examples=args.num_examples or (stored.get("num_examples") if inherited else None),
-            strict=args.strict_data,
-        )
-        say(f"data: {data.identity['dataset']}, as the flags say")
-    for name in ("dataset", "difficulty", "num_examples"):
-        if hasattr(args, name):
-            setattr(args, name, data.identity.get(name))
-    if data.dropped:
-        say("data dropped: " + ", ".join(f"{n} {reason}" for reason, n in data.dropped.items()))
-    if not data.validation:
-        raise UserError(
-            f"{data.identity['dataset']} has no held-out article, expected at least two articles"
-        )
-    chosen = choose_questions(data.validation, args.eval_limit, seed=0)
-    encoded = encode_paragraphs(data.train, tokenizer, CACHE_DIR)
-    chosen_encoded = encode_paragraphs(chosen, tokenizer)
-    held_out = held_out_questions(chosen, chosen_encoded, block_size)
-    unfit = training_units(encoded, block_size).dropped
-    say(
-        f"data: {sum(len(p.questions) for p in data.train)} training questions ({unfit} fit no "
-        f"window of {block_size} tokens), "
-        f"{len(held_out.asked)} held out; windows cut off {held_out.lost:.1%} of the held-out golds"
-    )
-    return Questions(data.train, encoded, chosen, chosen_encoded, held_out, data.identity)
-
-
-def inputs_of(questions: Questions, parents: Sequence[Checkpoint] = ()) -> dict[str, str]:
-    """What a run depends on besides its flags -> its hash, for `Run.start`."""
-    data = f"the data of --dataset {questions.identity['dataset']}"
-    return {data: questions.identity["fingerprint"]} | {p.path: p.sha256 for p in parents}
 
 
 def require_same_tokenizer(policy: Checkpoint, reward: Checkpoint) -> None:
@@ -137,16 +41,17 @@ def require_same_tokenizer(policy: Checkpoint, reward: Checkpoint) -> None:
         )
 
 
-def plan_steps(args: argparse.Namespace, per_epoch: int) -> int:
-    """How many optimizer steps the run has: --max_steps, else --epochs; written back to the flags.
+def plan_steps(args: argparse.Namespace, units: int) -> int:
+    """How many optimizer steps the run has: --max_steps, else --epochs over so many units, a batch
+    of --batch_size at a time; written back to the flags.
     """
-    if not per_epoch:
+    if not units:
         raise UserError(
             "no training question fits the model's block beside its answer, expected some: train "
             "on shorter ones, or from main_squad.py --block_size on with a larger block"
         )
     if args.max_steps is None:
-        args.max_steps = max(1, math.ceil(args.epochs * per_epoch))
+        args.max_steps = max(1, math.ceil(args.epochs * steps_per_epoch(units, args.batch_size)))
     if args.eval_every is None:
         args.eval_every = math.ceil(args.max_steps / 4)
     return args.max_steps
@@ -219,43 +124,6 @@ def evaluate_and_log(
     return figures
 
 
-def load_pairs(
-    args: argparse.Namespace, questions: Questions, tokenizer: Tokenizer, block_size: int
-) -> tuple[PairSet, PairSet]:
-    """Training and held-out preference pairs of the flags' mix of corruptions.
-
-    Also plans the steps, and makes training pairs only for as many contexts as they will see.
-    """
-    weights = parse_corruptions(args.corruptions)
-    name = questions.identity["dataset"]
-    contexts = len(questions.train)
-    seen = plan_steps(args, steps_per_epoch(contexts, args.batch_size)) * args.batch_size
-    chosen = sorted(np.random.default_rng([args.seed, _PAIRS]).permutation(contexts)[:seen])
-    train = training_pairs(
-        [questions.train[i] for i in chosen],
-        [questions.encoded[i] for i in chosen],
-        tokenizer,
-        block_size,
-        name,
-        weights,
-        args.seed,
-    )
-    unseen = held_out_pairs(
-        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights
-    )
-    for what, pair_set in (("training", train), ("held-out", unseen)):
-        kinds = Counter(pair.kind for pair in pair_set.in_order())
-        mix = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
-        dropped = pair_set.trees.dropped
-        if not kinds:
-            raise UserError(
-                f"no {what} pair of {dropped} fits a block of {block_size} tokens, expected some: "
-                "shorter data, or a larger --block_size of main_squad.py"
-            )
-        say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block")
-    return train, unseen
-
-
 def log_pair_figures(
     run: Run, step: int, scores: Tensor, reference: Tensor, pair_set: PairSet, beta: float
 ) -> None:
@@ -276,15 +144,6 @@ def log_pair_figures(
     ):
         table[name] = bootstrap_interval(values.numpy(), ones, groups)
     log_intervals(run, step, table)
-
-
-def some_gold_trees(
-    encoded: Sequence[EncodedParagraph], block_size: int, seed: int, paragraphs: int = 128
-) -> list[Tree]:
-    """Gold answers of a seeded choice of training paragraphs, to normalise scores on."""
-    rng = np.random.default_rng([seed, _GOLDS])
-    chosen = rng.permutation(len(encoded))[:paragraphs]
-    return training_trees([encoded[i] for i in sorted(chosen)], block_size, rng, gold="first")
 
 
 def publish(

@@ -13,8 +13,8 @@ from torch import nn
 
 from src.names import UserError
 from src.utils.checkpoint_utils import save_payload
-from src.utils.cli import NonFiniteError
 from src.utils.distributed import gather, rank, sum_gradients, world_size
+from src.utils.ending import NonFiniteError
 from src.utils.run import Run, say
 from src.utils.sharding import parted, parted_optimizer, shard, whole
 
@@ -48,7 +48,6 @@ def prepare(
 def make_optimizer(
     modules: dict[str, nn.Module],
     weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
 ) -> torch.optim.AdamW:
     """AdamW over all parameters; decay on matrices only, never on embeddings, norms or biases.
@@ -66,7 +65,7 @@ def make_optimizer(
         {"params": free, "weight_decay": 0.0},
     ]
     # fused: one pass over the weights instead of several; the learning rate is set at every step.
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=eps, fused=True)
 
 
 def learning_rate(
@@ -180,8 +179,10 @@ def _state(
 
 
 def _write_last(run: Run, step: int, state: dict[str, Any]) -> None:
-    run_fields = {"step": step, "args": vars(run.args), "asked": run.asked, "inputs": run.inputs}
-    run_fields |= {"ranks": world_size(), "metrics_bytes": run.log_position()}
+    run_fields = {
+        "stage": run.stage, "step": step, "args": vars(run.args), "asked": run.asked,
+        "inputs": run.inputs, "ranks": world_size(), "metrics_bytes": run.log_position(),
+    }  # fmt: skip
     payload = {**run_fields, **whole(state)}
     if not rank():
         save_payload(run.folder / "last.pt", payload)

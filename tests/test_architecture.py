@@ -57,7 +57,7 @@ ONLY_IN = {
     "wandb": {"src/utils/tracker.py"},  # of the user's own, where --tracker names it
 }
 LONGEST_SCRIPT, LONGEST_MODULE, LONGEST_FUNCTION = 160, 320, 70
-LIGHT = ("src/names.py", "src/utils/cli.py", "src/utils/ranks.py")
+LIGHT = ("src/names.py", "src/utils/cli.py", "src/utils/ending.py", "src/utils/ranks.py")
 
 # Flags that no `args.NAME` reads: name -> where they are read instead.
 READ_OTHERWISE = {

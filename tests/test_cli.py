@@ -9,8 +9,8 @@ from conftest import SHAPES, SMALL, call, flags, outcome, refusal
 
 from src.evaluation import exact_match, f1_score
 from src.names import MODEL_TYPES, STAGES
-from src.utils import cli
 from src.utils.checkpoint_utils import load_checkpoint
+from src.utils.ending import command
 
 METRICS = {
     "em", "f1", "answer_loss_nats", "preference_accuracy", "reward", "win_rate", "kl_nats",
@@ -137,8 +137,8 @@ def test_a_file_is_measured_on_as_a_whole(kgram):
     assert ended.code == 0, ended.err
     answers = json.loads(Path("out.json").read_text())
     assert set(answers) == {f"q{n}" for n in range(number)}
-    assert any(line == f"mine.json: {number} questions, 0.0% of the golds cut off"
-               for line in ended.err)  # fmt: skip
+    line = f"mine.json: {number} questions (0 more leave no room for an answer), 0.0% of the golds"
+    assert f"{line} cut off" in ended.err
 
 
 def test_a_folder_has_splits_to_choose_from(kgram):
@@ -283,7 +283,7 @@ def test_bad_commands_end_in_one_line(script, more, words, workplace):
 
 
 def test_a_package_that_is_missing_is_named_with_what_to_do(capsys):
-    @cli.command
+    @command
     def script(argv=None):
         import no_such_package  # noqa: F401
 
@@ -341,3 +341,13 @@ def test_long_contexts_and_golds_pass_through_the_whole_chain(block, model_type,
     ended = evaluate(model_type=model_type)
     assert ended.code == 0, ended.err
     assert any("of the golds cut off" in line and " 0.0%" not in line for line in ended.err)
+
+
+@pytest.mark.parametrize("script", ["main_squad", "train_dpo", "eval_dpo"])
+def test_an_empty_name_is_refused(script, tmp_path, monkeypatch):
+    """What an unset variable of a shell gives: not the default folder, which holds a run."""
+    monkeypatch.chdir(tmp_path)
+    flag = "--checkpoint" if script == "eval_dpo" else "--output_dir"
+    ended = outcome(script, [flag, ""])
+    assert ended.code == 2 and f"{flag} '' given, expected a name" in ended.err[-1]
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from src import ppo, stages
 from src.model.heads import RewardModel
 from src.names import MODEL_TYPES, STAGES
-from src.utils import cli, distributed
+from src.utils import distributed, ending
 from src.utils.distributed import by_rank, gather, my_parts, shares, sum_gradients
 from src.utils.payload import load_payload
 from src.utils.ranks import rank, world_size
@@ -156,7 +156,7 @@ def on_ranks_dead(out):
     """
     import main_squad
 
-    log_step, close, out_of_memory = stages.log_step, Run.close, cli.out_of_memory
+    log_step, close, out_of_memory = stages.log_step, Run.close, ending.out_of_memory
 
     def closing(run):
         signal.raise_signal(signal.SIGTERM)
@@ -167,7 +167,7 @@ def on_ranks_dead(out):
         signal.raise_signal(signal.SIGTERM)
         return out_of_memory(error)
 
-    Run.close, cli.out_of_memory = closing, telling
+    Run.close, ending.out_of_memory = closing, telling
 
     def dying(run, step, *args, **shown):
         if step == 1 and rank() == int(os.environ["DEAD"]):
@@ -245,7 +245,7 @@ def test_stages_on_two_ranks(workplace, tmp_path):
             assert a.keys() == b.keys()
             words = {k for k, v in a.items() if isinstance(v, str)}
             if stage == "train_dpo":  # policy and reference are equal: rounding orders such pairs
-                words.add("preference_accuracy")
+                words.add("reward_accuracy")
             for k in a.keys() - words:
                 assert a[k] == pytest.approx(b[k], rel=1e-3, abs=1e-4), (folder, k)
 

@@ -87,9 +87,11 @@ def test_a_pipe_is_read_line_by_line(kgram, monkeypatch):
 def test_without_any_prompt_three_held_out_questions_are_answered(closed, kgram, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None if closed else io.StringIO(""))
     ended = generate("--json", "--max_new_tokens", "4")
-    assert ended.code == 0 and "three held-out questions" in ended.err[-1]
+    assert ended.code == 0 and "three held-out questions" in ended.err[-4]
     said = [json.loads(line) for line in ended.out]
-    assert len(said) == 3 and all(row["question"] in row["question"] for row in said)
+    assert len(said) == 3
+    for row, line in zip(said, ended.err[-3:], strict=True):
+        assert row["question"] in line and "gold: " in line
     assert len({row["context"] for row in said}) == 3
 
 
@@ -170,12 +172,12 @@ def test_a_model_type_that_is_not_the_checkpoint_s_names_both(script, kgram):
         (["--prompt", "word " * 3000], "tokens given, expected at most"),
         (["--prompt", "Once", "--max_new_tokens", "100000"], "--max_new_tokens 100000 given"),
         (["--prompts_file", "nowhere.jsonl"], "--prompts_file nowhere.jsonl given"),
-        (["--prompts_file", "bad.jsonl"], "expected JSON lines"),
-        (["--prompts_file", "keys.jsonl"], "keys.jsonl line 2: expected texts under prompt"),
+        (["--prompts_file", "bad.jsonl"], "bad.jsonl line 1: expected a JSON object"),
+        (["--prompts_file", "keys.jsonl"], "keys.jsonl line 2: expected a JSON object with texts"),
         (["--prompts_file", "empty.jsonl"], "found an empty file"),
         (["--checkpoint", "nowhere.pt"], "nowhere.pt given, expected a checkpoint file there"),
         (["--checkpoint", "bad.jsonl"], "expected a checkpoint"),
-        (["--checkpoint", "checkpoints"], "checkpoints given, expected a checkpoint file there"),
+        (["--checkpoint", "checkpoints"], "checkpoints given, a folder, expected a file in it"),
     ],
 )
 def test_generation_refuses_in_one_line(more, line, kgram):

@@ -11,7 +11,7 @@ from src import ppo
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
 from src.names import MODEL_TYPES
-from src.ppo import Models, Settings, collect, describe, learn, steer_kl
+from src.ppo import Models, Settings, collapse, collect, describe, learn, next_kl_coef
 from src.rewards import model_rewards
 from src.scoring import build_forest, end_hidden, leaf_hidden
 from src.training import make_optimizer, optimizer_step
@@ -428,14 +428,9 @@ def test_the_kl_is_the_mean_over_answers_of_summed_k3():
     )
 
 
-def test_the_coefficient_is_steered_and_a_collapse_stops_the_run():
-    args = argparse.Namespace(kl_target=2.0, kl_horizon=10, kl_limit=5.0)
+def test_the_coefficient_is_steered_and_a_collapse_said():
+    args = argparse.Namespace(kl_target=2.0, kl_horizon=10)
     for kl_nats, expected in ((2.0, 0.1), (4.0, 0.12), (1.0, 0.08), (2.2, 0.11)):
-        extra = {"kl_coef": 0.1}
-        assert steer_kl(args, extra, kl_nats, 10) == ""
-        assert extra["kl_coef"] == pytest.approx(expected)
-    reason = steer_kl(args, {"kl_coef": 0.1}, 5.1, 10)
-    assert "5.1 nats an answer, above --kl_limit 5.0" in reason
-    fixed = {"kl_coef": 0.1}
-    steer_kl(argparse.Namespace(kl_target=None, kl_limit=5.0), fixed, 4.0, 10)
-    assert fixed == {"kl_coef": 0.1}
+        assert next_kl_coef(args, 0.1, kl_nats, 10) == pytest.approx(expected)
+    assert next_kl_coef(argparse.Namespace(kl_target=None), 0.1, 4.0, 10) == 0.1
+    assert "5.1 nats an answer, above --kl_limit 5.0" in collapse(5.1, 5.0)

@@ -16,7 +16,8 @@ from torch import nn
 from src.names import UserError
 from src.training import learning_rate, make_optimizer, optimizer_step, save_last, steps
 from src.utils import cli
-from src.utils.cli import NonFiniteError, Parser, Stopped, command, number
+from src.utils.cli import Parser, number
+from src.utils.ending import NonFiniteError, Stopped, command
 from src.utils.payload import load_payload, save_payload
 from src.utils.run import Run, set_up_torch
 
@@ -183,7 +184,7 @@ def test_an_earlier_run_is_not_written_over_unasked(tmp_path):
 
 def test_overwriting_removes_the_earlier_run_when_the_new_one_starts(tmp_path):
     """Not before: a wrong parent would end the new run and leave neither."""
-    for name in ("final.pt", "last.pt", "metrics.jsonl", "args.json", "samples.txt", "notes.txt"):
+    for name in ("final.pt", "last.pt", "metrics.jsonl", "args.json", "snapshot.pt", "notes.txt"):
         (tmp_path / name).write_bytes(b"old")
     with run_in(tmp_path, "--overwrite"):
         assert (tmp_path / "final.pt").read_bytes() == b"old"
@@ -308,13 +309,24 @@ def test_stored_flags_are_taken_and_changed_ones_refused_by_name(tmp_path):
 
 def test_a_finished_run_is_finished_without_last_pt_too(tmp_path, capsys):
     train(tmp_path)
-    (tmp_path / "final.pt").write_bytes(b"precious")
+    save_payload(tmp_path / "final.pt", {"stage": "main_squad"})
+    precious = (tmp_path / "final.pt").read_bytes()
     for _ in range(2):
         with run_in(tmp_path, "--resume") as run:
             assert run.finished
         assert "finished" in capsys.readouterr().err
         (tmp_path / "last.pt").unlink(missing_ok=True)
-    assert (tmp_path / "final.pt").read_bytes() == b"precious"
+    assert (tmp_path / "final.pt").read_bytes() == precious
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_the_run_of_another_stage_is_refused(tmp_path, finished):
+    train(tmp_path, stop_after=3)
+    if finished:  # and its last.pt gone
+        save_payload(tmp_path / "final.pt", {"stage": "main_squad"})
+        (tmp_path / "last.pt").unlink()
+    with pytest.raises(UserError, match="holds a run of main_squad, expected one of train_dpo"):
+        Run(parser(), ["--output_dir", str(tmp_path), "--resume"], "train_dpo")
 
 
 def test_nothing_to_resume_starts_fresh_and_says_so(tmp_path, capsys):
@@ -327,9 +339,10 @@ def test_nothing_to_resume_starts_fresh_and_says_so(tmp_path, capsys):
 
 
 def test_a_last_pt_of_another_kind_is_refused(tmp_path):
-    for payload in ({}, {"step": 3}, {"step": "3", "args": {}, "metrics_bytes": 0, "modules": {}}):
+    told = {"stage": "toy", "args": {}, "metrics_bytes": 0, "modules": {}}
+    for payload in ({}, {"step": 3}, {**told, "step": "3"}, {**told, "step": -3}):
         save_payload(tmp_path / "last.pt", payload)
-        with pytest.raises(UserError, match="last.pt has no step|last.pt has no args"):
+        with pytest.raises(UserError, match="last.pt has no stage|last.pt has no step"):
             run_in(tmp_path, "--resume")
     (tmp_path / "last.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match="cannot be read"):

@@ -13,7 +13,7 @@ from test_run import Toy, parser, run_in
 
 from src.training import make_optimizer, optimizer_step, steps
 from src.utils import payload as files
-from src.utils.cli import NonFiniteError, Stopped, command
+from src.utils.ending import NonFiniteError, Stopped, command
 from src.utils.lock import lock_folder
 from src.utils.payload import clear_stale, load_payload, save_payload, write_atomically
 
@@ -151,7 +151,7 @@ def test_a_signal_after_the_last_step_stops_at_once(tmp_path):
 
 STARTING = """
 import os, signal, sys
-from src.utils.cli import command
+from src.utils.ending import command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born without it
 @command
 def main(argv=None):

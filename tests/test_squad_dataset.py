@@ -15,12 +15,9 @@ from src.data.squad_dataset import (
     batch_order,
     encode_paragraphs,
     encode_prompt,
-    epoch_batches,
-    fixed_batches,
     indexed_batches,
     split_prompt,
     steps_per_epoch,
-    training_batches,
     training_units,
 )
 from src.data.squad_types import Paragraph, Question
@@ -145,7 +142,6 @@ def test_pools_keep_padding_small():
 
     assert padded([list(range(i, i + 16)) for i in range(0, 2000, 16)]) > 0.25
     assert padded(batch_order(lengths, 16, seed=0, epoch=0)) < 0.08
-    assert padded(fixed_batches(lengths, 16)) < 0.01
 
 
 def test_any_step_can_be_the_first():
@@ -153,13 +149,16 @@ def test_any_step_can_be_the_first():
     paragraphs = encoded(*generate_articles(0, "train", 6, 2))
     options = {"batch_size": 4, "seed": 7, "block_size": 80, "max_questions": 5}
     steps = steps_per_epoch(len(training_units(paragraphs, 80, 5).units), 4)
-    whole = list(islice(training_batches(paragraphs, **options), 3 * steps))
-    assert [epoch for epoch, _ in whole] == [0] * steps + [1] * steps + [2] * steps
+    whole = list(islice(indexed_batches(paragraphs, **options), 3 * steps))
     for start in (1, steps - 1, steps, steps + 3, 2 * steps):
-        rest = training_batches(paragraphs, **options, start_step=start)
+        rest = indexed_batches(paragraphs, **options, start_step=start)
         assert list(islice(rest, 3 * steps - start)) == whole[start:]
-    one_epoch = list(epoch_batches(paragraphs, epoch=1, **options))
-    assert one_epoch == [trees for _, trees in whole[steps : 2 * steps]]
+    for epoch in range(3):  # each has every question once
+        batches = whole[epoch * steps : (epoch + 1) * steps]
+        places = [place for batch in batches for row in batch.index for place in row]
+        assert sorted(places) == sorted({*places}) and len(places) == sum(
+            len(questions) for _, questions in training_units(paragraphs, 80, 5).units
+        )
 
 
 def test_the_index_names_the_questions():
@@ -185,7 +184,7 @@ def test_no_room_for_any_question_is_an_error():
 SCALE = """
 import json, sys, time
 from pathlib import Path
-from src.data.squad_dataset import encode_paragraphs, training_batches, training_units
+from src.data.squad_dataset import encode_paragraphs, indexed_batches, training_units
 from src.data.squad_loader import load_squad
 from src.data.tokenizer import load_tokenizer
 start = time.perf_counter()
@@ -193,7 +192,7 @@ source = load_squad("pico", num_examples=87_599).train
 tokenizer = load_tokenizer("pico")
 paragraphs = encode_paragraphs(source, tokenizer, sys.argv[1])
 units = training_units(paragraphs, 512).units
-first = next(training_batches(paragraphs, batch_size=16, seed=0, block_size=512))
+first = next(indexed_batches(paragraphs, batch_size=16, seed=0, block_size=512))
 built = time.perf_counter()
 again = encode_paragraphs(source, tokenizer, sys.argv[1])
 lines = Path("/proc/self/status").read_text().splitlines()
@@ -205,7 +204,7 @@ print(json.dumps({
     "peak_gb": peak / 1e6,
     "questions": sum(len(paragraph.questions) for paragraph in source),
     "grouped": sum(len(questions) for _, questions in units),
-    "first_batch": len(first[1]),
+    "first_batch": len(first.trees),
     "same": all(a.tokens == b.tokens for a, b in zip(again, paragraphs)),
 }))
 """

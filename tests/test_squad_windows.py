@@ -17,7 +17,7 @@ from src.data.squad_dataset import (
     evaluate_on,
     evaluation_trees,
     golds_lost,
-    training_batches,
+    indexed_batches,
     training_trees,
     training_units,
 )
@@ -276,11 +276,11 @@ def test_answers_are_attached_where_they_belong():
 def test_windows_are_drawn_anew_each_epoch():
     """One paragraph, one question: 30 epochs show many windows, the same ones when run again."""
     paragraphs = encoded(paragraph_of([f"w{i}" for i in range(100)], (50, 1)))
-    stream = training_batches(paragraphs, batch_size=1, seed=0, block_size=60)
-    windows = [tuple(trees[0][0]) for _, trees in islice(stream, 30)]
+    stream = indexed_batches(paragraphs, batch_size=1, seed=0, block_size=60)
+    windows = [tuple(batch.trees[0][0]) for batch in islice(stream, 30)]
     assert len(set(windows)) > 15
-    later = training_batches(paragraphs, batch_size=1, seed=0, block_size=60, start_step=20)
-    assert [tuple(trees[0][0]) for _, trees in islice(later, 10)] == windows[20:]
+    later = indexed_batches(paragraphs, batch_size=1, seed=0, block_size=60, start_step=20)
+    assert [tuple(batch.trees[0][0]) for batch in islice(later, 10)] == windows[20:]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="real SQuAD is not beside the project")

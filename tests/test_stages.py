@@ -21,14 +21,14 @@ from src.names import CORRUPTIONS, MODEL_TYPES
 from src.pairs import (
     held_out_pairs,
     policy_scores,
+    raw_scores,
     reference_logps,
-    reward_scores,
     training_pairs,
     trees_of_steps,
 )
 from src.rewards import model_rewards
+from src.run_data import some_gold_trees
 from src.scoring import Tree
-from src.stages import some_gold_trees
 from src.training import make_optimizer, optimizer_step
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.payload import file_hash
@@ -146,7 +146,7 @@ def test_a_control_run_empties_contexts_or_deals_answers_out_anew():
 
 def nats_of(model, trees):
     pairs = PairTrees(trees, [], 0)
-    return policy_scores(model, argparse.Namespace(trees=pairs), STOP)
+    return policy_scores(model, pairs.trees, STOP)
 
 
 @pytest.mark.parametrize("name", MODEL_TYPES)
@@ -178,7 +178,7 @@ def test_dpo_puts_the_chosen_above_the_rejected(name):
     before, after, figures = train_on_pairs(name, 30)
     margins = (after - before)[:, 0] - (after - before)[:, 1]
     assert (margins > 1).all()
-    assert figures["loss"] < 0.6 and figures["preference_accuracy"] == 1.0
+    assert figures["loss"] < 0.6 and figures["reward_accuracy"] == 100
 
 
 @pytest.mark.parametrize("name", MODEL_TYPES)
@@ -227,8 +227,8 @@ def test_the_reference_is_computed_once_and_cached_by_weights_and_data(tmp_path,
     assert torch.isfinite(first[numbers]).all()
     others = sorted(set(range(len(train.pairs))) - set(numbers))
     assert torch.isnan(first[others]).all() and len(others) + len(numbers) == len(first)
-    by_number = dict(zip([n for row in train.trees.index for n in row],
-                         policy_scores(model, train, tokenizer.stop_id), strict=True))  # fmt: skip
+    scores = policy_scores(model, train.trees.trees, tokenizer.stop_id)
+    by_number = dict(zip([n for row in train.trees.index for n in row], scores, strict=True))
     for n in numbers:
         assert torch.allclose(first[n], by_number[n], atol=1e-4)
     made = files()
@@ -290,7 +290,7 @@ def test_dpo_logs_ln_2_at_its_first_step(chain_of, model_type):
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps == [1, 2, 3, 4]
     keys = {
-        "reward_margin", "preference_accuracy", "chosen_logp_nats", "rejected_logp_nats",
+        "reward_margin", "reward_accuracy", "chosen_logp_nats", "rejected_logp_nats",
         "examples_per_second",
     }  # fmt: skip
     assert keys <= first.keys()
@@ -333,14 +333,15 @@ def test_normalised_scores_have_mean_0_and_deviation_1_in_the_same_order(name, p
     reward = RewardModel(small_model(name, tokenizer.vocab_size))
     golds = some_gold_trees(encoded, 512, 0)
     raw = model_rewards(reward, golds, tokenizer.stop_id, raw=True)
-    before = reward_scores(reward, unseen, tokenizer.stop_id)
+    before = raw_scores(reward, unseen.trees.trees, tokenizer.stop_id).view(-1, 2)
     reward.set_normalisation(raw)
     scores = model_rewards(reward, golds, tokenizer.stop_id)
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
     assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-3)
     assert torch.equal(scores.argsort(stable=True), raw.argsort(stable=True))
     # Raw scores know nothing of it, and doing it again changes nothing.
-    assert torch.equal(reward_scores(reward, unseen, tokenizer.stop_id), before)
+    again = raw_scores(reward, unseen.trees.trees, tokenizer.stop_id).view(-1, 2)
+    assert torch.equal(again, before)
     mean, std = reward.mean.clone(), reward.std.clone()
     reward.set_normalisation(model_rewards(reward, golds, tokenizer.stop_id, raw=True))
     assert torch.equal(reward.mean, mean) and torch.equal(reward.std, std)
@@ -369,7 +370,7 @@ def test_a_reward_model_learns_a_toy(name):
         losses.append(figures["loss"])
         optimizer_step(optimizer, 1e-2, 1.0, figures["loss"], False)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
-    assert losses[-1] < 0.1 and figures["accuracy"] == 1.0 and figures["margin_nats"] > 2
+    assert losses[-1] < 0.1 and figures["accuracy"] == 100 and figures["margin_nats"] > 2
 
 
 def test_accuracy_is_reported_by_kind_beside_a_length_rule(chain_of, model_type):

@@ -143,6 +143,8 @@ def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
         (["--algorithm", "reinforce", "--minibatches", "4"], "--minibatches 4 given with"),
         (["--algorithm", "rloo", "--num_samples", "1"], "--num_samples 1 given with rloo"),
         (["--algorithm", "grpo"], "'grpo'"),
+        (["--algorithm", "rloo", "--lam", "0.9"], "--lam given with --algorithm rloo"),
+        (["--kl_horizon", "50"], "--kl_horizon given without --kl_target"),
         (["--temperature", "0"], "expected a number above 0"),
         (["--gamma", "1.5"], "--gamma"),
         (["--lam", "-0.1"], "--lam"),

@@ -29,6 +29,7 @@ from src.data.squad_windows import (
     golds_lost,
     place,
 )
+from src.data.streams import Stream, stream
 
 __all__ = [
     "Batch",
@@ -42,21 +43,17 @@ __all__ = [
     "batch_order",
     "encode_paragraphs",
     "encode_prompt",
-    "epoch_batches",
     "evaluate_on",
     "evaluation_trees",
-    "fixed_batches",
     "golds_lost",
     "indexed_batches",
     "split_prompt",
     "steps_per_epoch",
-    "training_batches",
     "training_trees",
     "training_units",
 ]
 
 POOL_BATCHES = 8
-_ORDER, _WINDOWS = 0, 1  # what a stream of random numbers is for
 
 
 class Units(NamedTuple):
@@ -67,9 +64,8 @@ class Units(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """epoch: 0 and up; index: per tree, the (paragraph, question) of each of its questions."""
+    """index: per tree, the (paragraph, question) of each of its questions."""
 
-    epoch: int
     trees: list[Tree]
     index: list[list[Place]]
 
@@ -149,7 +145,7 @@ def batch_order(
     All are shuffled, cut into pools of 8 batches, sorted by length within a pool so that little is
     padding, cut into batches, and the batches shuffled. A pure function of its arguments.
     """
-    rng = np.random.default_rng([seed, epoch, _ORDER])
+    rng = stream(Stream.BATCHES, seed, epoch)
     order = rng.permutation(len(lengths))
     sizes = np.asarray(lengths)
     batches = []
@@ -158,12 +154,6 @@ def batch_order(
         pool = pool[np.argsort(sizes[pool], kind="stable")].tolist()
         batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def fixed_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """All indices in batches of like length, the same at every call: the order for evaluation."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    return [list(group) for group in chunks(order, batch_size)]
 
 
 def indexed_batches(
@@ -193,63 +183,14 @@ def indexed_batches(
             trees: list[Tree] = []
             index: list[list[Place]] = []
             for p, questions in (units[u] for u in chosen):
-                rng = np.random.default_rng([seed, epoch, _WINDOWS, p, questions[0]])
+                rng = stream(Stream.WINDOWS, seed, epoch, p, questions[0])
                 for tree, asked in _unit_trees(
                     paragraphs[p], questions, block_size, rng, gold, answer_room
                 ):
                     trees.append(tree)
                     index.append([(p, q) for q in asked])
-            yield Batch(epoch, trees, index)
+            yield Batch(trees, index)
         epoch, skip = epoch + 1, 0
-
-
-def training_batches(
-    paragraphs: Sequence[EncodedParagraph],
-    *,
-    batch_size: int,
-    seed: int,
-    block_size: int,
-    start_step: int = 0,
-    max_questions: int = 16,
-    gold: str = "random",
-) -> Iterator[tuple[int, list[Tree]]]:
-    """(epoch, trees) without end, from any step on: `indexed_batches` without the index."""
-    for batch in indexed_batches(
-        paragraphs,
-        batch_size=batch_size,
-        seed=seed,
-        block_size=block_size,
-        start_step=start_step,
-        max_questions=max_questions,
-        gold=gold,
-    ):
-        yield batch.epoch, batch.trees
-
-
-def epoch_batches(
-    paragraphs: Sequence[EncodedParagraph],
-    *,
-    batch_size: int,
-    seed: int,
-    epoch: int,
-    block_size: int,
-    max_questions: int = 16,
-    gold: str = "random",
-) -> Iterator[list[Tree]]:
-    """The batches of one epoch: a pure function of the data and these arguments."""
-    units = len(training_units(paragraphs, block_size, max_questions).units)
-    steps = steps_per_epoch(units, batch_size)
-    stream = training_batches(
-        paragraphs,
-        batch_size=batch_size,
-        seed=seed,
-        block_size=block_size,
-        start_step=epoch * steps,
-        max_questions=max_questions,
-        gold=gold,
-    )
-    for _, (_, trees) in zip(range(steps), stream, strict=False):
-        yield trees
 
 
 def evaluate_on(

@@ -7,15 +7,12 @@ says about a pair holds for the whole run; epochs only change their order.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from src.data.squad_dataset import batch_order, evaluate_on, fixed_batches, steps_per_epoch
+from src.data.squad_dataset import batch_order, evaluate_on, steps_per_epoch
 from src.data.squad_encoding import EncodedParagraph, answer_text
 from src.data.squad_preferences import Pair
 from src.data.squad_windows import Ask, Tree, attach_answers, chunks, make_ask, place
+from src.data.streams import Stream, stream
 from src.data.tokenizer import Tokenizer
-
-_PAIR_WINDOWS = 2  # what this stream of random numbers is for; squad_dataset has 0 and 1
 
 
 class PairTrees(NamedTuple):
@@ -30,7 +27,6 @@ class PairTrees(NamedTuple):
 class PairBatch(NamedTuple):
     """Some of the trees, with their index."""
 
-    epoch: int
     trees: list[Tree]
     index: list[list[int]]
 
@@ -56,7 +52,7 @@ def preference_trees(
             if ask is not None:
                 asks[n] = ask
         for group in chunks(list(asks), max_questions):
-            rng = np.random.default_rng([seed, _PAIR_WINDOWS, p, pairs[group[0]].question])
+            rng = stream(Stream.PAIR_WINDOWS, seed, p, pairs[group[0]].question)
             for context, members in place(encoded[p], [asks[n] for n in group], block_size, rng):
                 chosen = [group[i] for i in members]
                 trees.append((context, [(asks[n].tokens, asks[n].answers) for n in chosen]))
@@ -98,19 +94,9 @@ def pair_batches(
     epoch, skip = divmod(start_step, steps_per_epoch(len(lengths), batch_size))
     while True:
         for chosen in batch_order(lengths, batch_size, seed, epoch)[skip:]:
-            yield _batch(pair_trees, epoch, chosen)
+            trees = [pair_trees.trees[i] for i in chosen]
+            yield PairBatch(trees, [pair_trees.index[i] for i in chosen])
         epoch, skip = epoch + 1, 0
-
-
-def pair_evaluation_batches(pair_trees: PairTrees, batch_size: int) -> list[PairBatch]:
-    """Every tree once, in batches of like length, the same at every call."""
-    lengths = [len(context) for context, _ in pair_trees.trees]
-    return [_batch(pair_trees, 0, chosen) for chosen in fixed_batches(lengths, batch_size)]
-
-
-def _batch(pair_trees: PairTrees, epoch: int, chosen: Sequence[int]) -> PairBatch:
-    trees = [pair_trees.trees[i] for i in chosen]
-    return PairBatch(epoch, trees, [pair_trees.index[i] for i in chosen])
 
 
 def _answers(pairs: Sequence[Pair], tokenizer: Tokenizer) -> list[list[list[int]]]:

@@ -6,7 +6,8 @@
     logits = model.logits(hidden)                  # (..., D) -> (..., V), a separate call
 
 Shapes: B batch rows, T tokens, D width, V vocabulary, H heads, K key-value heads, S rows of a
-shared segment. `tokens` (B, T) int64 is right-padded with anything; `lengths` (B,) int64 says how
-many are real, 0 included. What stands in the padding never changes a result; hidden states there
-are finite and mean nothing. A state is never mutated: it can be continued several times.
+shared segment. `tokens` (B, T) int64 is right-padded with any ids of the vocabulary; `lengths` (B,)
+int64 says how many are real, 0 included. What stands in the padding never changes a result; hidden
+states there are finite and mean nothing. A state is never mutated: it can be continued several
+times.
 """

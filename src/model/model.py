@@ -55,8 +55,3 @@ def initialise(model: nn.Module, how: str | None, seed: int) -> str:
     if how == "copy_head":
         lay_out_copy_head(model, seed)
     return how
-
-
-def model_type_of(model: nn.Module) -> str:
-    """The registry's name of a model built by `build_model`."""
-    return next(name for name, (_, module_class) in MODELS.items() if type(model) is module_class)

@@ -16,11 +16,11 @@ from torch import nn
 from src.data.tokenizer import Tokenizer
 from src.model.heads import RewardModel
 from src.model.model import build_model, initialise
-from src.names import STAGES, UserError
-from src.utils.checkpoint_utils import REWARD_STAGE, Checkpoint, load_checkpoint
+from src.names import DPO, PPO, REWARD, SFT, STAGES, UserError
+from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
 
 SNAPSHOT = "snapshot.pt"  # an SFT policy from before the end, where later stages may start
-SHORT_NAMES = {"main_squad": "SFT", "train_dpo": "DPO", "train_ppo": "PPO", REWARD_STAGE: "reward"}
+SHORT_NAMES = {SFT: "SFT", DPO: "DPO", PPO: "PPO", REWARD: "reward"}
 
 
 class Policy(NamedTuple):
@@ -85,7 +85,7 @@ def load_shelf(paths: Sequence[str], device: torch.device | str = "cpu") -> Shel
         except (UserError, OSError) as error:
             refused.append(" ".join(str(error).split()))
     loaded.sort(key=lambda c: (c.model_type, STAGES.index(c.stage)))  # stable: ties as given
-    policies = [c for c in loaded if c.stage != REWARD_STAGE]
+    policies = [c for c in loaded if c.stage != REWARD]
     if not policies:
         raise UserError(
             refused[0] if refused else "only reward checkpoints given, expected one that answers"
@@ -93,7 +93,7 @@ def load_shelf(paths: Sequence[str], device: torch.device | str = "cpu") -> Shel
     for checkpoint in loaded:
         checkpoint.model.to(device)
     judges = [
-        Judge(name, c.model, c.tokenizer) for name, c in _named(loaded) if c.stage == REWARD_STAGE
+        Judge(name, c.model, c.tokenizer) for name, c in _named(loaded) if c.stage == REWARD
     ]
     return Shelf(
         {policy.name: policy for policy in _with_parents(policies, device)},
@@ -128,9 +128,9 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
     policies: list[Policy] = []
     bases: dict[str, tuple[nn.Module, str]] = {}
     for name, c in named:
-        ancestors = [a["sha256"] for a in c.lineage if a["stage"] == STAGES[0]]
+        ancestors = [a["sha256"] for a in c.lineage if a["stage"] == SFT]
         parent, parent_name = by_hash.get(ancestors[0] if ancestors else None, (None, ""))
-        if c.stage == STAGES[0] and not c.lineage:
+        if c.stage == SFT and not c.lineage:
             start = repr((c.model.config, c.flags["seed"], c.flags["initialisation"]))
             if start not in bases:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from src.names import MODEL_TYPES, POLICY_STAGES, STAGES, UserError
+from src.names import MODEL_TYPES, POLICY_STAGES, PPO, SFT, STAGES, UserError
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
 
 # What SFT was on its way, where the later stages start from that.
@@ -47,7 +47,7 @@ class Chain(NamedTuple):
 
     def policies(self) -> dict[str, Checkpoint]:
         """Stage -> its finished policy, SFT's snapshot first."""
-        sft = self.stages.get(POLICY_STAGES[0])
+        sft = self.stages.get(SFT)
         found = {SNAPSHOT: sft.snapshot if sft else None}
         found |= {name: self.checkpoint(name) for name in POLICY_STAGES}
         return {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
@@ -195,7 +195,7 @@ def _complete(chain: Chain) -> Chain:
             notes.append(f"{name}: {stages[name].folder} is not finished, only its log is shown")
         elif not stages[name].steps and not stages[name].evaluations:
             notes.append(f"{name}: {stages[name].folder} has no log (metrics.jsonl), no curves")
-    ppo = stages.get("train_ppo")
+    ppo = stages.get(PPO)
     if ppo and ppo.evaluations and not {"reward", "kl_nats"} <= ppo.evaluations[0].keys():
         notes.append(f"train_ppo: {ppo.folder} logged no reward and KL beside F1: it is an old run")
     ordered = {name: stages[name] for name in STAGES if name in stages}

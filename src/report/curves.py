@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from src.names import DPO, PPO, REWARD, SFT
 from src.report.chains import Series
 from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, legend, render
 
@@ -31,35 +32,35 @@ CHANCE = (50.0, "chance")
 # Percentages are never drawn closer than this.
 PERCENT_SPAN = 10.0
 CURVES = (
-    Curve("main_squad", "loss", "Does it learn the answers?", "loss (nats/token)",
+    Curve(SFT, "loss", "Does it learn the answers?", "loss (nats/token)",
           "answer_loss_nats", {"answer_loss_nats": "held out"}),
-    Curve("main_squad", "quality", "Are its answers right?", "held-out EM, F1 (%)", None, EM_F1),
-    Curve("train_dpo", "loss", "Does the preference loss fall?", "DPO loss (nats/pair)",
+    Curve(SFT, "quality", "Are its answers right?", "held-out EM, F1 (%)", None, EM_F1),
+    Curve(DPO, "loss", "Does the preference loss fall?", "DPO loss (nats/pair)",
           "loss", {}, level=LN_2),
-    Curve("train_dpo", "accuracy", "Did the chosen answer gain on the rejected one?",
-          "implicit rewards in order (%)", "preference_accuracy", {"reward_accuracy": "held out"},
-          100, CHANCE),
-    Curve("train_dpo", "preference", "Is the chosen answer the likelier one?",
+    Curve(DPO, "accuracy", "Did the chosen answer gain on the rejected one?",
+          "implicit rewards in order (%)", "reward_accuracy", {"reward_accuracy": "held out"},
+          level=CHANCE),
+    Curve(DPO, "preference", "Is the chosen answer the likelier one?",
           "held-out pairs in order (%)", None, {"preference_accuracy": "held out"}),
-    Curve("train_dpo", "log_probability", "What happens to both answers' probability?",
+    Curve(DPO, "log_probability", "What happens to both answers' probability?",
           "log-probability (nats/answer)", None,
           {"chosen_logp_nats": "chosen", "rejected_logp_nats": "rejected"}),
-    Curve("train_dpo", "quality", "Are its answers right?", "held-out EM, F1 (%)", None, EM_F1),
-    Curve("train_reward_model", "loss", "Does the pair loss fall?", "loss (nats/pair)",
+    Curve(DPO, "quality", "Are its answers right?", "held-out EM, F1 (%)", None, EM_F1),
+    Curve(REWARD, "loss", "Does the pair loss fall?", "loss (nats/pair)",
           "loss", {}, level=LN_2),
-    Curve("train_reward_model", "accuracy", "Does it prefer the chosen answer?",
+    Curve(REWARD, "accuracy", "Does it prefer the chosen answer?",
           "pairs in order (%)", "accuracy",
-          {"accuracy": "held out", "length_rule": "shorter wins"}, 100, CHANCE),
-    Curve("train_ppo", "reward", "Does the reward rise?", "reward (score units)",
+          {"accuracy": "held out", "length_rule": "shorter wins"}, level=CHANCE),
+    Curve(PPO, "reward", "Does the reward rise?", "reward (score units)",
           "reward_mean", {"reward": "held out, greedy"}),
-    Curve("train_ppo", "quality", "Are its answers right?", "held-out EM, F1 (%)", None, EM_F1),
-    Curve("train_ppo", "kl", "How far from its start?", "KL (nats/answer)",
+    Curve(PPO, "quality", "Are its answers right?", "held-out EM, F1 (%)", None, EM_F1),
+    Curve(PPO, "kl", "How far from its start?", "KL (nats/answer)",
           "kl_nats", {"kl_nats": "held out"}),
-    Curve("train_ppo", "length", "Do answers grow or shrink?", "answer length (tokens)",
+    Curve(PPO, "length", "Do answers grow or shrink?", "answer length (tokens)",
           "answer_tokens", {}),
-    Curve("train_ppo", "entropy", "Does it still vary its answers?", "entropy (nats/token)",
+    Curve(PPO, "entropy", "Does it still vary its answers?", "entropy (nats/token)",
           "entropy_nats", {}),
-    Curve("train_ppo", "stopped", "Does it end its answers itself?", "answers that stop (%)",
+    Curve(PPO, "stopped", "Does it end its answers itself?", "answers that stop (%)",
           "stopped_share", {}, 100),
 )  # fmt: skip
 
@@ -187,7 +188,7 @@ def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
                 xytext=(0, 3), textcoords="offset points", ha="right", color=theme.faint,
                 fontsize=9,
             )  # fmt: skip
-        axes.set_xlabel("optimizer step" if curve.stage != "train_ppo" else "batch of answers")
+        axes.set_xlabel("optimizer step" if curve.stage != PPO else "batch of answers")
         axes.set_ylabel(curve.unit)
         low, high = axes.get_ylim()
         if curve.unit.endswith("(%)") and high - low < PERCENT_SPAN:

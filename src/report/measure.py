@@ -18,8 +18,8 @@ from src.held_out import (
     floors_of,
     held_out_questions,
 )
-from src.names import STAGES, UserError
-from src.pairs import PairSet, accuracy_by_kind, held_out_pairs, reward_scores
+from src.names import REWARD, SFT, UserError
+from src.pairs import PairSet, accuracy_by_kind, held_out_pairs, raw_scores
 from src.report.chains import Chain
 from src.stages import require_same_tokenizer
 from src.utils.checkpoint_utils import Checkpoint
@@ -54,7 +54,7 @@ class Measured(NamedTuple):
 
 def base_row(chain: Chain) -> dict[str, Interval]:
     """The untrained model's figures from SFT's log; empty where it did not log any."""
-    first = chain.stages[STAGES[0]].evaluations[:1] if STAGES[0] in chain.stages else []
+    first = chain.stages[SFT].evaluations[:1] if SFT in chain.stages else []
     if not first or first[0]["step"] != 0:
         return {}
     names = ("em", "f1", "answer_loss_nats")
@@ -80,7 +80,7 @@ def measure_chain(
     if not policies:
         chain.notes.append("no finished policy: there are no answers to show")
         return None
-    first, reward = _start(policies), chain.checkpoint(STAGES[2])
+    first, reward = _start(policies), chain.checkpoint(REWARD)
     try:
         key = str(first.data.get("fingerprint"))
         if key not in loaded:
@@ -90,7 +90,7 @@ def measure_chain(
     except UserError as error:
         chain.notes.append(f"answers were not measured: {error}")
         return None
-    if first.stage != STAGES[0]:
+    if first.stage != SFT:
         chain.notes.append("the SFT model it started from is not there: no KL and wins against it")
     data = loaded[key]
     readers = [p.model for p in policies.values()] + ([reward.model.trunk] if reward else [])
@@ -108,7 +108,7 @@ def measure_chain(
         say(f"measuring {policy.path} on {len(held_out.asked)} questions")
         answers[stage], table[stage] = measure_policy(setting, policy.model)
         table[stage] |= _form(answers[stage], held_out)
-        if first.stage != STAGES[0]:  # against itself both would say that nothing changed
+        if first.stage != SFT:  # against itself both would say that nothing changed
             table[stage] = {k: v for k, v in table[stage].items() if k not in AGAINST_START}
     rules = rule_rows(floors_of(held_out, first.tokenizer, data.train), held_out)
     golds = [len(ids) + 1 for ids in held_out.golds]
@@ -124,8 +124,8 @@ def measure_chain(
 def _start(policies: dict[str, Checkpoint]) -> Checkpoint:
     """The SFT model that the last policy started from, if it is there; else the first policy."""
     *_, last = policies.values()
-    ancestors = {entry.get("sha256") for entry in last.lineage}
-    found = [policy for policy in policies.values() if policy.sha256 in ancestors]
+    by_hash = {policy.sha256: policy for policy in policies.values()}
+    found = [by_hash[a["sha256"]] for a in last.lineage if a.get("sha256") in by_hash]
     return found[0] if found else next(iter(policies.values()))
 
 
@@ -145,7 +145,7 @@ def kind_scores(reward, pairs: PairSet, stop_id: int, device) -> dict[str, KindS
     """
     if reward is None or not pairs.trees.trees:
         return {}
-    raw = reward_scores(reward, pairs, stop_id, device)
+    raw = raw_scores(reward, pairs.trees.trees, stop_id, device).view(-1, 2)
     scores = ((raw - reward.mean.cpu()) / reward.std.cpu()).numpy()
     kinds = np.array([pair.kind for pair in pairs.in_order()])
     return {

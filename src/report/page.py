@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.evaluation import Interval
+from src.names import STAGES
 from src.report.answers import answers_table
 from src.report.chains import Chain, Series
 from src.report.drawing import Plot
@@ -97,7 +98,7 @@ def verdicts(chain: Chain) -> list[str]:
                 f"{NAMES[name]} against the model it started from: {'; '.join(told)}."
             )
         if metrics.get("reward_gain_low", 0) > 0 > metrics.get("f1_gain_high", 0):
-            lines.append("The reward rose while F1 fell: the reward model was hacked.")
+            lines.append("The reward rose while F1 fell: the reward was hacked.")
     return lines
 
 
@@ -212,7 +213,7 @@ def page(contents: Contents) -> str:
     sections.append(("quality", "How good are the answers?", plots.get("quality", []) + figures))
     sections.append(("hacking", "Reward against KL", plots.get("hacking", [])))
     sections.append(("rewards", "What the reward model prefers", plots.get("rewards", [])))
-    for stage in ("main_squad", "train_dpo", "train_reward_model", "train_ppo"):
+    for stage in STAGES:
         sections.append((stage, f"{NAMES[stage]}, step by step", plots.get(stage, [])))
     sections.append(("answers", "Answers side by side", answer_sections(contents)))
     runs = [join([tag("h3", f"{n} ({c.folder})"), run_table(c)])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from src.evaluation import Interval
+from src.names import DPO, PPO, REWARD, SFT
 from src.report.chains import SNAPSHOT, Chain, Series
 from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, bounds, legend, render
 from src.report.measure import BASE, Measured, interval_of
@@ -14,8 +15,8 @@ from src.report.measure import BASE, Measured, interval_of
 # reward that is F1 or EM itself goes from 0 to 1.
 POINTS_PER_DEVIATION, POINTS_PER_SHARE = 40.0, 100.0
 NAMES = {
-    BASE: "base (untrained)", SNAPSHOT: "SFT snapshot", "main_squad": "SFT", "train_dpo": "DPO",
-    "train_ppo": "PPO", "train_reward_model": "Reward model",
+    BASE: "base (untrained)", SNAPSHOT: "SFT snapshot", SFT: "SFT", DPO: "DPO",
+    PPO: "PPO", REWARD: "Reward model",
 }  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def hacking_track(chain: Chain) -> dict[str, np.ndarray] | None:
     """KL, and the change of reward and F1 from the start, (E, 3) value, low and high, one row an
     evaluation of PPO; None where the log has not all three.
     """
-    stage = chain.stages.get("train_ppo")
+    stage = chain.stages.get(PPO)
     if stage is None:
         return None
     wanted = ("kl_nats", "reward", "f1")
@@ -177,7 +178,7 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
     if not tracks:
         return None
     track = mean_track(tracks)
-    flags = next(c for c in series.chains if "train_ppo" in c.stages).stages["train_ppo"].flags
+    flags = next(c for c in series.chains if PPO in c.stages).stages[PPO].flags
     by_model = flags.get("reward", "model") == "model"
     points = POINTS_PER_DEVIATION if by_model else POINTS_PER_SHARE
 

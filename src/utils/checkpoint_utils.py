@@ -13,8 +13,8 @@ from torch import nn
 
 from src.data.tokenizer import Tokenizer
 from src.model.heads import RewardModel
-from src.model.model import build_model, model_type_of
-from src.names import MODEL_TYPES, POLICY_STAGES, STAGES, UserError
+from src.model.model import build_model
+from src.names import MODEL_TYPES, POLICY_STAGES, REWARD, SFT, STAGES, UserError
 from src.utils.distributed import gather, rank
 from src.utils.payload import (
     file_hash,
@@ -27,7 +27,6 @@ from src.utils.sharding import whole
 
 # The longest window that anyone trains on; a transformer keeps a table of this many rows.
 MAX_BLOCK_SIZE = 1 << 18
-REWARD_STAGE = "train_reward_model"
 # What a stage's final.pt holds besides its stage and model type.
 FIELDS = {
     "config": dict, "weights": dict, "tokenizer": dict,
@@ -94,7 +93,7 @@ def plain(value: Any) -> Any:
 def _build(payload: dict) -> nn.Module:
     """A freshly initialised model of a checkpoint's type and stage."""
     model = build_model(payload["model_type"], payload["config"])
-    return RewardModel(model) if payload["stage"] == REWARD_STAGE else model
+    return RewardModel(model) if payload["stage"] == REWARD else model
 
 
 def _check_fit(path: str | Path, payload: dict, weights: dict) -> None:
@@ -170,15 +169,17 @@ def load_parent(
     path: str | None,
     model_type: str,
     stages: tuple[str, ...] = POLICY_STAGES,
-    default_stage: str = STAGES[0],
+    default_stage: str = SFT,
 ) -> Checkpoint:
     """The checkpoint a stage starts from: `path`, or the default stage's final.pt.
 
     Raises UserError when it is missing (naming the command that makes it), of another model type,
     or of a stage that is not one of `stages`.
     """
-    advice = f"run: python {default_stage}.py --model_type {model_type}"
-    found = load_checkpoint(path or stage_folder(model_type, default_stage) / "final.pt", advice)
+    path = Path(path or stage_folder(model_type, default_stage) / "final.pt")
+    made_by = [stage for stage in STAGES if path.parent.name == f"{model_type}_{stage}"]
+    advice = f"run: python {(made_by or [default_stage])[0]}.py --model_type {model_type}"
+    found = load_checkpoint(path, advice)
     if found.model_type != model_type:
         raise UserError(
             f"--model_type {model_type} given, but {found.path} holds a {found.model_type}, "
@@ -205,6 +206,6 @@ def describe_lineage(checkpoint: Checkpoint) -> str:
 
 __all__ = [
     "Checkpoint", "describe_lineage", "load_checkpoint", "load_parent", "load_payload",
-    "model_type_of", "save_checkpoint", "save_payload", "stage_folder", "weights_hash",
+    "save_checkpoint", "save_payload", "stage_folder", "weights_hash",
     "write_atomically",
 ]  # fmt: skip

@@ -1,38 +1,24 @@
-"""Flags that several scripts share, and how a script ends. Imports nothing heavy: `--help` answers
-at once.
-"""
+"""Flags that several scripts share. Imports nothing heavy: `--help` answers at once."""
 
 import argparse
-import contextlib
-import errno
-import functools
 import math
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, STAGES, TRACKERS, UserError
-from src.utils.ranks import lost_rank, rank
+from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, SFT, TRACKERS, UserError
+from src.utils.ranks import rank
 
 LARGEST_INT = 2**63 - 1
-ENVIRONMENT = (
-    "expected the environment of requirements.txt: . .venv/bin/activate after ./run.sh, or "
-    "pip install -r requirements.txt"
-)
+# Flags that name something, where nothing is no name.
+NAMING_FLAGS = (
+    "output_dir", "checkpoint", "checkpoints", "reward_checkpoint", "dataset", "tokenizer",
+    "init_from",
+)  # fmt: skip
+class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Defaults in the help, but for those that the text itself explains."""
 
-
-class Stopped(BaseException):
-    """A signal asked the run to stop; what was finished is saved. `code` is 128 + the signal's
-    number. Like KeyboardInterrupt no Exception: nothing that expects a fault may swallow it.
-    """
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class NonFiniteError(Exception):
-    """A loss, gradient or reward stopped being a finite number."""
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,9 +27,16 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options) -> None:
-        super().__init__(
-            allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options
-        )
+        super().__init__(allow_abbrev=False, formatter_class=_Defaults, **options)
+
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+        """As argparse; an empty name, as an unset variable of a shell gives it, is refused."""
+        found = super().parse_args(args, namespace)
+        for name in NAMING_FLAGS:
+            given = getattr(found, name, None)
+            if given == "" or (isinstance(given, list) and "" in given):
+                self.error(f"--{name} '' given, expected a name")
+        return found
 
     def error(self, message: str) -> None:
         """Print `message` in one line and exit with code 2."""
@@ -69,84 +62,6 @@ class Parser(argparse.ArgumentParser):
         except argparse.ArgumentError:
             return False
         return parsed == value and type(value) in (int, float, str)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is Python's or torch's way to say that no more memory can be had."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    words = ("can't allocate memory", "not enough memory", "out of memory")
-    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    return told or isinstance(error, MemoryError)
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises Stopped; Python has KeyboardInterrupt for SIGINT alone."""
-
-    def stop(number: int, _frame: object) -> None:
-        if not lost_rank(sys.exception()):
-            raise Stopped("stopped by SIGTERM", 128 + number)
-
-    try:
-        previous = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # only the main thread may; elsewhere a signal ends the process at once
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if lost_rank(sys.exception()) else previous)
-
-
-def command(main: Callable[..., dict]) -> Callable[..., dict]:
-    """Make `main(argv)` end as every script does: one line on stderr, an exit code, no traceback.
-
-    2: the user's mistake. 1: the environment's fault (disk, memory, non-finite numbers). 128 + n:
-    signal n.
-    """
-
-    @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> dict:
-        name = main.__module__ if main.__module__ != "__main__" else sys.argv[0]
-        with contextlib.suppress(AttributeError):  # a stream that is closed or no file of text
-            sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show is no fault
-        own_fault = False
-        try:
-            with _ended_by_sigterm():
-                return main(argv)
-        except UserError as error:
-            message, code = str(error), 2
-        except Stopped as error:
-            message, code = str(error), error.code
-        except ModuleNotFoundError as error:
-            if str(error.name).startswith("src"):
-                raise
-            message, code = f"{error.name} is not installed, {ENVIRONMENT}", 2
-        except NonFiniteError as error:
-            message, code = str(error), 1
-        except BrokenPipeError:
-            message, code = "the reader of the output went away", 1
-        except (OSError, MemoryError, RuntimeError) as error:
-            own_fault = True
-            if out_of_memory(error):
-                message, code = "out of memory, use a smaller --micro_batch_size or model", 1
-            elif isinstance(error, OSError):
-                where = f"{error.filename}: " if error.filename else ""
-                message, code = f"{where}{error.strerror or error}", 1
-            elif lost_rank(error):
-                message = "another rank ended or hangs, so this job ends; continue with --resume"
-                code = 1
-            else:
-                raise
-        except KeyboardInterrupt:
-            message, code = "interrupted", 130
-        if not rank() or own_fault:  # what all ranks raise is said once
-            where = f"rank {rank()}: " if rank() else ""
-            print(f"{name}: {where}{' '.join(message.split())}", file=sys.stderr)
-        raise SystemExit(code)
-
-    return run
 
 
 def number(
@@ -216,13 +131,14 @@ def add_model_flag(parser: Parser) -> None:
 
 
 SHAPE_FLAGS = {
-    "n_layer": "layers (of the k-gram: hidden layers)",
-    "n_embd": "width of the embeddings and hidden states",
-    "n_head": "attention heads, transformer only",
+    "n_layer": "layers (of the k-gram: hidden layers); default: 3, LSTM and k-gram 2",
+    "n_embd": "width of the embeddings and hidden states; default: 128",
+    "n_head": "attention heads, transformer only; default: 4",
     "n_kv_head": "key-value heads, transformer only; default: as many as heads",
-    "kgram_k": "tokens that a k-gram sees",
-    "block_size": "most tokens of context, question, answer and stop token together",
+    "kgram_k": "tokens that a k-gram sees, k-gram only; default: 16",
+    "block_size": "most tokens of context, question, answer and stop token together; default: 1024",
 }
+OF_ONE_MODEL = {"n_head": "transformer", "n_kv_head": "transformer", "kgram_k": "kgram"}
 
 
 def add_shape_flags(parser: Parser) -> None:
@@ -232,8 +148,15 @@ def add_shape_flags(parser: Parser) -> None:
 
 
 def shape_of(args: argparse.Namespace) -> dict[str, int]:
-    """The shape flags that were given, as configuration values."""
-    return {n: getattr(args, n) for n in SHAPE_FLAGS if getattr(args, n) is not None}
+    """The shape flags that were given, as configuration values; UserError for another model's."""
+    given = {n: getattr(args, n) for n in SHAPE_FLAGS if getattr(args, n) is not None}
+    for name, model_type in OF_ONE_MODEL.items():
+        if name in given and args.model_type != model_type:
+            raise UserError(
+                f"--{name} given with --model_type {args.model_type}, expected it left out: it is "
+                f"a {model_type}'s"
+            )
+    return given
 
 
 def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
@@ -306,15 +229,15 @@ def add_training_flags(
 
 def note_pretrained_defaults(parser: Parser, stage: str) -> None:
     """Say in the help which defaults another start has; `Run.take_defaults` sets them."""
-    when = "with --init_from" if stage == STAGES[0] else "from a pretrained start"
+    when = "with --init_from" if stage == SFT else "from a pretrained start"
     for action in parser._actions:
         if action.dest in PRETRAINED_DEFAULTS[stage]:
             action.help += f"; {PRETRAINED_DEFAULTS[stage][action.dest]:g} {when}"
 
 
-def add_parent_flag(parser: Parser, stage: str = STAGES[0]) -> None:
+def add_parent_flag(parser: Parser) -> None:
     """--checkpoint: where a later stage starts."""
     parser.add_argument(
         "--checkpoint",
-        help=f"parent checkpoint; default checkpoints/{{model_type}}_{stage}/final.pt",
+        help=f"parent checkpoint; default checkpoints/{{model_type}}_{SFT}/final.pt",
     )

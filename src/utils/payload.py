@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from src.names import UserError
-from src.utils.cli import out_of_memory
+from src.utils.ending import out_of_memory
 
 FORMAT = "pico-llm-rlhf"
 FORMAT_VERSION = 1
@@ -161,6 +161,8 @@ def load_payload(path: str | Path, advice: str = "name another file") -> dict:
     advice: what to do, for the message where there is no such file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} given, a folder, expected a file in it, as {path / 'final.pt'}")
     if not path.is_file():
         raise UserError(f"{path} given, expected a checkpoint file there, {advice}")
     open(path, "rb").close()  # a file that may not be read is no damaged one: OSError
@@ -172,8 +174,11 @@ def load_payload(path: str | Path, advice: str = "name another file") -> dict:
         if out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:150]
+        if isinstance(error, zipfile.BadZipFile):
+            reason = f"cut short, or another kind of file: {reason}"
         raise UserError(
-            f"{path} given, expected a checkpoint, but it cannot be read safely ({reason})"
+            f"{path} given, expected a checkpoint, but it cannot be read safely ({reason}), "
+            "restore it or run its stage again"
         ) from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise UserError(f"{path} given, expected a checkpoint of this project, found another kind")

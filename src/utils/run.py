@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -19,28 +19,20 @@ import torch
 from src.names import UserError
 from src.utils.bar import Bar, say
 from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
-from src.utils.cli import NonFiniteError, Parser, Stopped
+from src.utils.cli import Parser
 from src.utils.device import choose_device
 from src.utils.distributed import gather, join
+from src.utils.ending import NonFiniteError, Stopped
 from src.utils.lock import lock_folder
 from src.utils.machine import machine_in_words
 from src.utils.payload import clear_stale
-from src.utils.ranks import lost_rank, rank, world_size
+from src.utils.ranks import lost_rank, rank
+from src.utils.resuming import stored_run, take_stored_flags
 from src.utils.tracker import NO_TRACKER, open_tracker, require_tracker
 
-# Flags that say how a run is started, and are no part of it.
-START_FLAGS = {"output_dir", "resume", "overwrite"}
-# Flags that may differ when a run is resumed: none of them changes what the run computes.
-FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite", "tracker"}
-# What last.pt must hold besides what `src.training.restore` checks.
-LAST_FIELDS = {
-    "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict, "inputs": dict,
-    "optimizer": dict, "extra": dict, "ranks": int,
-}  # fmt: skip
 CACHE = Path(".cache")
 RUN_FILES = (
     "final.pt", "snapshot.pt", "last.pt", "metrics.jsonl", "args.json", "machine.json",
-    "samples.txt",
 )  # fmt: skip
 
 
@@ -81,6 +73,8 @@ class Run:
         self.last: dict | None = None
         self.finished = False
         self.step = 0
+        self.inputs: dict[str, str] = {}
+        self._log: BinaryIO | None = None  # rank 0's, from `start` on
         self._signal: int | None = None  # what came here; _stop_signal: what all ranks know of
         self._stop_signal: int | None = None
         self._stop_reason = ""
@@ -88,7 +82,7 @@ class Run:
         try:
             existing = [name for name in RUN_FILES if (self.folder / name).exists()]
             if args.resume:
-                self._resume(parser, self.typed)
+                self._resume(parser)
             elif existing and not args.overwrite:
                 raise UserError(
                     f"{self.folder} holds an earlier run ({', '.join(existing)}), "
@@ -108,46 +102,17 @@ class Run:
         if self._lock is not None:
             self._lock.close()
 
-    def _resume(self, parser: Parser, typed: set[str]) -> None:
-        folder, args = self.folder, self.args
-        self.finished = (folder / "final.pt").exists()
-        if not (folder / "last.pt").exists():
-            said = "this run is finished" if self.finished else "nothing to resume, starting fresh"
-            say(f"{folder}: {said}")
+    def _resume(self, parser: Parser) -> None:
+        self.finished = (self.folder / "final.pt").exists()
+        self.last = stored_run(self.folder, self.stage)
+        if self.last is None:
+            told = "this run is finished" if self.finished else "nothing to resume, starting fresh"
+            say(f"{self.folder}: {told}")
             return
-        self.last = load_payload(folder / "last.pt")
-        for field, kind in LAST_FIELDS.items():
-            value = self.last.get(field)
-            if type(value) is not kind or (kind is int and value < 0):
-                raise UserError(
-                    f"{folder / 'last.pt'} has no {field}, expected what a run saves to be "
-                    "continued, restore it or start anew with --overwrite"
-                )
-        stored, asked = self.last["args"], self.last["asked"]
-        ranks = self.last["ranks"]
-        if not self.finished and ranks != world_size():
-            raise UserError(
-                f"{world_size()} ranks given to resume a run of {ranks}, start it as it was "
-                "started (torchrun --nproc_per_node) or anew with --overwrite"
-            )
-        for name, value in stored.items():
-            if not parser.accepts(name, value):
-                raise UserError(
-                    f"{folder / 'last.pt'} has a flag {name} of {str(value)[:40]!r}, expected one "
-                    "that a run can have, restore it or start anew with --overwrite"
-                )
-        for name in sorted(typed - FREE_FLAGS):
-            if getattr(args, name) not in (stored.get(name), asked.get(name)):
-                raise UserError(
-                    f"--{name} {getattr(args, name)} given to resume a run with --{name} "
-                    f"{stored.get(name)}, leave it out or start anew with --overwrite"
-                )
-        self.asked = asked
-        for name, value in stored.items():
-            if name not in START_FLAGS and not (name in typed and name in FREE_FLAGS):
-                setattr(args, name, value)
+        take_stored_flags(self.last, self.folder, parser, self.args, self.typed)
+        self.asked = self.last["asked"]
         if self.finished:
-            say(f"{folder}: this run is finished, nothing to do")
+            say(f"{self.folder}: this run is finished, nothing to do")
 
     def take_defaults(self, defaults: dict[str, Any], because: str) -> None:
         """Other defaults for flags that were not typed; a resumed run has its own already."""
@@ -192,11 +157,11 @@ class Run:
         write_atomically(self.folder / "machine.json", lambda file: file.write(machine))
         path = self.folder / "metrics.jsonl"
         keep = self.last["metrics_bytes"] if self.last else 0
-        self._log = open(path, "ab")  # noqa: SIM115 - open for the length of the run
-        if self._log.tell() < keep:
+        if (path.stat().st_size if path.exists() else 0) < keep:
             raise UserError(
                 f"{path} is shorter than when last.pt was saved, restore it or use --overwrite"
             )
+        self._log = open(path, "ab")  # noqa: SIM115 - open for the length of the run
         self._log.truncate(keep)
         name, flags = self.args.tracker, vars(self.args)
         self._tracker = open_tracker(name, self.stage, self.folder, flags, self.steps_done)
@@ -228,7 +193,7 @@ class Run:
             signal.signal(number, handler)
         self._bar.close()
         self._tracker.close()
-        if hasattr(self, "_log"):
+        if self._log is not None:
             self._log.close()
         self._unlock()
 
@@ -275,7 +240,7 @@ class Run:
         return self._stop_signal is not None or bool(self._stop_reason)
 
     def stop_after_step(self, reason: str) -> None:
-        """End the run with this NonFiniteError, unless it is "", once the step in hand is saved."""
+        """End the run with this NonFiniteError once the step in hand is saved."""
         self._stop_reason = reason
 
     def begin_step(self, step: int, keep: Callable[[], None] | None) -> None:

@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="decides every mutation and instant")
     add("--case", type=int, help="only the case of this number")
     args = parser.parse_args(argv)
+    if args.case is not None and not (args.kills or args.squad or args.checkpoints):
+        parser.error("--case alone given, expected --kills 1, --squad 1 or --checkpoints 1 with it")
     faults = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

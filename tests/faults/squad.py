@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 import main_squad
-from src import stages
-from src.data.squad_dataset import indexed_batches, steps_per_epoch, training_units
+from src import run_data, stages
+from src.data.squad_dataset import indexed_batches
 from src.data.tokenizer import load_tokenizer
 from src.held_out import evaluate_policy
 from src.model.model import build_model
@@ -194,9 +194,8 @@ def through(path: Path, model_type: str) -> dict:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            questions = stages.load_questions(args, tokenizer, BLOCK)
-            units = training_units(questions.encoded, BLOCK).units
-            stages.plan_steps(args, steps_per_epoch(len(units), 4))
+            questions = run_data.load_questions(args, tokenizer, BLOCK)
+            stages.plan_steps(args, questions.units)
     except UserError as error:
         return {"refused": str(error)}
     torch.manual_seed(0)

@@ -35,7 +35,8 @@ class Part(NamedTuple):
 
 class Parts(NamedTuple):
     """The parts of a line: contexts, seen by all below them, and what stands below a context. A
-    query is in one of each at most, a key in exactly one of them all.
+    query is in at most one part of each list; a key is in at most one part of both, in none where
+    nobody wanted reads it.
     """
 
     above: Sequence[Part]
@@ -59,7 +60,7 @@ def attend_part(
     logarithm of its softmax's sum (B, H, n). shown, causal: as in Part; shown may be (B, 1, n, m).
     """
     if query.device.type == "cpu" and query.dtype == keys.dtype == values.dtype:
-        return _flash(query, keys, values, 0.0, causal, attn_mask=shown)
+        return _flash(query, keys, values, 0.0, causal, attn_mask=_mask_for(query, shown))
     scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     if causal:
         scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
@@ -113,6 +114,11 @@ def shown_of(seen: Tensor) -> Tensor:
     return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)
 
 
+def _mask_for(query: Tensor, shown: Tensor | None) -> Tensor | None:
+    """A mask of the type that torch's kernel reads: another one gives wrong sums for float64."""
+    return None if shown is None else shown.to(torch.promote_types(query.dtype, torch.float32))
+
+
 def _heads(x: Tensor) -> Tensor:
     """(n, K, G, d) or (n, K, G) to (G, K, n, d) or (G, K, n): a view, groups as a batch."""
     return x.transpose(0, 2)
@@ -156,7 +162,7 @@ class _PartsAttention(torch.autograd.Function):
                 back, mixed, sums = (x[:, :, part.queries] for x in found)
                 of_query, of_keys, of_values = _flash_backward(
                     back, *_of_part(part, *read), mixed, sums, 0.0, part.causal,
-                    attn_mask=part.shown,
+                    attn_mask=_mask_for(query, part.shown),
                 )  # fmt: skip
                 pieces.append((part.queries, _heads(of_query)))
                 to_keys.append((part.keys, of_keys[0].transpose(0, 1)))

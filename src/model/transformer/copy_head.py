@@ -12,9 +12,9 @@ The residual stream of width D is divided at the start, for the embeddings only:
     [ constant | content: random, of equal length | previous: 0 | recent: 0 ]
 
 - Block 0, heads 0 and 1 (the first two with keys of their own) find positions: their queries and
-keys read the constant alone, so their
-  product depends on the distance alone (rotary positions). Head 0 attends to the previous token,
-  head 1 to the last eight or so; each writes a projection of the content it sees into its slot.
+  keys read the constant alone, so their product depends on the distance alone (rotary positions).
+  Head 0 attends to the previous token, head 1 to the last eight or so; each writes a projection of
+  the content it sees into its slot.
 - Block 1, head 0 copies: queries read the projection of the current token's content, keys the slot
   `previous`, so it attends to what came after the same token, and copies it.
 - Block 2, head 1, where there is one, compares the slots `recent` of the two places, and copies.

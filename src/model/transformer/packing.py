@@ -95,6 +95,7 @@ def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) ->
     """The levels in one line. wanted: whose hidden states, "all", "last level" or "ends", the last
     token of each row of the last level that has any. in_rows: attention by `Rows`, else `Parts`.
     """
+    assert wanted in ("all", "last level", "ends"), f"wanted is {wanted!r}"
     line, above = _line(levels)
     at = None
     if wanted == "ends":

@@ -1,0 +1,175 @@
+"""The data of a run: its questions and preference pairs, as its flags and its parent say."""
+
+import argparse
+import contextlib
+import gc
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from src.data.squad_dataset import (
+    EncodedParagraph,
+    encode_paragraphs,
+    training_trees,
+    training_units,
+)
+from src.data.squad_loader import SquadData, load_from_identity, load_squad
+from src.data.squad_preferences import parse_corruptions
+from src.data.squad_types import Paragraph
+from src.data.streams import Stream, stream
+from src.data.tokenizer import Tokenizer
+from src.held_out import HeldOut, choose_questions, held_out_questions
+from src.names import UserError
+from src.pairs import PairSet, held_out_pairs, training_pairs
+from src.scoring import Tree
+from src.utils.checkpoint_utils import Checkpoint
+from src.utils.distributed import first_alone
+from src.utils.run import say
+
+CACHE_DIR = ".cache/encoded"
+# Paragraphs whose gold answers fix the reward model's offset and scale.
+NORMALISED_ON = 128
+
+
+class Questions(NamedTuple):
+    """Training and held-out questions. encoded: of train; chosen: the held-out paragraphs used;
+    units: how many groups of training questions batches are dealt from, about one a context.
+    """
+
+    train: list[Paragraph]
+    encoded: list[EncodedParagraph]
+    units: int
+    chosen: list[Paragraph]
+    chosen_encoded: list[EncodedParagraph]
+    held_out: HeldOut
+    identity: dict
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection while the data is built, nor of the data later: millions of lists are
+    made, and none is freed.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
+    """What the flags name; what they leave out is the parent's."""
+    inherited = parent is not None and args.dataset is None
+    changed = args.difficulty or args.num_examples or args.strict_data
+    if inherited and not changed:
+        try:
+            data = load_from_identity(parent.data)
+        except UserError as error:
+            raise UserError(f"the data that {parent.path} was trained on: {error}") from None
+        say(f"data: {data.identity['dataset']}, inherited from {parent.path}")
+        return data
+    stored = parent.data if parent else {}
+    data = load_squad(
+        stored["dataset"] if inherited else args.dataset,
+        seed=stored.get("seed", args.seed),
+        difficulty=args.difficulty or stored.get("difficulty") or 2,
+        num_examples=args.num_examples or (stored.get("num_examples") if inherited else None),
+        strict=args.strict_data,
+    )
+    say(f"data: {data.identity['dataset']}, as the flags say")
+    if args.difficulty and data.identity["dataset"] != "pico":
+        raise UserError(
+            f"--difficulty {args.difficulty} given with {data.identity['dataset']}, expected it "
+            "left out, or --dataset pico: only the embedded data has difficulties"
+        )
+    return data
+
+
+@first_alone()
+@_uncollected()
+def load_questions(
+    args: argparse.Namespace,
+    tokenizer: Tokenizer,
+    block_size: int,
+    parent: Checkpoint | None = None,
+    answer_room: int = 0,
+) -> Questions:
+    """The data of the flags; what they leave out is the parent's. Says what was used and dropped.
+    answer_room: tokens to leave for an answer of the model's own and its stop token.
+
+    Rank 0 loads and encodes first, the others find its caches.
+    """
+    data = _data_of(args, parent)
+    for name in ("dataset", "difficulty", "num_examples"):
+        setattr(args, name, data.identity.get(name))
+    if data.dropped:
+        say("data dropped: " + ", ".join(f"{n} {reason}" for reason, n in data.dropped.items()))
+    if not data.validation:
+        raise UserError(
+            f"{data.identity['dataset']} has no held-out article, expected at least two articles"
+        )
+    chosen = choose_questions(data.validation, args.eval_limit, seed=0)
+    encoded = encode_paragraphs(data.train, tokenizer, CACHE_DIR)
+    chosen_encoded = encode_paragraphs(chosen, tokenizer)
+    held_out = held_out_questions(chosen, chosen_encoded, block_size)
+    units, unfit = training_units(encoded, block_size, answer_room=answer_room)
+    say(
+        f"data: {sum(len(p.questions) for p in data.train)} training questions ({unfit} fit no "
+        f"window of {block_size} tokens), "
+        f"{len(held_out.asked)} held out ({held_out.dropped} more leave no room for an answer); "
+        f"windows cut off {held_out.lost:.1%} of the held-out golds"
+    )
+    return Questions(
+        data.train, encoded, len(units), chosen, chosen_encoded, held_out, data.identity
+    )  # fmt: skip
+
+
+def inputs_of(questions: Questions, parents: Sequence[Checkpoint] = ()) -> dict[str, str]:
+    """What a run depends on besides its flags -> its hash, for `Run.start`."""
+    data = f"the data of --dataset {questions.identity['dataset']}"
+    return {data: questions.identity["fingerprint"]} | {p.path: p.sha256 for p in parents}
+
+
+def load_pairs(
+    args: argparse.Namespace, questions: Questions, tokenizer: Tokenizer, block_size: int
+) -> tuple[PairSet, PairSet]:
+    """Training and held-out preference pairs of the flags' mix of corruptions; training pairs of
+    only as many contexts as the planned steps will see.
+    """
+    weights = parse_corruptions(args.corruptions)
+    name = questions.identity["dataset"]
+    order = stream(Stream.PAIRS, args.seed).permutation(len(questions.train))
+    chosen = sorted(order[: args.max_steps * args.batch_size])
+    train = training_pairs(
+        [questions.train[i] for i in chosen],
+        [questions.encoded[i] for i in chosen],
+        tokenizer,
+        block_size,
+        name,
+        weights,
+        args.seed,
+    )
+    unseen = held_out_pairs(
+        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights
+    )
+    for what, pair_set in (("training", train), ("held-out", unseen)):
+        kinds = Counter(pair.kind for pair in pair_set.in_order())
+        mix = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
+        dropped = pair_set.trees.dropped
+        if not kinds:
+            raise UserError(
+                f"no {what} pair of {dropped} fits a block of {block_size} tokens, expected some: "
+                "shorter data, or a larger --block_size of main_squad.py"
+            )
+        say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block")
+    return train, unseen
+
+
+def some_gold_trees(
+    encoded: Sequence[EncodedParagraph], block_size: int, seed: int
+) -> list[Tree]:
+    """Gold answers of a seeded choice of training paragraphs, to normalise scores on."""
+    rng = stream(Stream.GOLDS, seed)
+    chosen = rng.permutation(len(encoded))[:NORMALISED_ON]
+    return training_trees([encoded[i] for i in sorted(chosen)], block_size, rng, gold="first")

@@ -1,0 +1,71 @@
+"""run.sh: which stage is given which flags, seen with a Python that only writes down its arguments.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import eval_dpo
+import main_squad
+import report
+import train_dpo
+import train_ppo
+import train_reward_model
+
+ROOT = Path(__file__).resolve().parent.parent
+LATER = (train_dpo, train_reward_model, train_ppo)
+
+
+def asked(tmp_path, *flags):
+    """Script -> its arguments, of `./run.sh FLAGS` in a folder whose .venv is made already."""
+    shutil.copy(ROOT / "run.sh", tmp_path)
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "requirements.txt", tmp_path / ".venv/installed")
+    python.write_text('#!/bin/sh\nprintf "%s\\037" "$@" >> asked\necho >> asked\n')
+    python.chmod(0o755)
+    subprocess.run(["bash", "run.sh", *flags], cwd=tmp_path, check=True, capture_output=True)
+    lines = (tmp_path / "asked").read_text().splitlines()
+    return {words[0]: words[1:] for line in lines if (words := line.split("\037")[:-1])}
+
+
+def flags_of(script):
+    return {word for a in script.build_parser()._actions for word in a.option_strings}
+
+
+def test_flags_of_the_first_stage_alone_are_not_given_to_the_later_ones():
+    text = (ROOT / "run.sh").read_text()
+    listed = set(re.findall(r"--[a-z_]+", text.split("--dataset) dataset_named")[1].split(";;")[1]))
+    own = flags_of(main_squad) - set.intersection(*map(flags_of, LATER))
+    assert listed == own | {"--difficulty", "--num_examples", "--strict_data"}
+
+
+def test_each_script_takes_what_it_is_given(tmp_path):
+    found = asked(
+        tmp_path, "lstm", "--dataset=somewhere", "--block_size", "64", "--strict_data",
+        "--seed", "1", "--threads=1", "--lm_weight=0.1", "--device", "cpu", "--compile",
+    )  # fmt: skip
+    everywhere = {"--seed", "1", "--threads=1", "--device", "cpu", "--compile"}
+    for script in (main_squad, *LATER):
+        words = found[f"{script.__name__}.py"]
+        parsed = script.build_parser().parse_args(words)
+        assert (parsed.model_type, parsed.seed, parsed.threads) == ("lstm", 1, 1)
+        assert parsed.compile and parsed.resume
+        assert everywhere <= {*words}
+    sft = main_squad.build_parser().parse_args(found["main_squad.py"])
+    assert (sft.dataset, sft.block_size, sft.lm_weight) == ("somewhere", 64, 0.1)
+    for script in (eval_dpo, report):
+        parsed = script.build_parser().parse_args(found[f"{script.__name__}.py"])
+        assert (parsed.threads, parsed.device) == (1, "cpu")
+
+
+def test_without_flags_the_data_is_embedded_and_later_stages_start_early(tmp_path):
+    found = asked(tmp_path)
+    sft = main_squad.build_parser().parse_args(found["main_squad.py"])
+    assert (sft.dataset, sft.snapshot_at) == ("pico", 0.45)
+    for script in (train_dpo, train_ppo):
+        parsed = script.build_parser().parse_args(found[f"{script.__name__}.py"])
+        assert parsed.checkpoint == "checkpoints/transformer_main_squad/snapshot.pt"
+        assert parsed.dataset is None
