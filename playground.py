@@ -54,11 +54,12 @@ def main(argv=None) -> dict:
     """Serve the page until Ctrl-C; returns {"url": its address}."""
     args = build_parser().parse_args(argv)
 
-    from src.playground.page import build, import_gradio, serve
+    from src.playground.page import build, import_gradio, require_port, serve
     from src.playground.shelf import find_checkpoints, load_shelf
     from src.utils.run import say, set_up_torch
 
     import_gradio()  # before what takes longer
+    require_port(args.port)
     device = set_up_torch(args)
     shelf = load_shelf(args.checkpoint or find_checkpoints(args.checkpoints), device)
     say(f"loaded: {', '.join([*shelf.policies, *shelf.judges])}")

@@ -5,14 +5,21 @@
 #   ./run.sh lstm                     another architecture
 #   ./run.sh smollm2                  from a pretrained model, on real questions (the hub's SQuAD; a
 #                                     folder of your own with --dataset), into checkpoints/smollm2/
-#   ./run.sh transformer --dataset squad --seed 1   flags for every stage
+#   ./run.sh lstm --dataset squad --seed 1 --checkpoints seed1
+#                                     flags for every training script, and the folder of the chain
+#                                     (default checkpoints): other data or another seed want another
 #
 # Run again, it resumes: finished stages are skipped, an interrupted one goes on where it was saved.
+# Flags of one stage alone (--beta, --kl_coef) are given by running that stage by hand.
 set -euo pipefail
 cd "$(dirname "$0")"
 
+if [[ " $* " == *" --help "* || " $* " == *" -h "* ]]; then
+    sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+    exit 0
+fi
 model=transformer
-if [[ $# -gt 0 && $1 != --* ]]; then
+if [[ $# -gt 0 && $1 != -* ]]; then
     model=$1
     shift
 fi
@@ -28,8 +35,8 @@ python=.venv/bin/python
 # Flags meant for every stage. The first alone is told of the model and of the data, which is the
 # embedded one unless one is named: the later stages inherit both. Evaluation and report are told of
 # the machine.
-sft=("$@")
-later=() machine=()
+sft=() later=() machine=()
+checkpoints=checkpoints
 dataset_named=no
 while [[ $# -gt 0 ]]; do
     flag=("$1")
@@ -40,6 +47,17 @@ while [[ $# -gt 0 ]]; do
         shift 2
     fi
     case ${flag[0]%%=*} in
+        --checkpoints)
+            checkpoints=${flag[1]-${flag[0]#*=}}
+            continue
+            ;;
+        --output_dir | --checkpoint | --overwrite)
+            echo "run.sh: ${flag[0]%%=*} given, expected --checkpoints DIR: the folder of all stages" >&2
+            exit 2
+            ;;
+    esac
+    sft+=("${flag[@]}")
+    case ${flag[0]%%=*} in
         --dataset) dataset_named=yes ;;
         --difficulty | --num_examples | --strict_data | --tokenizer | --init_from | --n_layer | --n_embd | \
             --n_head | --n_kv_head | --kgram_k | --block_size | --initialisation | --lm_weight | \
@@ -49,14 +67,14 @@ while [[ $# -gt 0 ]]; do
     esac
 done
 
-dir=checkpoints/${model}
+dir=${checkpoints}/${model}
 dpo=() reward=() ppo=() compared_on=500 shown=200 snapshot=
 if [[ $model == smollm2 ]]; then
     # A pretrained start, on real questions; a flag given here comes later and wins.
     model=transformer
-    dir=checkpoints/smollm2/transformer
+    dir=${checkpoints}/smollm2/transformer
     [[ $dataset_named == yes ]] || sft+=(--dataset squad)
-    sft=(--init_from smollm2 --max_steps 174 --eval_every 58 --eval_limit 200 "${sft[@]}")
+    sft=(--init_from smollm2 --max_steps 174 --eval_every 58 --eval_limit 200 ${sft[@]+"${sft[@]}"})
     dpo=(--max_steps 48 --eval_every 0 --eval_limit 400)
     reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
     ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 32
@@ -71,7 +89,7 @@ fi
 sft_final=${dir}_main_squad/final.pt
 policy=$sft_final
 if [[ -n $snapshot ]]; then
-    sft=(--snapshot_at "$snapshot" "${sft[@]}")
+    sft=(--snapshot_at "$snapshot" ${sft[@]+"${sft[@]}"})
     policy=${dir}_main_squad/snapshot.pt
 fi
 
@@ -80,7 +98,7 @@ stage() {
     $python "$@" --model_type "$model" --output_dir "${dir}_${1%.py}" --resume
 }
 scored_by=(--reward_checkpoint "${dir}_train_reward_model/final.pt")
-stage main_squad.py "${sft[@]}"
+stage main_squad.py ${sft[@]+"${sft[@]}"}
 stage train_dpo.py --checkpoint "$policy" ${dpo[@]+"${dpo[@]}"} ${later[@]+"${later[@]}"}
 stage train_reward_model.py --checkpoint "$sft_final" ${reward[@]+"${reward[@]}"} \
     ${later[@]+"${later[@]}"}

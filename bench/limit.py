@@ -31,6 +31,7 @@ from src.losses import dpo_loss, sequence_sum, sft_loss
 from src.model.model import build_model
 from src.scoring import Tree, answer_logps, build_forest, leaf_hidden, logp_of_hidden
 from src.training import make_optimizer, optimizer_step
+from src.utils.ending import command
 from train_dpo import dpo_backward
 
 CPU = torch.device("cpu")
@@ -170,6 +171,7 @@ def profile(stage: Stage, steps: int = 5) -> str:
     )
 
 
+@command
 def main(argv: list[str] | None = None) -> dict:
     """Measure, print the tables, write the JSON."""
     args = parse(argv)

@@ -32,6 +32,7 @@ from src.data.tokenizer import load_tokenizer
 from src.model.model import build_model
 from src.scoring import Tree
 from src.training import make_optimizer, optimizer_step
+from src.utils.ending import command
 
 CPU = torch.device("cpu")
 CONTEXTS, QUESTION_TOKENS, ANSWER_TOKENS = 4, 16, 5
@@ -216,6 +217,7 @@ def plot(curves: dict[str, list[dict]], path: Path) -> None:
     pyplot.close(figure)
 
 
+@command
 def main(argv: list[str] | None = None) -> dict:
     """Measure the curves, print and explain them, write JSON and PNG."""
     args = parse(argv)

@@ -23,6 +23,7 @@ from src.data.squad_loader import load_squad
 from src.export import contents_of
 from src.pretrained import SMOLLM2, load_pretrained
 from src.scoring import Tree
+from src.utils.ending import command
 
 TOLERANCE = 1e-3
 SIDES = {"ours": "bench.ours", "plain loop": "bench.plain_loop"}
@@ -65,6 +66,7 @@ def write_work(folder: Path, args: argparse.Namespace) -> None:
     (folder / "work.json").write_text(json.dumps(work))
 
 
+@command
 def main(argv: list[str] | None = None) -> dict:
     """Measure; print the table and write the JSON."""
     args = parse(argv)

@@ -32,6 +32,7 @@ from bench.work import (
     write_work,
 )
 from src.model.transformer.block import TransformerConfig
+from src.utils.ending import command
 
 TORCH = "torch==2.13.0"
 # The peers' environments: the newest of the registry, and the last TRL of the kind that had PPO.
@@ -207,6 +208,7 @@ def rows_of(stage: str, result: dict) -> list[list[str]]:
     return rows
 
 
+@command
 def main(argv: list[str] | None = None) -> dict:
     """Measure what the flags ask for; print the table and write the JSON."""
     args = parse(argv)

@@ -131,7 +131,7 @@ def test_commands_parse(page):
 
 def test_examples_are_run(pytestconfig):
     assert "docs/*.md" in pytestconfig.getoption("doctestglob")
-    assert {page.name for page in PAGES} == {*STAGE_OF, "README.md"}
+    assert {page.name for page in PAGES} == {*STAGE_OF, "README.md", "measured.md"}
     for name in STAGE_OF:
         assert ">>> " in (ROOT / "docs" / name).read_text(encoding="utf-8"), name
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -392,3 +393,13 @@ def test_without_gradio_it_says_how_to_install_it(kgram, monkeypatch):
 def test_mistakes_end_in_one_line(kgram, monkeypatch, argv, words):
     monkeypatch.setattr(page, "import_gradio", lambda: None)
     assert words in refusal("playground", argv)
+
+
+def test_a_port_in_use_is_refused_before_models_are_loaded():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port} given, which is in use"):
+            page.require_port(port)
+    page.require_port(port)

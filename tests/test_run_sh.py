@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 import eval_dpo
 import main_squad
 import report
@@ -59,6 +61,31 @@ def test_each_script_takes_what_it_is_given(tmp_path):
     for script in (eval_dpo, report):
         parsed = script.build_parser().parse_args(found[f"{script.__name__}.py"])
         assert (parsed.threads, parsed.device) == (1, "cpu")
+
+
+def test_a_chain_of_its_own_folder(tmp_path):
+    found = asked(tmp_path, "kgram", "--checkpoints", "seed1", "--seed", "1")
+    for script in (main_squad, *LATER):
+        parsed = script.build_parser().parse_args(found[f"{script.__name__}.py"])
+        assert parsed.output_dir == f"seed1/kgram_{script.__name__}"
+    ppo = train_ppo.build_parser().parse_args(found["train_ppo.py"])
+    assert ppo.checkpoint == "seed1/kgram_main_squad/final.pt"
+    assert ppo.reward_checkpoint == "seed1/kgram_train_reward_model/final.pt"
+    assert report.build_parser().parse_args(found["report.py"]).checkpoints == ["seed1"]
+
+
+@pytest.mark.parametrize("flag", ["--output_dir", "--checkpoint=x", "--overwrite"])
+def test_flags_that_run_sh_gives_itself_are_refused(tmp_path, flag):
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        asked(tmp_path, "lstm", flag)
+    assert ended.value.returncode == 2 and b"expected --checkpoints DIR" in ended.value.stderr
+    assert not (tmp_path / "asked").exists()
+
+
+def test_help_sets_nothing_up(tmp_path):
+    shutil.copy(ROOT / "run.sh", tmp_path)
+    done = subprocess.run(["bash", "run.sh", "-h"], cwd=tmp_path, check=True, capture_output=True)
+    assert b"--checkpoints" in done.stdout and not (tmp_path / ".venv").exists()
 
 
 def test_without_flags_the_data_is_embedded_and_later_stages_start_early(tmp_path):

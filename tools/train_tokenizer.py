@@ -30,6 +30,7 @@ from src.data.byte_pairs import byte_characters
 from src.data.pico_squad import DIFFICULTIES, generate_articles
 from src.data.squad_types import Paragraph
 from src.data.tokenizer import PATTERNS, PICO_FILE
+from src.utils.ending import command
 
 
 def squad_texts(path: Path) -> Iterator[str]:
@@ -105,6 +106,7 @@ def context_tokens(paragraphs: list[Paragraph], encode) -> float:
     return sum(len(encode(f"Context: {p.context}\n")) for p in paragraphs) / len(paragraphs)
 
 
+@command
 def main(argv: list[str] | None = None) -> dict[bytes, int]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, required=True, help="official SQuAD JSON file")

@@ -6,6 +6,7 @@ system's, and nothing is counted, shared or reported.
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -151,6 +152,16 @@ def build(shelf: Shelf, known: Sequence[Asked], seed: int, device: torch.device 
             queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
     return page
+
+
+def require_port(port: int) -> None:
+    """UserError where something else listens at the port already."""
+    with socket.socket() as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
+        try:
+            place.bind((HOST, port))
+        except OSError:
+            raise UserError(f"--port {port} given, which is in use, name another") from None
 
 
 def serve(page, port: int, block: bool = True) -> str:
