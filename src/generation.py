@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.losses import token_logp
 from src.model.levels import Level
 from src.model.products import arranged
-from src.scoring import batches_by_length, pad, read_prompts
+from src.scoring import batches_by_length, pad
 
 # (context ids, [question ids, ...])
 PromptTree = tuple[Sequence[int], Sequence[Sequence[int]]]
@@ -154,13 +154,7 @@ def _read(model: nn.Module, prompts: Sequence[PromptTree], device: torch.device 
     parents = torch.tensor(parents, device=device)
     roots = torch.zeros(len(prompts), dtype=torch.long, device=device)
     contexts = Level(*pad([c for c, _ in prompts], device), roots)
-    if hasattr(model, "prefill"):
-        return model.prefill((contexts, Level(*pad(questions, device), parents)))
-    without_last = Level(*pad([q[:-1] for q in questions], device), parents)
-    state = read_prompts(model, contexts, without_last)
-    last = torch.tensor([q[-1:] for q in questions], device=device)
-    hidden, state = model(last, torch.ones_like(last[:, 0]), state)
-    return hidden[:, 0], state
+    return model.prefill((contexts, Level(*pad(questions, device), parents)))
 
 
 def _uniforms(seed: Sequence[int] | int, rows: int, steps: int) -> Tensor:

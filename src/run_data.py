@@ -78,11 +78,6 @@ def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
         strict=args.strict_data,
     )
     say(f"data: {data.identity['dataset']}, as the flags say")
-    if args.difficulty and data.identity["dataset"] != "pico":
-        raise UserError(
-            f"--difficulty {args.difficulty} given with {data.identity['dataset']}, expected it "
-            "left out, or --dataset pico: only the embedded data has difficulties"
-        )
     return data
 
 

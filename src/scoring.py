@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.losses import sequence_sum, token_logp
@@ -106,22 +105,9 @@ def build_forest(
     )
 
 
-def read_prompts(model: nn.Module, contexts: Level, questions: Level):
-    """The model's state after each question less its last token: each context read once, each
-    question once.
-    """
-    state = model.read(contexts.tokens, contexts.lengths)
-    return model.read(questions.tokens, questions.lengths, state.select(questions.parents))
-
-
 def leaf_hidden(model: nn.Module, forest: Forest) -> Tensor:
     """Hidden states (N, A (+ 1 with the stop token), D) of the leaves."""
-    if hasattr(model, "read_levels"):
-        hidden = model.read_levels(forest.levels(), last_only=True)[0]
-    else:
-        state = read_prompts(model, forest.contexts, forest.questions)
-        hidden = _read_leaves(model, forest.leaves, state)
-    return hidden[: len(forest.targets)]
+    return model.read_leaves(forest.levels())[: len(forest.targets)]
 
 
 def end_hidden(model: nn.Module, forest: Forest) -> Tensor:
@@ -130,65 +116,7 @@ def end_hidden(model: nn.Module, forest: Forest) -> Tensor:
         raise ValueError(
             "a forest built with reads_stop=False given, its leaves end before the stop token"
         )
-    if hasattr(model, "read_ends"):
-        return model.read_ends(forest.levels())[: len(forest.targets)]
-    hidden = leaf_hidden(model, forest)
-    rows = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
-    ends = forest.leaves.lengths[: len(hidden)] - 1
-    return hidden.flatten(0, 1).index_select(0, rows + ends)
-
-
-def all_hidden(model: nn.Module, forest: Forest) -> list[Tensor]:
-    """Hidden states (R, T, D) of contexts, questions and leaves."""
-    if hasattr(model, "read_levels"):
-        return model.read_levels(forest.levels())
-    contexts, questions, leaves = forest.levels()
-    context_hidden, state = model(contexts.tokens, contexts.lengths)
-    question_hidden, state = model(
-        questions.tokens, questions.lengths, state.select(questions.parents)
-    )
-    return [context_hidden, question_hidden, _read_leaves(model, leaves, state)]
-
-
-def _read_leaves(model: nn.Module, leaves: Level, state) -> Tensor:
-    """Hidden states (N, T, D) of leaves read after their parents' state, in groups of like length.
-
-    One rejected answer may be a whole sentence: read together with it, five tokens cost forty.
-    """
-    width = leaves.tokens.shape[1]
-    groups = groups_by_length(leaves.lengths.tolist())
-    if hasattr(model, "unshard"):  # --shard: every rank must call the model equally often
-        groups = [list(range(len(leaves.lengths)))]
-    parts = []
-    for rows in groups:
-        chosen = torch.tensor(rows, device=leaves.tokens.device)
-        lengths = leaves.lengths.index_select(0, chosen)
-        tokens = leaves.tokens.index_select(0, chosen)[:, : max(1, int(lengths.max()))]
-        after = state.select(leaves.parents.index_select(0, chosen))
-        hidden = model(tokens, lengths, after)[0]
-        parts.append(F.pad(hidden, (0, 0, 0, width - tokens.shape[1])))
-    if len(parts) == 1:
-        return parts[0]
-    order = torch.tensor([row for rows in groups for row in rows], device=leaves.tokens.device)
-    return torch.cat(parts).index_select(0, order.argsort())
-
-
-def groups_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in groups in which none is less than half as long as the longest; one group where little
-    would be gained.
-
-    >>> groups_by_length([3, 40, 4, 9])
-    [[1], [3], [0, 2]]
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    if 2 * sum(lengths) >= len(lengths) * max(lengths, default=0):
-        return [list(range(len(lengths)))]
-    groups: list[list[int]] = []
-    for row in order:
-        if not groups or 2 * lengths[row] < lengths[groups[-1][0]]:
-            groups.append([])
-        groups[-1].append(row)
-    return [sorted(rows) for rows in groups]
+    return model.read_ends(forest.levels())[: len(forest.targets)]
 
 
 def pick(x: Tensor, mask: Tensor) -> Tensor:
@@ -286,7 +214,7 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
     The last token of a question without answers stands in no leaf and is not predicted either.
     """
     contexts, questions, leaves = forest.levels()
-    context_hidden, question_hidden, hidden = all_hidden(model, forest)
+    context_hidden, question_hidden, hidden = model.read_levels(forest.levels())
     hidden = hidden[: len(forest.targets)]
     answers = logp_of_hidden(model, hidden, forest.targets, forest.mask)
     # The last token of a question's prompt stands in its leaves, the same in all of them.

@@ -296,7 +296,7 @@ def test_files_of_other_formats_are_refused(tmp_path, saved):
     refused(other)
     other.write_bytes(b"")
     refused(other)
-    assert "expected a checkpoint file there" in refused(tmp_path)
+    assert "a folder, expected a file in it" in refused(tmp_path)
     assert "expected a checkpoint file there" in refused(tmp_path / "none.pt")
 
 

@@ -351,3 +351,9 @@ def test_an_empty_name_is_refused(script, tmp_path, monkeypatch):
     ended = outcome(script, [flag, ""])
     assert ended.code == 2 and f"{flag} '' given, expected a name" in ended.err[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_difficulty_of_data_that_have_none_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = outcome("main_squad", ["--dataset", "mine.json", "--difficulty", "3"])
+    assert ended.code == 2 and "--difficulty 3 given with --dataset mine.json" in ended.err[-1]

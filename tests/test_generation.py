@@ -14,6 +14,7 @@ from src.generation import (
     generate,
     generate_all,
 )
+from src.model.levels import LevelByLevel
 from src.model.model import build_model
 from src.scoring import build_forest, score_answers
 from tests.test_scoring import CONFIGS, Counted
@@ -169,7 +170,7 @@ def test_the_global_random_state_is_left_alone(model):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-class Counter(nn.Module):
+class Counter(LevelByLevel, nn.Module):
     """Says t + 1 after t; notes the rows of every call."""
 
     def __init__(self):
@@ -206,12 +207,12 @@ def test_a_stop_token_in_the_last_place_counts_as_stopped():
 
 
 def test_contexts_are_read_once_and_finished_rows_leave():
-    """2 contexts, 3 questions less a token each, those tokens; then pairs that end after 1, 4 and 8
-    of them, of which the first is not read."""
+    """2 contexts, 3 questions less their last token, those tokens; then pairs that end after 1, 4
+    and 8 of them, of which the first is not read."""
     model = Counter()
     prompts = [([1, 2, 3], [[0, 6], [9]]), ([5], [[7, 8, 2]])]
     generate(model, prompts, STOP, num_samples=2, max_new_tokens=16)
-    assert model.shapes[:2] == [(2, 3), (3, 2)]
+    assert model.shapes[:2] == [(2, 3), (3, 3)]
     assert model.shapes[2:] == [(3, 1)] + [(4, 1)] * 3 + [(2, 1)] * 4
 
 

@@ -149,6 +149,23 @@ def test_a_state_can_be_continued_twice(model):
                 close(out[row, 0], expected[-1])
 
 
+def test_branches_of_a_state_that_take_turns_do_not_see_each_other(model):
+    """The first goes on decoding after the second has begun where the first did."""
+    tokens, one = ids(2, 4), torch.ones(2, dtype=torch.long)
+    branches = ids(2, 5, seed=1), ids(2, 5, seed=2)
+    with torch.inference_mode():
+        _, state = model(tokens, full(tokens))
+        _, state = model(ids(2, 1, seed=3), one, state)
+        states, hidden = [state, state], [None, None]
+        for t in range(5):
+            for i, branch in enumerate(branches):
+                hidden[i], states[i] = model(branch[:, t : t + 1], one, states[i])
+        for branch, out in zip(branches, hidden, strict=True):
+            for row in range(2):
+                expected = alone(model, tokens[row], ids(2, 1, seed=3)[row], branch[row])
+                close(out[row, 0], expected[-1])
+
+
 def test_decoding_beyond_the_buffer(model):
     tokens, one = ids(2, 80), torch.ones(2, dtype=torch.long)
     with torch.inference_mode():
@@ -288,12 +305,13 @@ def test_transformer_equals_transformers_llama(kv_heads, tied):
         close(ours.logits(hidden), theirs(tokens).logits)
 
 
-def test_the_ends_of_rows_of_which_some_are_empty():
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_the_ends_of_rows_of_which_some_are_empty(name):
     torch.manual_seed(3)
-    model = build_model("transformer", {"vocab_size": VOCAB, **CONFIGS[0][1]})
+    model = build_model(name, {"vocab_size": VOCAB, "n_embd": 16})
     contexts = Level(ids(2, 4), torch.tensor([4, 0]), torch.zeros(2, dtype=torch.long))
     leaves = Level(ids(4, 3, seed=1), torch.tensor([0, 3, 1, 0]), torch.tensor([0, 1, 0, 1]))
-    whole = model.read_levels((contexts, leaves), last_only=True)[0]
+    whole = model.read_leaves((contexts, leaves))
     ends = model.read_ends((contexts, leaves))
     close(ends, torch.stack([whole[0, 0] * 0, whole[1, 2], whole[2, 0], whole[3, 0] * 0]))
 
@@ -301,9 +319,8 @@ def test_the_ends_of_rows_of_which_some_are_empty():
 def test_no_token_at_all_is_packed_and_read_with_gradient_0():
     model = build_model("transformer", {"vocab_size": 9, "n_layer": 2, "n_embd": 8, "n_head": 2})
     levels = build_forest([], stop_id=1).levels()
-    for last_only in (True, False):
-        hidden = model.read_levels(levels, last_only)
-        torch.cat([part.flatten() for part in hidden]).sum().backward()
+    for read in (lambda: [model.read_leaves(levels)], lambda: model.read_levels(levels)):
+        torch.cat([part.flatten() for part in read()]).sum().backward()
         assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
         model.zero_grad()
     model.read_ends(levels).sum().backward()

@@ -168,3 +168,33 @@ def test_arranged_weights_give_the_same_products():
     close(found, wanted)
     with arranged(linear, 3):  # too few rows: as it is
         assert torch.equal(linear(x), linear.bias.expand(16, -1))
+
+
+@pytest.mark.parametrize("config", [c[1] for c in TRANSFORMERS])
+def test_float64_is_as_exact_as_plain_rereading(config):
+    """More than 17 keys, decoded one by one or read by parts; the gradients, too."""
+    torch.manual_seed(0)
+    model = build_model("transformer", {"vocab_size": VOCAB, **config}).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    tokens, one = torch.randint(VOCAB, (2, 44)), torch.ones(2, dtype=torch.long)
+    wanted = model(tokens, torch.tensor([44, 44]))[0][:, 20:]
+    roots = torch.arange(2)
+    contexts = Level(tokens[:, :20], torch.tensor([20, 20]), torch.zeros_like(roots))
+    with torch.inference_mode():
+        _, state = model.prefill((contexts, Level(tokens[:, 20:21], one, roots)))
+        for t in range(21, 44):
+            hidden, state = model(tokens[:, t : t + 1], one, state)
+            close(hidden[:, 0], wanted[:, t - 20], 1e-9)
+    by_parts = pack((contexts, Level(tokens[:, 20:], torch.tensor([24, 24]), roots)), "last level")
+    found = model.read_packed(by_parts)
+    close(found, wanted.flatten(0, 1), 1e-9)
+    weight = torch.randn_like(found)
+    parameters = list(model.parameters())[:-1]  # all but an untied head, which nothing here reads
+    for one_by_one, whole in zip(
+        torch.autograd.grad((found * weight).sum(), parameters, allow_unused=True),
+        torch.autograd.grad((wanted.flatten(0, 1) * weight).sum(), parameters, allow_unused=True),
+        strict=True,
+    ):
+        close(one_by_one, whole, 1e-9)

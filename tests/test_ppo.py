@@ -8,10 +8,20 @@ import torch
 from torch import nn
 
 from src import ppo
+from src.generation import Sampling, generate
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
 from src.names import MODEL_TYPES
-from src.ppo import Models, Settings, collapse, collect, describe, learn, next_kl_coef
+from src.ppo import (
+    Models,
+    Settings,
+    collapse,
+    collect,
+    describe,
+    learn,
+    next_kl_coef,
+    settings_of,
+)
 from src.rewards import model_rewards
 from src.scoring import build_forest, end_hidden, leaf_hidden
 from src.training import make_optimizer, optimizer_step
@@ -87,6 +97,21 @@ def name(request):
     return request.param
 
 
+def test_the_settings_are_those_of_the_flags():
+    """Each flag a value of its own, so that none can stand for another."""
+    flags = {
+        "algorithm": "rloo", "num_samples": 3, "max_new_tokens": 5, "temperature": 0.11,
+        "gamma": 0.12, "lam": 0.13, "clip_range": 0.14, "value_clip_range": 0.15,
+        "value_coef": 0.16, "no_stop_penalty": 0.17, "minibatches": 7, "seed": 9,
+    }  # fmt: skip
+    args = argparse.Namespace(**flags, ppo_epochs=6, batch_size=10, micro_batch_size=8)
+    device = torch.device("meta")
+    of_flags = {**flags, "stop_id": 4, "epochs": 6, "micro_contexts": 8, "device": device}
+    assert settings_of(args, 4, device)._asdict() == of_flags
+    args.micro_batch_size = None  # all contexts at once
+    assert settings_of(args, 4, device)._asdict() == {**of_flags, "micro_contexts": 10}
+
+
 # --- sampling ---
 
 
@@ -106,6 +131,24 @@ def test_the_log_probs_of_a_rollout_equal_their_rescoring(name, temperature):
     assert lengths == [len(a) + int(stopped) for a, stopped in zip(
         (a for _, qs in rollout.trees for _, texts in qs for a in texts),
         rollout.stopped, strict=True)]  # fmt: skip
+
+
+def test_a_rollout_samples_at_the_temperature_without_a_filter(monkeypatch):
+    """A top k or top p would draw from other distributions than the log-probs are of."""
+    calls = []
+
+    def record(*about, **options):
+        calls.append(options)
+        return generate(*about, **options)
+
+    monkeypatch.setattr(ppo, "generate", record)
+    s = settings(temperature=0.7, num_samples=2, max_new_tokens=3, seed=5)
+    collect(models_of("kgram"), PROMPTS, length_of_answers, 0.1, 4, s)
+    (options,) = calls
+    assert options == {
+        "sampling": Sampling(temperature=0.7, top_k=0, top_p=1.0), "num_samples": 2,
+        "max_new_tokens": 3, "seed": [5, 4], "first_row": 0, "device": s.device,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -298,6 +341,57 @@ def test_each_epoch_meets_each_episode_once(minibatches, micro, monkeypatch):
         assert sorted(rows) == list(range(len(QUESTIONS) * s.num_samples))
     if minibatches > 1:
         assert not orders[0] == orders[1] == orders[2], "every epoch dealt the same minibatches"
+
+
+def test_the_value_loss_weighs_as_much_as_its_coefficient(name):
+    """In the critic's gradients and in the loss; the policy's gradients know nothing of it."""
+    found = []
+    for coefficient in (0.0, 0.1, 0.4):
+        models, s = models_of(name), settings(value_coef=coefficient)
+        rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        figures = learn(models, rollout, 0, s, lambda loss: {})
+        expected = figures["policy_loss"] + coefficient * figures["value_loss"]
+        assert figures["loss"] == pytest.approx(expected, abs=1e-6) and figures["value_loss"] > 0.1
+        trained = (models.policy, models.critic)
+        found.append([[p.grad for p in m.parameters() if p.grad is not None] for m in trained])
+    (policy, none), (_, small), (same_policy, large) = found
+    assert not any(g.any() for g in none) and max(g.abs().max() for g in small) > 1e-3
+    for one, other in zip(small, large, strict=True):
+        assert torch.allclose(4 * one, other, rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(one, other) for one, other in zip(policy, same_policy, strict=True))
+
+
+def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
+    """By hand: parts of a minibatch add up, and minibatches, here of 3 and 2 contexts, weigh as
+    many actions as they have; the first KL is the first minibatch's."""
+    s = settings(epochs=2, minibatches=2, micro_contexts=2)
+    models = models_of("kgram")
+    prompts = [*PROMPTS, ([2, 3], [[4], [5], [6], [7]])]
+    rollout = collect(models, prompts, length_of_answers, 0.1, 0, s)
+    parts, minibatches = [], []
+
+    def backward(models, rollout, part, actions, episodes, s):
+        parts.append((actions, float(2 + len(parts) ** 2)))
+        return {"loss": parts[-1][1], "approx_kl_nats": parts[-1][1] / 100}
+
+    def update(loss):
+        """One minibatch is complete: what its parts gave since the last one."""
+        counts, values = zip(*parts[sum(n for n, *_ in minibatches) :], strict=True)
+        assert len(set(counts)) == 1 and loss == pytest.approx(sum(values))
+        minibatches.append((len(values), counts[0], sum(values)))
+        return {"gradient_norm": float(len(minibatches))}
+
+    monkeypatch.setattr(ppo, "_backward", backward)
+    figures = learn(models, rollout, 0, s, update)
+    assert [n for n, *_ in minibatches] == [2, 1, 2, 1]
+    actions = [count for _, count, _ in minibatches]
+    assert sum(actions) == 2 * int(rollout.mask.sum()) and len(set(actions)) > 1
+    loss = sum(count * value for _, count, value in minibatches) / sum(actions)
+    norm = sum(count * n for n, count in enumerate(actions, 1)) / sum(actions)
+    assert figures == pytest.approx({
+        "loss": loss, "approx_kl_nats": loss / 100, "gradient_norm": norm,
+        "first_approx_kl_nats": minibatches[0][2] / 100,
+    })  # fmt: skip
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

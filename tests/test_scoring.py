@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from src import scoring
+from src.model.levels import LevelByLevel
 from src.model.model import build_model
 from src.scoring import (
     build_forest,
@@ -321,7 +322,7 @@ class Counted(NamedTuple):
         return Counted(self.lengths.index_select(0, rows))
 
 
-class Follower(nn.Module):
+class Follower(LevelByLevel, nn.Module):
     """Knows that token t is followed by t + 1; a shift by one place costs 1e4 nats."""
 
     def forward(self, ids, lengths, state=None):

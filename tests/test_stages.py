@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -14,11 +15,15 @@ import train_reward_model
 from src.data.squad_dataset import encode_paragraphs
 from src.data.squad_loader import load_squad
 from src.data.squad_pairs import PairTrees
+from src.data.squad_preferences import Pair
 from src.data.tokenizer import load_tokenizer
 from src.model.heads import RewardModel, ScalarHead
 from src.model.model import build_model
 from src.names import CORRUPTIONS, MODEL_TYPES
 from src.pairs import (
+    PairSet,
+    accuracy,
+    accuracy_by_kind,
     held_out_pairs,
     policy_scores,
     raw_scores,
@@ -26,10 +31,11 @@ from src.pairs import (
     training_pairs,
     trees_of_steps,
 )
+from src.progress import pair_points
 from src.rewards import model_rewards
 from src.run_data import some_gold_trees
 from src.scoring import Tree
-from src.training import make_optimizer, optimizer_step
+from src.training import make_optimizer, optimizer_step, prepare
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.payload import file_hash
 
@@ -187,6 +193,27 @@ def test_with_an_nll_term_the_chosen_log_prob_rises(name):
     assert (after[:, 0] > before[:, 0]).all()
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.4}, {"beta": 0.3}, {"loss_type": "ipo"}],
+    ids=str,
+)
+def test_the_dpo_loss_is_the_one_that_the_flags_name(values):
+    """By hand from what policy and reference say of each pair."""
+    model, trees, args = model_of("kgram"), trees_of(2), flags_of(**values)
+    reference = torch.linspace(-40, -2, 2 * pairs_in(trees)).view(-1, 2)
+    gain = nats_of(model, trees).clone() - reference
+    losses = []
+    for h in (gain[:, 0] - gain[:, 1]).tolist():
+        wrong = math.log1p(math.exp(args.beta * h))  # -logsigmoid(-beta h)
+        right = math.log1p(math.exp(-args.beta * h))
+        smoothed = (1 - args.label_smoothing) * right + args.label_smoothing * wrong
+        losses.append((h - 5) ** 2 if args.loss_type == "ipo" else smoothed)  # 1 / (2 * 0.1) = 5
+    figures = train_dpo.dpo_backward(model, trees, reference, STOP, args, CPU)
+    assert figures["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert figures["total_loss"] == pytest.approx(figures["loss"])
+
+
 # --- the frozen reference ---
 
 
@@ -243,6 +270,26 @@ def test_the_reference_is_computed_once_and_cached_by_weights_and_data(tmp_path,
     changed = rows()
     assert len(files()) == 3
     assert not torch.equal(changed[numbers], first[numbers])
+
+
+def test_the_reference_is_computed_anew_in_another_precision(tmp_path, pico):
+    """With autocast on, as --dtype bfloat16 has it, what float32 left in the cache is not taken."""
+    tokenizer, train, _, _ = pico
+    model = small_model("lstm", tokenizer.vocab_size)
+    needed = trees_of_steps(train, argparse.Namespace(batch_size=2, seed=0), 1)
+
+    def rows(folder):
+        cache = str(tmp_path / folder)
+        found = reference_logps(model, train, needed, tokenizer.stop_id, CPU, cache)[0]
+        return found.nan_to_num(9)
+
+    full = rows("cache")
+    with torch.autocast("cpu", torch.bfloat16):
+        half, fresh = rows("cache"), rows("empty")
+        assert torch.equal(rows("cache"), half)
+    assert torch.equal(half, fresh) and not torch.equal(half, full)
+    assert torch.equal(rows("cache"), full)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_a_damaged_reference_cache_is_refused(tmp_path, pico):
@@ -380,3 +427,49 @@ def test_accuracy_is_reported_by_kind_beside_a_length_rule(chain_of, model_type)
     assert all(0 <= metrics[key] <= 100 for key in (*kinds, "accuracy", "length_rule"))
 
 
+def pairs_by_hand():
+    """Scores of five pairs in the order of their trees, which is not that of their numbers:
+    sentence 1 and 1/2, shifted 0, 1/2 and 0."""
+    kinds = ["shifted", "sentence", "shifted", "sentence", "shifted"]
+    pairs = [Pair(f"q{n}", n // 2, 0, "gold", "text", k, 0) for n, k in enumerate(kinds)]
+    trees = PairTrees([], [[3, 4], [0], [2, 1]], 0)
+    scores = [[-1.0, -2.0], [0.0, 3.0], [1.0, 1.0], [-5.0, -4.0], [7.0, 7.0]]
+    return torch.tensor(scores), PairSet(pairs, trees)
+
+
+def test_accuracy_by_hand_ties_half():
+    scores, pair_set = pairs_by_hand()
+    assert accuracy(scores, pair_set).value == pytest.approx(100 * 2 / 5)
+    points, denominators, groups = pair_points(scores, pair_set)
+    assert points == [1.0, 0.0, 0.5, 0.0, 0.5]
+    assert denominators == [0.01] * 5 and groups == [1, 2, 0, 1, 0]
+
+
+def test_accuracy_by_kind_by_hand():
+    """Of each kind's own pairs, and only of kinds that occur."""
+    found = accuracy_by_kind(*pairs_by_hand())
+    values = {kind: interval.value for kind, interval in found.items()}
+    assert values == pytest.approx({"sentence": 100 * 3 / 4, "shifted": 100 * 1 / 6})
+
+
+# --- --compile ---
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method")  # of torch's own compiler
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_transformer_has_the_same_gradients():
+    """To rounding, in another forest than the one it was compiled for, too."""
+    found = []
+    for compiled in (False, True):
+        model = model_of("transformer")
+        args = argparse.Namespace(compile=compiled, shard=False)
+        prepare({"model": model}, args, CPU)
+        # An attribute of its own stands before the class's method.
+        assert ("read_packed" in vars(model)) == compiled
+        for contexts in (4, 2):
+            main_squad.sft_backward(model, trees_of(1, contexts), STOP, flags_of(), CPU)
+        found.append(gradients(model))
+    plain, compiled = found
+    assert max(g.abs().max() for g in plain.values()) > 1e-3 and plain.keys() == compiled.keys()
+    for key, gradient in plain.items():
+        assert torch.allclose(compiled[key], gradient, rtol=1e-4, atol=1e-5), key

@@ -1,12 +1,21 @@
 """train_ppo.py: what it logs, rewards of your own, where it stops, and how wrong flags end."""
 
+import argparse
+import copy
 import json
 
 import pytest
+import torch
 from conftest import flags, outcome, refusal
 
+from src.data.tokenizer import load_tokenizer
+from src.evaluation import Asked
+from src.held_out import ANSWER_ROOM, MAX_ANSWER_TOKENS, HeldOut, evaluate_policy
+from src.model.model import build_model
 from src.names import UserError
-from src.rewards import function_rewards, reward_function
+from src.ppo_models import Models, load_models, reward_and_kl
+from src.rewards import function_rewards, model_rewards, reward_function
+from src.scoring import build_forest, end_hidden
 from src.utils.payload import load_payload
 
 
@@ -30,6 +39,59 @@ def test_the_run_logs_its_schedule_and_its_first_ratio(chain_of, model_type, mon
     assert wanted <= lines[0].keys()
     last = load_payload(f"checkpoints/{model_type}_train_ppo/last.pt")
     assert {group["eps"] for group in last["optimizer"]["param_groups"]} == {1e-5}
+
+
+CPU = torch.device("cpu")
+
+
+def test_the_critic_starts_as_the_reward_model_where_there_is_one(
+    chain_of, model_type, monkeypatch
+):
+    """Its values at the stop token are the normalised scores; without a reward model they are 0,
+    and only PPO has a critic."""
+    monkeypatch.chdir(chain_of(model_type).folder)
+
+    def models_with(**values):
+        default = {"checkpoint": None, "reward_checkpoint": None, "model_type": model_type}
+        given = {"reward": "model", "algorithm": "ppo", **values}
+        return load_models(argparse.Namespace(**default, **given), CPU)
+
+    parent, _, reward, models = models_with()
+    stop_id = parent.tokenizer.stop_id
+    trees = [([3, 4, 5], [([6, 7], [[8], [], [9, 10, 11]]), ([12], [[13, 14]])])]
+    forest = build_forest(trees, stop_id, reads_stop=True)
+
+    def values_of(critic):
+        with torch.no_grad():
+            return critic.values(end_hidden(critic.trunk, forest))
+
+    scores = model_rewards(reward, trees, stop_id)
+    assert torch.allclose(values_of(models.critic), scores, atol=1e-5) and scores.std() > 1e-3
+    assert not values_of(models_with(reward="f1")[3].critic).any()
+    assert models_with(algorithm="rloo")[3].critic is None
+
+
+def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
+    """--max_new_tokens 48, a prompt that leaves 33 tokens of the block, and a policy that does not
+    stop: the KL is that of the 32 tokens that evaluation allows."""
+    tokenizer, block, stop = load_tokenizer("pico"), 50, load_tokenizer("pico").stop_id
+    config = {"vocab_size": tokenizer.vocab_size, "n_layer": 1, "n_embd": 8, "n_head": 2}
+    torch.manual_seed(0)
+    policy = build_model("transformer", {**config, "block_size": block})
+    reference = copy.deepcopy(policy)
+    # Both are uniform, but for the stop token, which is out of the policy's reach.
+    never = torch.zeros(tokenizer.vocab_size).index_fill(0, torch.tensor([stop]), -torch.inf)
+    policy.logits = lambda hidden: never.expand(*hidden.shape[:-1], -1)
+    reference.logits = lambda hidden: torch.zeros(*hidden.shape[:-1], len(never))
+    prompt = [65] * (block - ANSWER_ROOM - 2), [[66, 67]]
+    asked = [Asked("a context", "a question?", ("gold",))]
+    held_out = HeldOut([prompt], [[68]], asked, ["q"], [0], 0.0, 0)
+    args = argparse.Namespace(reward="f1", max_new_tokens=48)
+    more = reward_and_kl(args, None, Models(policy, reference, None), tokenizer, held_out, CPU)
+    found = more(evaluate_policy(policy, tokenizer, held_out, CPU))
+    token = torch.tensor(len(never) / (len(never) - 1)).log()
+    assert found["kl_nats"][0] == pytest.approx([MAX_ANSWER_TOKENS * float(token)], rel=1e-3)
+    assert found["reward"] == ([0.0], [1.0], [0])
 
 
 UPPER = "def upper(prediction, golds, context, question):\n    return prediction[:1].isupper()\n"
@@ -70,8 +132,6 @@ def test_the_metric_itself_is_a_reward(reward, workplace):
 
 
 def test_reward_functions_are_called_with_the_prediction_and_all_about_it():
-    from src.evaluation import Asked
-
     seen = []
 
     def function(*about):

@@ -5,6 +5,11 @@
     state = state.select(rows)                     # repeat rows (share a prefix) or drop some
     logits = model.logits(hidden)                  # (..., D) -> (..., V), a separate call
 
+and behind what scoring and generation ask of whole forests (src/model/levels.py):
+
+    hidden = model.read_leaves(levels)             # also read_levels, read_ends
+    ends, state = model.prefill(levels)            # to decode from
+
 Shapes: B batch rows, T tokens, D width, V vocabulary, H heads, K key-value heads, S rows of a
 shared segment. `tokens` (B, T) int64 is right-padded with any ids of the vocabulary; `lengths` (B,)
 int64 says how many are real, 0 included. What stands in the padding never changes a result; hidden

@@ -30,12 +30,18 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Defaults, **options)
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
-        """As argparse; an empty name, as an unset variable of a shell gives it, is refused."""
+        """As argparse; refuses an empty name, as an unset variable of a shell gives it, and a
+        difficulty of data that have none.
+        """
         found = super().parse_args(args, namespace)
         for name in NAMING_FLAGS:
             given = getattr(found, name, None)
             if given == "" or (isinstance(given, list) and "" in given):
                 self.error(f"--{name} '' given, expected a name")
+        dataset = getattr(found, "dataset", None)
+        if dataset not in (None, "auto", "pico") and getattr(found, "difficulty", None):
+            self.error(f"--difficulty {found.difficulty} given with --dataset {dataset}, expected "
+                       "it left out: only the embedded data has difficulties")  # fmt: skip
         return found
 
     def error(self, message: str) -> None:

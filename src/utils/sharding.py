@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from src.utils.distributed import world_size
 
+# What else than `forward` computes with a trunk's parameters.
+FORWARDS = ("read", "read_levels", "read_leaves", "read_ends", "prefill", "logits")
+
 
 def shard(module: nn.Module, device: torch.device) -> None:
     """Divide the parameters of a policy, reward model or critic among the ranks, in place.
 
     Each linear layer is a unit of its own; a trunk's embedding and norms are another, gathered by
-    its `forward`, `read`, `read_levels`, `read_ends`, `prefill` and `logits`. Gradients are summed,
-    not averaged: losses are divided by global counts already.
+    its `forward` and those of FORWARDS. Gradients are summed, not averaged: losses are divided by
+    global counts already.
     """
     # Imported here: these take as long as a third of torch, and few runs need them.
     from torch.distributed.device_mesh import init_device_mesh
@@ -28,13 +31,14 @@ def shard(module: nn.Module, device: torch.device) -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (world_size(),))
     trunk = getattr(module, "trunk", module)
+    # What a class inherits calls these, and must not count as a forward of its own.
+    own = [name for name in FORWARDS if name in vars(type(trunk))]
     for part in module.modules():
         if isinstance(part, nn.Linear):
             fully_shard(part, mesh=mesh)
     fully_shard(trunk, mesh=mesh)
-    for name in ("read", "read_levels", "read_ends", "prefill", "logits"):
-        if hasattr(trunk, name):
-            register_fsdp_forward_method(trunk, name)
+    for name in own:
+        register_fsdp_forward_method(trunk, name)
     for part in filter(lambda part: isinstance(part, FSDPModule), module.modules()):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum

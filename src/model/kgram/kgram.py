@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.model.checks import require_positive_int
+from src.model.levels import LevelByLevel
 from src.model.products import Linear
 
 
@@ -46,7 +47,7 @@ class KGramState(NamedTuple):
         return KGramState(*(x.index_select(0, rows) for x in self))
 
 
-class KGram(nn.Module):
+class KGram(LevelByLevel, nn.Module):
     """See src/model/__init__.py for the interface."""
 
     def __init__(self, config: KGramConfig) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from src.model.checks import require_positive_int
+from src.model.levels import LevelByLevel
 from src.model.products import TiedEmbedding
 
 
@@ -40,7 +41,7 @@ class LSTMState(NamedTuple):
         return LSTMState(*(x.index_select(0, rows) for x in self))
 
 
-class LSTM(nn.Module):
+class LSTM(LevelByLevel, nn.Module):
     """See src/model/__init__.py for the interface."""
 
     def __init__(self, config: LSTMConfig) -> None:

@@ -125,6 +125,12 @@ def parts_pay(levels: Sequence[Level], width: int) -> bool:
     return (in_rows - in_parts) * width > SCORES_A_PART * (len(trees) + len(held))
 
 
+def to_rows(hidden: Tensor, place: Tensor, level: Level) -> Tensor:
+    """Hidden states (n, D) of tokens at these places of a level's (R * T,), as rows (R, T, D)."""
+    places = hidden.new_zeros(level.tokens.numel(), hidden.shape[-1])
+    return places.index_copy(0, place, hidden).view(*level.tokens.shape, -1)
+
+
 def starts_of(packed: Packed, depth: int, level: Level) -> Tensor:
     """Where in the line the tokens of each row of a level begin, (R,); 0 for an empty row."""
     columns = level.tokens.shape[1]

@@ -18,7 +18,7 @@ from src.model.transformer.attention import (
     shown_of,
 )
 from src.model.transformer.block import Block, TransformerConfig, rotary_tables
-from src.model.transformer.packing import Packed, pack, parts_pay, starts_of
+from src.model.transformer.packing import Packed, pack, parts_pay, starts_of, to_rows
 from src.model.transformer.state import (
     Buffer,
     Segment,
@@ -81,22 +81,23 @@ class Transformer(nn.Module):
         """Next-token logits (..., V) of hidden states (..., D)."""
         return self.embedding.logits(hidden) if self.config.tied else self.head(hidden)
 
-    def read_levels(self, levels: Sequence[Level], last_only: bool = False) -> list[Tensor]:
-        """Hidden states (R, T, D) of each level of a forest, 0 in the padding; `last_only`: of the
-        last alone. The same as reading one level after the other, in one pass.
+    def read_levels(self, levels: Sequence[Level]) -> list[Tensor]:
+        """Hidden states (R, T, D) of each level, 0 in the padding: what LevelByLevel finds, but in
+        one pass. So are the next three.
         """
-        packed = self._pack(levels, "last level" if last_only else "all")
+        packed = self._pack(levels, "all")
         hidden = self.read_packed(packed)
         found = []
         for depth, level in enumerate(levels):
-            if last_only and depth + 1 < len(levels):
-                continue
             here = (packed.level == depth).nonzero().squeeze(1)
-            of_level = hidden if last_only else hidden.index_select(0, here)
-            places = hidden.new_zeros(level.tokens.numel(), self.width)
-            places = places.index_copy(0, packed.place[here], of_level)
-            found.append(places.view(*level.tokens.shape, self.width))
+            found.append(to_rows(hidden.index_select(0, here), packed.place[here], level))
         return found
+
+    def read_leaves(self, levels: Sequence[Level]) -> Tensor:
+        """Hidden states (R, T, D) of the last level alone, 0 in the padding."""
+        packed = self._pack(levels, "last level")
+        here = (packed.level == len(levels) - 1).nonzero().squeeze(1)
+        return to_rows(self.read_packed(packed), packed.place[here], levels[-1])
 
     def read_ends(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
