@@ -47,7 +47,7 @@ def build_parser() -> cli.Parser:
     return parser
 
 
-def check(args, typed) -> None:
+def check(args, parser) -> None:
     """Refuse combinations that mean nothing; fill in what depends on the algorithm."""
     from src.names import UserError
 
@@ -64,20 +64,20 @@ def check(args, typed) -> None:
     if args.algorithm == "rloo" and args.num_samples < 2:
         raise UserError("--num_samples 1 given with rloo, expected 2 or more to leave one out")
     for used, names, why in (
-        (args.algorithm == "ppo", {"gamma", "lam", "value_coef", "value_clip_range"},
+        (args.algorithm == "ppo", ("gamma", "lam", "value_clip_range", "value_coef"),
          f"with --algorithm {args.algorithm}, which has no critic"),
-        (args.kl_target, {"kl_horizon"}, "without --kl_target"),
-        (args.reward == "model", {"reward_checkpoint"}, f"with --reward {args.reward}"),
+        (args.kl_target, ("kl_horizon",), "without --kl_target"),
     ):  # fmt: skip
-        if not used and names & typed:
-            raise UserError(f"--{min(names & typed)} given {why}, expected it left out")
+        changed = [n for n in names if getattr(args, n) != parser.get_default(n)]
+        if changed and not used:
+            raise UserError(f"--{changed[0]} given {why}, expected it left out")
 
 
 @command
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv), parser.typed(argv))  # so that mistakes do not wait for torch
+    check(parser.parse_args(argv), parser)  # so that --help and mistakes do not wait for torch
 
     from src import ppo, run_data, stages
     from src.data.squad_dataset import indexed_batches
@@ -90,7 +90,7 @@ def main(argv=None) -> dict:
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
-        check(args, run.typed)
+        check(args, parser)
         if run.finished:
             return run.final_metrics()
         device = set_up_torch(args)

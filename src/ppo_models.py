@@ -19,6 +19,7 @@ from src.rewards import reward_function, reward_of_trees
 from src.stages import require_same_tokenizer
 from src.utils.checkpoint_utils import Checkpoint, load_parent
 from src.utils.distributed import by_rank, my_share
+from src.utils.run import say
 
 
 class Models(NamedTuple):
@@ -53,6 +54,8 @@ def load_models(
             )
     else:
         reward_function(args.reward)  # refused here, before an earlier run's files go
+        if args.reward_checkpoint is not None:
+            say(f"--reward {args.reward} needs no reward model: --reward_checkpoint is not read")
     critic = None
     if args.algorithm == "ppo":
         critic = Critic(copy.deepcopy(policy)).to(device)
