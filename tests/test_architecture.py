@@ -1,6 +1,6 @@
 """The shape of the project: who imports whom, how long things are, flags that are read and refused.
 
-The rules are those of the README's design section; a rule is changed here or not at all.
+The tables below are the rules; a rule is changed here or not at all.
 """
 
 import argparse
