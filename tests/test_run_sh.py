@@ -71,7 +71,8 @@ def test_a_chain_of_its_own_folder(tmp_path):
     ppo = train_ppo.build_parser().parse_args(found["train_ppo.py"])
     assert ppo.checkpoint == "seed1/kgram_main_squad/final.pt"
     assert ppo.reward_checkpoint == "seed1/kgram_train_reward_model/final.pt"
-    assert report.build_parser().parse_args(found["report.py"]).checkpoints == ["seed1"]
+    page = report.build_parser().parse_args(found["report.py"])
+    assert (page.checkpoints, page.output_dir) == (["seed1"], "seed1/report")
 
 
 @pytest.mark.parametrize("flag", ["--output_dir", "--checkpoint=x", "--overwrite"])
