@@ -48,7 +48,9 @@ while [[ $# -gt 0 ]]; do
     fi
     case ${flag[0]%%=*} in
         --checkpoints)
-            checkpoints=${flag[1]-${flag[0]#*=}}
+            checkpoints=${flag[1]-${flag[0]#--checkpoints}}
+            checkpoints=${checkpoints#=}
+            [[ -n $checkpoints ]] || { echo "run.sh: --checkpoints given without a folder" >&2; exit 2; }
             continue
             ;;
         --output_dir | --checkpoint | --overwrite)
