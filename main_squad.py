@@ -61,6 +61,8 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
     Sums over micro-batches are divided by the whole step's token counts, so that the micro-batch
     size and the number of ranks change nothing.
     """
+    import torch
+
     from src.losses import sft_loss
     from src.scoring import build_forest, score_answers, score_text
     from src.utils.distributed import all_sum, my_parts
@@ -74,13 +76,12 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
         sums["text_loss_nats"] = 0.0
     for part in my_parts(trees, args.micro_batch_size):
         forest = build_forest(part, stop_id, device)
-        if args.lm_weight:
-            answers, text_logp = score_text(model, forest)
-        else:
-            answers, text_logp = score_answers(model, forest), None
+        text = score_text(model, forest) if args.lm_weight else None
+        answers = score_answers(model, forest) if text is None else text.answers
         loss = answer_loss = sft_loss(answers.logp, answers.mask, answer_tokens)
-        if text_logp is not None:
-            text_loss = -text_logp.sum() / max(1, text_tokens)
+        if text is not None:
+            every = torch.ones_like(text.text_logp, dtype=torch.bool)
+            text_loss = sft_loss(text.text_logp, every, text_tokens)
             loss = answer_loss + args.lm_weight * text_loss
             sums["text_loss_nats"] += text_loss.detach()
         loss.backward()
@@ -130,12 +131,9 @@ def main(argv=None) -> dict:
         if run.last is None:
             extra["before"] = evaluate(0)
         batches = indexed_batches(
-            questions.encoded,
-            batch_size=args.batch_size,
-            seed=args.seed,
-            block_size=block,
+            questions.encoded, batch_size=args.batch_size, seed=args.seed, block_size=block,
             start_step=run.steps_done,
-        )
+        )  # fmt: skip
         for step in steps(run, max_steps, {"model": model}, optimizer, extra):
             started = time.perf_counter()
             trees = apply_control(next(batches).trees, args.control, f"{args.seed}/{step}")

@@ -128,8 +128,7 @@ def collect(
     score, stopped, lengths, logp, reference_logp, values = (
         torch.cat(parts).to(s.device) for parts in zip(*(x for _, x in found), strict=True)
     )
-    # One column more, as scores have: for the stop token after an answer that was cut off. It was
-    # not drawn, so its mask is False.
+    # One column more, as scores have, masked: the stop token after a cut answer was not drawn.
     logp = F.pad(logp, (0, 1))
     mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
     # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).

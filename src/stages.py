@@ -19,6 +19,7 @@ from src.held_out import (
     sample_lines,
     spread,
 )
+from src.losses import dpo_loss
 from src.names import STARTED, UserError
 from src.pairs import PairSet, accuracy
 from src.progress import Figures, figures_of, tokens_read
@@ -128,7 +129,8 @@ def log_pair_figures(
     run: Run, step: int, scores: Tensor, reference: Tensor, pair_set: PairSet, beta: float
 ) -> None:
     """Held-out figures of DPO, as in training: accuracies, rewards, margin and log-probs."""
-    rewards = beta * (scores - reference)
+    found = dpo_loss(*scores.T, *reference.T, beta)
+    rewards = torch.stack([found.chosen_reward, found.rejected_reward], 1)
     table = {
         "preference_accuracy": accuracy(scores, pair_set),
         "reward_accuracy": accuracy(rewards, pair_set),

@@ -48,7 +48,11 @@ class RewardModel(nn.Module):
 
     def score(self, hidden: Tensor) -> Tensor:
         """Normalised scores (...) of hidden states (..., D) at the stop token."""
-        return (self.head(hidden) - self.mean) / self.std
+        return self.normalise(self.head(hidden))
+
+    def normalise(self, raw_scores: Tensor) -> Tensor:
+        """Raw scores (...), on any device, as PPO sees them."""
+        return (raw_scores - self.mean.to(raw_scores)) / self.std.to(raw_scores)
 
     def set_normalisation(self, raw_scores: Tensor) -> None:
         """Make these raw scores (N,) mean 0 and standard deviation 1; idempotent."""

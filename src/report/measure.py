@@ -146,7 +146,7 @@ def kind_scores(reward, pairs: PairSet, stop_id: int, device) -> dict[str, KindS
     if reward is None or not pairs.trees.trees:
         return {}
     raw = raw_scores(reward, pairs.trees.trees, stop_id, device).view(-1, 2)
-    scores = ((raw - reward.mean.cpu()) / reward.std.cpu()).numpy()
+    scores = reward.normalise(raw).numpy()
     kinds = np.array([pair.kind for pair in pairs.in_order()])
     return {
         kind: KindScores(*scores[kinds == kind].T, interval)
