@@ -1,7 +1,6 @@
 """Three decoder architectures behind one forward.
 
     hidden, state = model(tokens, lengths, state)  # hidden (B, T, D); state: what was read so far
-    state = model.read(tokens, lengths, state)     # the same where nobody needs hidden states
     state = state.select(rows)                     # repeat rows (share a prefix) or drop some
     logits = model.logits(hidden)                  # (..., D) -> (..., V), a separate call
 

@@ -21,10 +21,14 @@ class Level(NamedTuple):
 
 
 class LevelByLevel:
-    """What scoring and generation ask of a model, by its `forward` and `read`: each level is read
-    after the states of its parents, gradients reach what those have read. The last level's rows are
-    read in groups of like length.
+    """What scoring and generation ask of a model, by its `forward`: each level is read after the
+    states of its parents, gradients reach what those have read. The last level's rows are read in
+    groups of like length.
     """
+
+    def read(self, tokens: Tensor, lengths: Tensor, state: Any = None) -> Any:
+        """The state after tokens (B, T) whose hidden states nobody needs."""
+        return self(tokens, lengths, state)[1]
 
     def read_levels(self, levels: Sequence[Level]) -> list[Tensor]:
         """Hidden states (R, T, D) of each level."""

@@ -83,10 +83,6 @@ class LSTM(LevelByLevel, nn.Module):
         c = torch.where(has_read, c.transpose(0, 1), state.c)
         return self.norm(hidden), LSTMState(h, c, state.lengths + lengths)
 
-    def read(self, tokens: Tensor, lengths: Tensor, state: LSTMState | None = None) -> LSTMState:
-        """The state after tokens (B, T); an LSTM computes every hidden state on the way anyhow."""
-        return self.forward(tokens, lengths, state)[1]
-
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of hidden states (..., D); the head is the embedding,
         transposed.

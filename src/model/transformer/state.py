@@ -14,7 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.model.transformer.attention import Part
+from src.model.transformer.attention import (
+    Part,
+    attend_part,
+    attend_parts,
+    attend_shown,
+    join,
+    shown_of,
+)
 
 # Columns of a new decoding buffer beyond those that are taken at once; it doubles when full.
 BUFFER_COLUMNS = 32
@@ -110,13 +117,93 @@ class TransformerState(NamedTuple):
         return TransformerState(segments, self.lengths.index_select(0, rows))
 
 
+class After(NamedTuple):
+    """Attention in one block of B rows of T new tokens, each row to what it has read and to itself:
+    plain, for any T and with gradients.
+
+    size: (B, T). earlier: keys and values (B, C, K, d) of what was read, None: nothing. shown: (B,
+    1, T, C + T), added to the scores; None: each token sees those up to its own.
+    """
+
+    size: tuple[int, int]
+    earlier: tuple[Tensor, Tensor] | None
+    shown: Tensor | None
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """query (B * T, K, G, d), keys and values (B * T, K, d) to (B * T, K * G * d)."""
+        query, *pair = (x.unflatten(0, self.size) for x in (query.flatten(1, 2), keys, values))
+        if self.earlier is not None:
+            pair = [torch.cat(both, 1) for both in zip(self.earlier, pair, strict=True)]
+        read = (x.transpose(1, 2) for x in (query, *pair))
+        return attend_shown(*read, self.shown).transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+class Appended(NamedTuple):
+    """Attention in one block of one new token a row, whose keys and values are put in the newest
+    column of a buffer: to that, and to a prefix that rows may share.
+
+    own: the buffer's visible keys and values (B, used, K, d). shown: (B, 1, 1, used), added to the
+    scores. shared, parts: the prefix's keys and values (P, K, d), and which rows read which.
+    """
+
+    own: tuple[Tensor, Tensor]
+    shown: Tensor
+    shared: tuple[Tensor, Tensor] | None
+    parts: Sequence[Part]
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """query (B, K, G, d), keys and values (B, K, d) to (B, K * G * d)."""
+        for columns, new in zip(self.own, (keys, values), strict=True):
+            columns[:, -1] = new
+        mixed = attend_part(query, *(x.transpose(1, 2) for x in self.own), self.shown)
+        if self.parts:
+            mixed = join(*mixed, *attend_parts(query, *self.shared, self.parts))
+        return mixed[0].flatten(1)
+
+
 def decoding(length: int) -> bool:
     """Tokens read one at a time without gradients are appended in place to a preallocated buffer.
     """
     return length == 1 and torch.is_inference_mode_enabled()
 
 
-def side_by_side(
+def read_after(state: TransformerState, width: int, blocks: int) -> list[After]:
+    """The attention of `width` new tokens a row after a state, for each block."""
+    size = (len(state.lengths), width)
+    if not state.segments:
+        return [After(size, None, None)] * blocks
+    keys, values, before = _side_by_side(state.segments)
+    column = torch.arange(width, device=before.device)
+    past = (column <= column[:, None]).expand(len(before), -1, -1)
+    shown = shown_of(torch.cat((before[:, None].expand(-1, width, -1), past), -1))[:, None]
+    return [After(size, earlier, shown) for earlier in zip(keys, values, strict=True)]
+
+
+def append_token(
+    state: TransformerState, lengths: Tensor, nothing: Tensor
+) -> tuple[list[Appended], TransformerState]:
+    """The attention of one token a row after a state, for each block, and the state after it.
+
+    lengths: (B,), 0 for a row whose token is padding. nothing: (B, 0, L, K, d), no keys in L
+    blocks.
+    """
+    prefix, buffer = _for_decoding(state, nothing)
+    buffer = _make_room(buffer, lengths > 0)
+    keys, values, real = buffer.apart()
+    seen = real.clone()
+    seen[:, -1] = True  # a padding token sees itself, so that no row is without keys
+    shown = shown_of(seen)[:, None, None]
+    parts = prefix.parts() if prefix else []
+    shared = zip(prefix.keys, prefix.values, strict=True) if prefix else [None] * len(keys)
+    attentions = [
+        Appended(own, shown, of_prefix, parts)
+        for own, of_prefix in zip(zip(keys, values, strict=True), shared, strict=True)
+    ]
+    segments = (buffer,) if prefix is None else (prefix, buffer)
+    return attentions, TransformerState(segments, state.lengths + lengths)
+
+
+def _side_by_side(
     segments: Sequence[Segment | Buffer], room: int = 0
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """All that each batch row has read, as Segment.apart says it, and `room` columns more, not to
@@ -133,9 +220,9 @@ def side_by_side(
     return *columns, torch.cat((*real, more), 1)
 
 
-def for_decoding(state: TransformerState, nothing: Buffer) -> tuple[Segment | None, Buffer]:
+def _for_decoding(state: TransformerState, nothing: Tensor) -> tuple[Segment | None, Buffer]:
     """What the rows that decode a token have read: a prefix that they may share, and a buffer to
-    append to. nothing: a buffer without columns for them.
+    append to. nothing: as for `append_token`.
 
     The buffer is the state's, unless somebody else has continued that; then it is a new one, which
     begins with copies of all segments but the prefix.
@@ -145,17 +232,19 @@ def for_decoding(state: TransformerState, nothing: Buffer) -> tuple[Segment | No
     own = segments[prefix is not None :]
     if len(own) == 1 and isinstance(own[0], Buffer) and own[0].written == [own[0].used]:
         return prefix, own[0]
-    return prefix, _buffer([nothing, *own], BUFFER_COLUMNS)
+    no_columns = nothing.unbind(2)
+    empty = Buffer(no_columns, no_columns, nothing.new_zeros(nothing.shape[:2]).bool(), 0, [0])
+    return prefix, _buffer([empty, *own], BUFFER_COLUMNS)
 
 
 def _buffer(segments: Sequence[Segment | Buffer], room: int) -> Buffer:
     """A buffer that begins with these, with room for so many columns more."""
-    keys, values, real = side_by_side(segments, room)
+    keys, values, real = _side_by_side(segments, room)
     used = real.shape[1] - room
     return Buffer(tuple(keys), tuple(values), real, used, [used])
 
 
-def make_room(buffer: Buffer, real: Tensor) -> Buffer:
+def _make_room(buffer: Buffer, real: Tensor) -> Buffer:
     """The buffer with one more visible column, which `real` (B,) says is real or not; others' views
     stay as they are.
     """
@@ -164,13 +253,3 @@ def make_room(buffer: Buffer, real: Tensor) -> Buffer:
     buffer.real[:, buffer.used] = real
     buffer.written[0] += 1
     return buffer._replace(used=buffer.used + 1)
-
-
-def append(buffer: Buffer, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Write one token's keys and values (B, K, d) in the newest column; returns the visible
-    columns, (B, K, used, d).
-    """
-    buffer.keys[layer][:, buffer.used - 1] = keys
-    buffer.values[layer][:, buffer.used - 1] = values
-    seen = (x[layer][:, : buffer.used].transpose(1, 2) for x in (buffer.keys, buffer.values))
-    return tuple(seen)

@@ -10,24 +10,17 @@ from torch import Tensor, nn
 
 from src.model.levels import Level
 from src.model.products import Linear, TiedEmbedding
-from src.model.transformer.attention import (
-    attend_part,
-    attend_parts,
-    attend_shown,
-    join,
-    shown_of,
-)
+from src.model.transformer.attention import Parts
 from src.model.transformer.block import Block, TransformerConfig, rotary_tables
-from src.model.transformer.packing import Packed, pack, parts_pay, starts_of, to_rows
+from src.model.transformer.packing import Packed, Rows, pack, parts_pay, starts_of, to_rows
 from src.model.transformer.state import (
-    Buffer,
+    After,
+    Appended,
     Segment,
     TransformerState,
-    append,
+    append_token,
     decoding,
-    for_decoding,
-    make_room,
-    side_by_side,
+    read_after,
 )
 
 
@@ -66,16 +59,20 @@ class Transformer(nn.Module):
         """Read tokens (B, T) after `state`; returns hidden (B, T, D), normed for the head, and the
         new state.
         """
-        stream, state = self._read(tokens, lengths, state, last_block=True)
-        return self.norm(stream), state
-
-    def read(
-        self, tokens: Tensor, lengths: Tensor, state: TransformerState | None = None
-    ) -> TransformerState:
-        """The state after tokens (B, T) whose hidden states nobody needs: the last block stops at
-        keys and values.
-        """
-        return self._read(tokens, lengths, state, last_block=False)[1]
+        batch, width = tokens.shape
+        state = state or TransformerState((), tokens.new_zeros(batch))
+        line = tokens.flatten(), self._positions(state, lengths, width).flatten()
+        if decoding(width):
+            stored = (len(self.blocks), self.blocks[0].kv_heads, self.blocks[0].head_size)
+            attentions, state = append_token(state, lengths, self.cos.new_zeros(batch, 0, *stored))
+            stream = self._blocks(*line, attentions)
+        else:
+            kept: list[tuple[Tensor, Tensor]] = []
+            stream = self._blocks(*line, read_after(state, width, len(self.blocks)), kept=kept)
+            rows = torch.arange(batch, device=tokens.device)
+            own = Segment(*zip(*kept, strict=True), rows * width, lengths, rows)
+            state = TransformerState((*state.segments, own), state.lengths + lengths)
+        return self.norm(stream).unflatten(0, (batch, width)), state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of hidden states (..., D)."""
@@ -109,7 +106,7 @@ class Transformer(nn.Module):
         """What `read_ends` gives, and the state after each row of the last level."""
         kept: list[tuple[Tensor, Tensor]] = []
         packed = self._pack(levels, "ends")
-        ends = self._ends(self.norm(self._blocks(packed, kept)), packed, levels[-1])
+        ends = self._ends(self._read(packed, kept), packed, levels[-1])
         keys, values = zip(*kept, strict=True)
         segments: list[Segment] = []
         rows, lengths = torch.arange(len(levels[-1].lengths), device=packed.tokens.device), 0
@@ -120,8 +117,14 @@ class Transformer(nn.Module):
         return ends, TransformerState(tuple(segments), lengths)
 
     def read_packed(self, packed: Packed) -> Tensor:
-        """Hidden states (wanted, D) of a packed forest."""
-        return self.norm(self._blocks(packed))
+        """Hidden states (wanted, D) of a packed forest: the pass that --compile compiles."""
+        return self._read(packed)
+
+    def _read(self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Hidden states (wanted, D) of a packed forest. kept: as for `_blocks`."""
+        attentions = [*[packed.attention] * (len(self.blocks) - 1), packed.last_attention]
+        line = packed.tokens, packed.positions
+        return self.norm(self._blocks(*line, attentions, packed.wanted, kept))
 
     def _ends(self, hidden: Tensor, packed: Packed, last: Level) -> Tensor:
         """Hidden states of ends, as they stand in the line, put in their rows (R, D); else 0."""
@@ -135,24 +138,30 @@ class Transformer(nn.Module):
         return pack(levels, wanted, in_rows=not by_parts)
 
     def _blocks(
-        self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        attentions: Sequence[Parts | Rows | After | Appended],
+        wanted: Tensor | None = None,
+        kept: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        """The stream (wanted, D) after all blocks. kept: a list for the keys and values (P, K, d)
-        of each block.
+        """The stream (P, D) after all blocks of a line of tokens (P,) at these positions (P,).
+
+        attentions: one a block, which know who sees whom. wanted: the tokens (M,) whose stream is
+        wanted, None: all; the last block reads the others' keys and values only, and its attention
+        is of those M. kept: a list for the keys and values (P, K, d) of each block.
         """
-        attention = packed.attention
-        cos, sin = (x.index_select(0, packed.positions)[:, None] for x in (self.cos, self.sin))
-        stream = F.embedding(packed.tokens, self.embedding.weight)
-        for layer, block in enumerate(self.blocks):
+        cos, sin = (table.index_select(0, positions)[:, None] for table in (self.cos, self.sin))
+        stream = F.embedding(tokens, self.embedding.weight)
+        for block, attention in zip(self.blocks, attentions, strict=True):
             normed = block.attention_norm(stream)
-            pair = block.keys_values(normed, cos, sin)
+            keys, values = block.keys_values(normed, cos, sin)
             if kept is not None:
-                kept.append(pair)
-            if layer + 1 == len(self.blocks) and packed.wanted is not None:
-                attention = packed.last_attention  # from here on, what is wanted alone
+                kept.append((keys, values))
+            if wanted is not None and block is self.blocks[-1]:
                 line = (normed, stream, cos, sin)
-                normed, stream, cos, sin = (x.index_select(0, packed.wanted) for x in line)
-            mixed = attention.attend(block.queries(normed, cos, sin), *pair)
+                normed, stream, cos, sin = (x.index_select(0, wanted) for x in line)
+            mixed = attention.attend(block.queries(normed, cos, sin), keys, values)
             stream = block.finish(stream, mixed)
         return stream
 
@@ -164,73 +173,3 @@ class Transformer(nn.Module):
         column = torch.arange(width, device=lengths.device)
         # Padding may lie beyond.
         return (state.lengths[:, None] + column).clamp_max(self.config.block_size - 1)
-
-    def _read(
-        self, tokens: Tensor, lengths: Tensor, state: TransformerState | None, last_block: bool
-    ) -> tuple[Tensor, TransformerState]:
-        """Tokens (B, T) after a state, each row with keys and values of its own: plain, for any T
-        and with gradients. One token at a time without them takes `_decode`.
-        """
-        batch, length = tokens.shape
-        state = state or TransformerState((), tokens.new_zeros(batch))
-        position = self._positions(state, lengths, length)
-        if decoding(length):
-            stream, state = self._decode(tokens[:, 0], lengths, position[:, 0], state)
-            return stream[:, None], state
-        cos, sin = (
-            table.index_select(0, position.flatten()).view(batch, length, 1, -1)
-            for table in (self.cos, self.sin)
-        )
-        earlier = shown = None
-        if state.segments:
-            *earlier, before = side_by_side(state.segments)
-            column = torch.arange(length, device=tokens.device)
-            past = (column <= column[:, None]).expand(batch, -1, -1)
-            before = before[:, None].expand(-1, length, -1)
-            shown = shown_of(torch.cat((before, past), -1))[:, None]
-        stream = F.embedding(tokens, self.embedding.weight)
-        kept = []
-        for layer, block in enumerate(self.blocks):
-            normed = block.attention_norm(stream)
-            pair = block.keys_values(normed, cos, sin)
-            kept.append([x.flatten(0, 1) for x in pair])
-            if layer + 1 == len(self.blocks) and not last_block:
-                break
-            if earlier is not None:
-                pair = [torch.cat((x[layer], y), 1) for x, y in zip(earlier, pair, strict=True)]
-            pair = [x.transpose(1, 2) for x in pair]
-            query = block.queries(normed, cos, sin).flatten(2, 3).transpose(1, 2)
-            mixed = attend_shown(query, *pair, shown).transpose(1, 2).flatten(2)
-            stream = block.finish(stream, mixed)
-        rows = torch.arange(batch, device=tokens.device)
-        segment = Segment(*zip(*kept, strict=True), rows * length, lengths, rows)
-        return stream, TransformerState((*state.segments, segment), state.lengths + lengths)
-
-    def _decode(
-        self, token: Tensor, lengths: Tensor, position: Tensor, state: TransformerState
-    ) -> tuple[Tensor, TransformerState]:
-        """One token (B,) a row after a state, its keys and values appended in place; the stream
-        (B, D).
-        """
-        size, heads = self.blocks[0].head_size, self.blocks[0].kv_heads
-        no_columns = (self.cos.new_zeros(len(token), 0, heads, size),) * len(self.blocks)
-        nothing = Buffer(no_columns, no_columns, lengths.new_zeros(len(token), 0).bool(), 0, [0])
-        prefix, buffer = for_decoding(state, nothing)
-        parts = prefix.parts() if prefix else []
-        buffer = make_room(buffer, lengths > 0)
-        seen = buffer.real[:, : buffer.used].clone()
-        seen[:, -1] = True  # a padding token sees itself, so that no row is without keys
-        shown = shown_of(seen)[:, None, None]
-        cos, sin = (table.index_select(0, position)[:, None] for table in (self.cos, self.sin))
-        stream = F.embedding(token, self.embedding.weight)
-        for layer, block in enumerate(self.blocks):
-            normed = block.attention_norm(stream)
-            own = append(buffer, layer, *block.keys_values(normed, cos, sin))
-            query = block.queries(normed, cos, sin)
-            mixed = attend_part(query, *own, shown)
-            if parts:
-                shared = prefix.keys[layer], prefix.values[layer]
-                mixed = join(*mixed, *attend_parts(query, *shared, parts))
-            stream = block.finish(stream, mixed[0].flatten(1))
-        segments = (buffer,) if prefix is None else (prefix, buffer)
-        return stream, TransformerState(segments, state.lengths + lengths)
