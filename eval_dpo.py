@@ -71,8 +71,8 @@ def load_policies(args) -> list:
 def load_held_out(args, policy, block_size: int):
     """(training paragraphs, held-out paragraphs, their encodings, held-out questions, data name).
     """
-    from src.data.squad_dataset import encode_paragraphs
-    from src.data.squad_loader import load_from_identity, load_squad
+    from src.data.squad_encoding import encode_paragraphs
+    from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
     from src.held_out import choose_questions, held_out_questions
 
     stored = policy.data
@@ -89,6 +89,8 @@ def load_held_out(args, policy, block_size: int):
             evaluate=True,
             split=args.split,
         )
+        if args.dataset in (None, "auto"):  # what parsing could not check
+            require_difficulties(data.identity["dataset"], args.difficulty)
         source = data.validation
     chosen = choose_questions(source, args.limit, args.seed)
     encoded = encode_paragraphs(chosen, policy.tokenizer)
@@ -103,9 +105,9 @@ def main(argv=None) -> dict:
     check(args)
 
     from src.comparison import (
+        comparison,
         load_reward,
         measure_policy,
-        prepare,
         print_table,
         rule_rows,
         sft_ancestor,
@@ -113,29 +115,24 @@ def main(argv=None) -> dict:
     from src.data.squad_preferences import parse_corruptions
     from src.held_out import floors_of, sample_lines
     from src.pairs import held_out_pairs
-    from src.utils.checkpoint_utils import write_atomically
+    from src.utils.checkpoint_utils import require_same_tokenizer
+    from src.utils.payload import write_atomically
     from src.utils.run import say, set_up_torch
 
     device = set_up_torch(args)
     policies = load_policies(args)
     for policy in policies[1:]:
-        if policy.tokenizer.identity() != policies[0].tokenizer.identity():
-            raise UserError(
-                f"{policy.path} and {policies[0].path} have different tokenizers, expected the same"
-            )
-    parent = sft_ancestor(policies[0])
-    reward = load_reward(args, policies[0].tokenizer)
+        require_same_tokenizer(policies[0], policy)
+    parent = sft_ancestor(policies[0], policies)
+    reward = load_reward(args, policies[0])
     readers = [p.model for p in (*policies, parent)] + ([reward.trunk] if reward else [])
     block = min(model.config.block_size for model in readers)
     train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
-    say(
-        f"{name}: {len(held_out.asked)} questions ({held_out.dropped} more leave no room for an "
-        f"answer), {held_out.lost:.1%} of the golds cut off"
-    )
     pairs = held_out_pairs(
         chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions)
     )
-    setting = prepare(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
+    say(f"{name}: {held_out.told()}; {pairs.trees.dropped} pairs did not fit the block")
+    setting = comparison(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
     results = {p.path: measure_policy(setting, p.model) for p in policies}
     for path, (result, _) in results.items():
         print(f"\n{path}")

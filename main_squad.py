@@ -8,7 +8,6 @@ checkpoints/{model_type}_main_squad/.
 """
 
 import math
-import random
 import time
 
 from src.names import SFT as STAGE
@@ -40,19 +39,6 @@ def build_parser() -> cli.Parser:
         help="train where learning must vanish: with others' answers, or without contexts")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
-
-
-def apply_control(trees, control: str, seed: str):
-    """The trees of a control run: answers dealt out anew among the questions, or contexts emptied.
-    """
-    if control == "no_context":
-        return [([], questions) for _, questions in trees]
-    if control == "shuffled_answers":
-        answers = [answers for _, questions in trees for _, answers in questions]
-        random.Random(seed).shuffle(answers)
-        dealt = iter(answers)
-        return [(c, [(q, next(dealt)) for q, _ in questions]) for c, questions in trees]
-    return trees
 
 
 def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
@@ -97,9 +83,11 @@ def main(argv=None) -> dict:
     parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
 
     from src import run_data, stages
+    from src.controls import apply_control
     from src.data.squad_dataset import indexed_batches
+    from src.evaluation import Figures
     from src.pretrained import start_of
-    from src.progress import Figures, compare
+    from src.progress import compare
     from src.training import make_optimizer, prepare, steps, update
     from src.utils.run import Run, set_up_torch
 
@@ -116,27 +104,29 @@ def main(argv=None) -> dict:
         questions = run_data.load_questions(args, tokenizer, block)
         held_out = questions.held_out
         if args.control == "no_context":
-            prompts = apply_control(held_out.prompts, args.control, "")
+            prompts = apply_control(held_out.prompts, args.control, "", block)
             held_out = held_out._replace(prompts=prompts)
-        optimizer = make_optimizer(prepare({"model": model}, args, device), args.weight_decay)
+        trained = prepare({"model": model}, args, device)
+        optimizer = make_optimizer(trained, args.weight_decay)
         max_steps = stages.plan_steps(args, questions.units)
-        run.start(run_data.inputs_of(questions, parents))
+        run.start(run_data.inputs_of(questions, parents, tokenizer))
+        extra: dict = {}  # what is known from before training, kept when the run is resumed
 
         def evaluate(step: int) -> Figures:
             """Answers and answer loss on the held-out questions."""
             return stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, extra)
 
-        # The step loop. extra: what is known from before training, kept when the run is resumed.
-        extra: dict = {}
+        # The step loop.
         if run.last is None:
             extra["before"] = evaluate(0)
         batches = indexed_batches(
-            questions.encoded, batch_size=args.batch_size, seed=args.seed, block_size=block,
+            questions.encoded, questions.units, batch_size=args.batch_size, seed=args.seed,
             start_step=run.steps_done,
         )  # fmt: skip
-        for step in steps(run, max_steps, {"model": model}, optimizer, extra):
+        for step in steps(run, max_steps, trained, optimizer, extra):
             started = time.perf_counter()
-            trees = apply_control(next(batches).trees, args.control, f"{args.seed}/{step}")
+            trees = next(batches).trees
+            trees = apply_control(trees, args.control, f"{args.seed}/{step}", block)
             record = sft_backward(model, trees, tokenizer.stop_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)
@@ -148,8 +138,9 @@ def main(argv=None) -> dict:
                 evaluate(step + 1)
             if step + 1 == math.ceil(args.snapshot_at * max_steps):
                 early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
-                told = tokenizer, questions.identity, early, parents
-                stages.publish(run, model, *told, file="snapshot.pt")
+                stages.publish(
+                    run, model, tokenizer, questions.identity, early, parents, file="snapshot.pt"
+                )
         metrics = compare(STAGE, extra["before"], evaluate(max_steps))
         return stages.publish(run, model, tokenizer, questions.identity, metrics, parents)
 

@@ -66,7 +66,7 @@ def main(argv=None) -> dict:
     from src.report.chains import find_chains, group_chains
     from src.report.measure import measure_chain
     from src.report.page import Contents, page
-    from src.utils.checkpoint_utils import write_atomically
+    from src.utils.payload import write_atomically
     from src.utils.run import say, set_up_torch
 
     device = set_up_torch(args)

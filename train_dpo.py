@@ -94,9 +94,10 @@ def main(argv=None) -> dict:
     from src import run_data, stages
     from src.data.squad_dataset import steps_per_epoch
     from src.data.squad_pairs import pair_batches
-    from src.pairs import policy_scores, reference_logps, trees_of_steps
+    from src.evaluation import Figures
+    from src.pairs import pair_points, policy_scores, reference_logps, trees_of_steps
     from src.pretrained import take_parents_defaults
-    from src.progress import Figures, compare, pair_points
+    from src.progress import compare
     from src.training import make_optimizer, prepare, steps, update
     from src.utils.checkpoint_utils import load_parent
     from src.utils.run import Run, set_up_torch
@@ -114,17 +115,18 @@ def main(argv=None) -> dict:
         block, stop_id = model.config.block_size, tokenizer.stop_id
         questions = run_data.load_questions(args, tokenizer, block, parent)
         held_out = questions.held_out
-        max_steps = stages.plan_steps(args, len(questions.train))
-        train, unseen = run_data.load_pairs(args, questions, tokenizer, block)
+        max_steps = stages.plan_steps(args, questions.units)
+        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, max_steps)
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
 
         # What the frozen reference says about every pair that will be seen, once.
         needed = trees_of_steps(train, args, min(max_steps, per_epoch))
-        reference, reference_seconds = reference_logps(model, train, needed, stop_id, device)
-        reference_seconds /= min(max_steps, per_epoch)
+        reference = reference_logps(model, train, needed, stop_id, device)
         unseen_reference = policy_scores(model, unseen.trees.trees, stop_id, device)
-        optimizer = make_optimizer(prepare({"model": model}, args, device), args.weight_decay)
-        run.start(run_data.inputs_of(questions, [parent]))
+        trained = prepare({"model": model}, args, device)
+        optimizer = make_optimizer(trained, args.weight_decay)
+        run.start(run_data.inputs_of(questions, [parent], tokenizer))
+        extra: dict = {}  # what is known from before training, kept when the run is resumed
 
         def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
@@ -133,14 +135,14 @@ def main(argv=None) -> dict:
             stages.log_pair_figures(run, step, scores, unseen_reference, unseen, args.beta)
             return figures | {"preference_accuracy": pair_points(scores, unseen)}
 
-        extra: dict = {}
+        # The step loop.
         if run.last is None:
             extra["before"] = evaluate(0)
         batches = pair_batches(
             train.trees, batch_size=args.batch_size, seed=args.seed, start_step=run.steps_done
         )
-        for step in steps(run, max_steps, {"model": model}, optimizer, extra):
-            started = time.perf_counter() - reference_seconds
+        for step in steps(run, max_steps, trained, optimizer, extra):
+            started = time.perf_counter()
             batch = next(batches)
             numbers = [n for row in batch.index for n in row]
             record = dpo_backward(model, batch.trees, reference[numbers], stop_id, args, device)

@@ -20,7 +20,7 @@ def build_parser() -> cli.Parser:
     cli.add_model_flag(parser)
     cli.add_parent_flag(parser)
     cli.add_data_flags(parser, default=None)
-    cli.add_training_flags(parser, lr=1e-4, batch_size=16, epochs=0.03)
+    cli.add_training_flags(parser, lr=1e-4, batch_size=16, epochs=0.03, save_every=10)
     cli.add_machine_flags(parser)
     add = parser.add_argument
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
@@ -66,6 +66,7 @@ def check(args, parser) -> None:
     for used, names, why in (
         (args.algorithm == "ppo", ("gamma", "lam", "value_clip_range", "value_coef"),
          f"with --algorithm {args.algorithm}, which has no critic"),
+        (not on_policy, ("clip_range",), "with reinforce, which clips nothing"),
         (args.kl_target, ("kl_horizon",), "without --kl_target"),
     ):  # fmt: skip
         changed = [n for n in names if getattr(args, n) != parser.get_default(n)]
@@ -79,11 +80,12 @@ def main(argv=None) -> dict:
     parser = build_parser()
     check(parser.parse_args(argv), parser)  # so that --help and mistakes do not wait for torch
 
-    from src import ppo, run_data, stages
+    from src import ppo, ppo_figures, run_data, stages
     from src.data.squad_dataset import indexed_batches
+    from src.evaluation import Figures
     from src.ppo_models import load_models, reward_and_kl
     from src.pretrained import take_parents_defaults
-    from src.progress import Figures, compare
+    from src.progress import compare
     from src.rewards import reward_of_trees
     from src.training import make_optimizer, prepare, steps, update
     from src.utils.run import Run, set_up_torch
@@ -94,50 +96,49 @@ def main(argv=None) -> dict:
         if run.finished:
             return run.final_metrics()
         device = set_up_torch(args)
-        parent, scored_by, reward, models = load_models(args, device)
-        take_parents_defaults(run, parent)
-        policy, tokenizer = models.policy, parent.tokenizer
+        parents, reward, models = load_models(args, device)
+        take_parents_defaults(run, parents[0])
+        policy, tokenizer = models.policy, parents[0].tokenizer
         block, room = policy.config.block_size, args.max_new_tokens + 1
-        questions = run_data.load_questions(args, tokenizer, block, parent, answer_room=room)
+        questions = run_data.load_questions(args, tokenizer, block, parents[0], answer_room=room)
         max_steps = stages.plan_steps(args, questions.units)
-        trained = {"policy": policy} | ({"critic": models.critic} if models.critic else {})
-        optimizer = make_optimizer(prepare(trained, args, device), args.weight_decay, eps=1e-5)
+        trained = prepare(models.trained(), args, device)
+        optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
         settings = ppo.settings_of(args, tokenizer.stop_id, device)
-        parents = [parent, scored_by] if scored_by else [parent]
         more = reward_and_kl(args, reward, models, tokenizer, questions.held_out, device)
-        run.start(run_data.inputs_of(questions, parents))
+        run.start(run_data.inputs_of(questions, parents, tokenizer))
+        extra = {"kl_coef": args.kl_coef}  # and figures from before training
 
         def evaluate(step: int) -> Figures:
             """Greedy answers with their metrics, their reward, and the KL that it has cost."""
-            about = tokenizer, questions.held_out, device, extra, more
-            return stages.evaluate_and_log(run, step, policy, *about)
+            return stages.evaluate_and_log(
+                run, step, policy, tokenizer, questions.held_out, device, extra, more
+            )
 
-        extra = {"kl_coef": args.kl_coef}
         if run.last is None:
             extra["before"] = evaluate(0)
         batches = indexed_batches(
-            questions.encoded, batch_size=args.batch_size, seed=args.seed, block_size=block,
-            start_step=run.steps_done, answer_room=room,
+            questions.encoded, questions.units, batch_size=args.batch_size, seed=args.seed,
+            start_step=run.steps_done,
         )  # fmt: skip
         for step in steps(run, max_steps, trained, optimizer, extra, several_updates=True):
             started = time.perf_counter()
             # Collect a batch of episodes with the policy as it is ...
             prompts, asked = ppo.ask(next(batches), questions.train)
-            score = reward_of_trees(args.reward, reward, tokenizer, asked, device)
-            rollout = ppo.collect(models, prompts, score, extra["kl_coef"], step, settings)
-            record = {"kl_coef": extra["kl_coef"], **ppo.describe(rollout, settings)}
+            reward_of = reward_of_trees(args.reward, reward, tokenizer, asked, device)
+            rollout = ppo.collect(models, prompts, reward_of, extra["kl_coef"], step, settings)
+            record = {"kl_coef": extra["kl_coef"], **ppo_figures.describe(rollout, settings)}
             # ... then learn from it for a few epochs.
             record |= ppo.learn(
                 models, rollout, step, settings,
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
-            episodes = len(rollout.score)
-            kl = record["kl_nats"]
+            episodes, kl = len(rollout.score), record["kl_nats"]
             shown = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
             stages.log_step(run, step, started, episodes, rollout.trees, record, **shown)
-            extra["kl_coef"] = ppo.next_kl_coef(args, extra["kl_coef"], kl, episodes)
+            extra["kl_coef"] = ppo_figures.next_kl_coef(args, extra["kl_coef"], kl, episodes)
             if kl > args.kl_limit:
-                run.stop_after_step(ppo.collapse(kl, args.kl_limit))
+                run.stop_after_step(ppo_figures.collapse(kl, args.kl_limit))
             if stages.due(run, step):
                 evaluate(step + 1)
 

@@ -54,12 +54,12 @@ def main(argv=None) -> dict:
     parser = build_parser()
     parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
 
-    from src import run_data, stages
+    from src import pairs, run_data, stages
     from src.data.squad_pairs import pair_batches
+    from src.evaluation import Figures
     from src.model.heads import RewardModel
-    from src.pairs import accuracy, accuracy_by_kind, length_rule, raw_scores
     from src.pretrained import take_parents_defaults
-    from src.progress import Figures, compare, pair_points, say_pairs
+    from src.progress import compare, say_pairs
     from src.training import make_optimizer, prepare, steps, update
     from src.utils.checkpoint_utils import load_parent
     from src.utils.run import Run, set_up_torch
@@ -77,44 +77,45 @@ def main(argv=None) -> dict:
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
         questions = run_data.load_questions(args, tokenizer, block, parent)
-        max_steps = stages.plan_steps(args, len(questions.train))
-        train, unseen = run_data.load_pairs(args, questions, tokenizer, block)
-        optimizer = make_optimizer(prepare({"reward": reward}, args, device), args.weight_decay)
-        run.start(run_data.inputs_of(questions, [parent]))
+        max_steps = stages.plan_steps(args, questions.units)
+        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, max_steps)
+        trained = prepare({"reward": reward}, args, device)
+        optimizer = make_optimizer(trained, args.weight_decay)
+        run.start(run_data.inputs_of(questions, [parent], tokenizer))
+        extra: dict = {}  # what is known from before training, kept when the run is resumed
 
         def evaluate(step: int) -> tuple[Figures, dict[str, float]]:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
-            scores = raw_scores(reward, unseen.trees.trees, stop_id, device).view(-1, 2)
-            table = {"accuracy": accuracy(scores, unseen), "length_rule": length_rule(unseen)}
-            table |= {f"accuracy_{k}": v for k, v in accuracy_by_kind(scores, unseen).items()}
+            scores = pairs.raw_scores(reward, unseen.trees.trees, stop_id, device).view(-1, 2)
+            table = {"accuracy": pairs.accuracy(scores, unseen)}
+            table["length_rule"] = pairs.length_rule(unseen)
+            by_kind = pairs.accuracy_by_kind(scores, unseen)
+            table |= {f"accuracy_{kind}": interval for kind, interval in by_kind.items()}
             stages.log_intervals(run, step, table)
             say_pairs(extra, scores, unseen, questions.chosen)
             values = {name: interval.value for name, interval in table.items()}
-            return {"accuracy": pair_points(scores, unseen)}, values
+            return {"accuracy": pairs.pair_points(scores, unseen)}, values
 
         # The step loop.
-        extra: dict = {}
         if run.last is None:
             extra["before"], _ = evaluate(0)
         batches = pair_batches(
             train.trees, batch_size=args.batch_size, seed=args.seed, start_step=run.steps_done
         )
-        for step in steps(run, max_steps, {"reward": reward}, optimizer, extra):
+        for step in steps(run, max_steps, trained, optimizer, extra):
             started = time.perf_counter()
             trees = next(batches).trees
             record = reward_backward(reward, trees, stop_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
-            pairs = sum(len(qs) for _, qs in trees)
-            stages.log_step(
-                run, step, started, pairs, trees, record,
-                loss=record["loss"], accuracy=record["accuracy"],
-            )  # fmt: skip
+            shown = {"loss": record["loss"], "accuracy": record["accuracy"]}
+            asked = sum(len(qs) for _, qs in trees)
+            stages.log_step(run, step, started, asked, trees, record, **shown)
             if stages.due(run, step):
                 evaluate(step + 1)
 
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
-        golds = run_data.some_gold_trees(questions.encoded, block, args.seed)
-        reward.set_normalisation(raw_scores(reward, golds, stop_id, device))
+        golds = run_data.some_gold_trees(questions.encoded, questions.units, args.seed)
+        pairs.normalise_on(reward, golds, stop_id, device)
         figures, metrics = evaluate(max_steps)
         metrics |= compare(STAGE, extra["before"], figures)
         return stages.publish(run, reward, tokenizer, questions.identity, metrics, [parent])

@@ -23,7 +23,8 @@ from bench.machine import machine, product_rate, quartiles, table
 from bench.pipes import CLOCKS, ROOT
 from bench.work import SHAPE, bench_tokenizer, count_questions
 from main_squad import sft_backward
-from src.data.squad_dataset import encode_paragraphs, indexed_batches
+from src.data.squad_dataset import indexed_batches, training_units
+from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
 from src.data.squad_pairs import pair_batches, preference_trees
 from src.data.squad_preferences import make_pairs
@@ -124,7 +125,8 @@ def make_stages(args: argparse.Namespace) -> list[Stage]:
     block, size = SHAPE["block_size"], args.contexts
     pairs = make_pairs(data.train, 0, args.dataset)
     trees = preference_trees(encoded, pairs, tokenizer, block, seed=0)
-    sft = indexed_batches(encoded, batch_size=size, seed=0, block_size=block)
+    units = training_units(encoded, block)
+    sft = indexed_batches(encoded, units, batch_size=size, seed=0)
     dpo = pair_batches(trees, batch_size=size, seed=0)
     stop = tokenizer.stop_id
     return [Stage("sft", sft, stop), Stage("dpo", dpo, stop)]

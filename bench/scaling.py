@@ -26,7 +26,8 @@ from bench.machine import machine, table
 from bench.pipes import CLOCKS, ROOT
 from bench.work import SHAPE
 from main_squad import sft_backward
-from src.data.squad_dataset import encode_paragraphs, indexed_batches
+from src.data.squad_dataset import indexed_batches, training_units
+from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
 from src.data.tokenizer import load_tokenizer
 from src.model.model import build_model
@@ -144,7 +145,8 @@ def data_curve(clock: Callable[[], float]) -> list[dict]:
             marks.append(clock())
             encoded = encode_paragraphs(train, tokenizer, cache)
             marks.append(clock())
-        batches = indexed_batches(encoded, batch_size=8, seed=0, block_size=1024)
+        units = training_units(encoded, block_size=1024)
+        batches = indexed_batches(encoded, units, batch_size=8, seed=0)
         next(batches)
         marks.append(clock())
         for _ in range(20):

@@ -1,6 +1,7 @@
 """Policies measured side by side: the table that eval_dpo.py prints."""
 
 import argparse
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from src.evaluation import (
     Floors,
     Interval,
     bootstrap_interval,
+    intervals,
     kl_of_samples,
     metric_points,
     win_rate,
@@ -25,14 +27,15 @@ from src.utils.checkpoint_utils import (
     Checkpoint,
     load_checkpoint,
     load_parent,
+    require_same_tokenizer,
     stage_folder,
 )
 from src.utils.run import say
 
 
-def sft_ancestor(policy: Checkpoint) -> Checkpoint:
+def sft_ancestor(policy: Checkpoint, known: Sequence[Checkpoint] = ()) -> Checkpoint:
     """The SFT checkpoint of a policy's lineage, checked to be the very one; the policy if it is
-    SFT.
+    SFT. known: checkpoints that are loaded already.
     """
     if policy.stage == SFT:
         return policy
@@ -42,6 +45,9 @@ def sft_ancestor(policy: Checkpoint) -> Checkpoint:
             f"{policy.path} names no {SFT} checkpoint in its lineage, expected the one that it "
             "started from: give a checkpoint that the scripts wrote"
         )
+    for checkpoint in known:
+        if checkpoint.sha256 == entry["sha256"]:
+            return checkpoint
     found = load_checkpoint(entry["path"], f"restore it: {policy.path} started from it")
     if found.sha256 != entry["sha256"]:
         raise UserError(
@@ -51,34 +57,33 @@ def sft_ancestor(policy: Checkpoint) -> Checkpoint:
     return found
 
 
-def load_reward(args: argparse.Namespace, tokenizer: Tokenizer) -> RewardModel | None:
+def load_reward(args: argparse.Namespace, policy: Checkpoint) -> RewardModel | None:
     """The reward model, or None where none was named and the default does not exist."""
     default = stage_folder(args.model_type, REWARD) / "final.pt"
     if args.reward_checkpoint is None and not default.exists():
         say(f"no reward checkpoint at {default}: reward and win rate are left out")
         return None
     found = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
-    if found.tokenizer.identity() != tokenizer.identity():
-        raise UserError(
-            f"{found.path} reads another tokenizer than the policies do, expected the same: train "
-            "the reward model from the same SFT checkpoint"
-        )
+    require_same_tokenizer(policy, found)
     return found.model
 
 
 class Comparison(NamedTuple):
-    """What all policies are measured on. parent: the SFT model; parent_rewards: of its answers."""
+    """What all policies are measured on. parent: the SFT model; parent_result, parent_rewards: its
+    answers and their rewards, None without a reward model.
+    """
 
     held_out: HeldOut
     pairs: PairSet
     tokenizer: Tokenizer
     parent: nn.Module
     reward: RewardModel | None
+    parent_result: PolicyResult | None
     parent_rewards: np.ndarray | None
     device: torch.device
 
 
-def prepare(
+def comparison(
     held_out: HeldOut,
     pairs: PairSet,
     tokenizer: Tokenizer,
@@ -88,27 +93,31 @@ def prepare(
 ) -> Comparison:
     """Put the models where they compute, and score the parent's own answers once."""
     parent.to(device)
-    rewards = None
+    result = rewards = None
     if reward is not None:
         reward.to(device)
-        answers = evaluate_policy(parent, tokenizer, held_out, device)
-        trees = held_out.with_answers(answers.ids)
+        result = evaluate_policy(parent, tokenizer, held_out, device)
+        trees = held_out.with_answers(result.ids)
         rewards = model_rewards(reward, trees, tokenizer.stop_id, device).numpy()
-    return Comparison(held_out, pairs, tokenizer, parent, reward, rewards, device)
+    return Comparison(held_out, pairs, tokenizer, parent, reward, result, rewards, device)
 
 
 def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[str, Interval]]:
     """A policy's greedy answers, and every metric with its 95% interval."""
     model.to(c.device)
     stop_id, groups = c.tokenizer.stop_id, c.held_out.groups
-    result = evaluate_policy(model, c.tokenizer, c.held_out, c.device)
-    metrics = result.summary(groups)
+    result = c.parent_result if model is c.parent else None
+    result = result or evaluate_policy(model, c.tokenizer, c.held_out, c.device)
+    metrics = intervals(result.figures(groups))
     if c.pairs.trees.trees:  # a small file may give none
         scores = policy_scores(model, c.pairs.trees.trees, stop_id, c.device)
         metrics["preference_accuracy"] = accuracy(scores, c.pairs)
     if c.reward is not None:
         trees = c.held_out.with_answers(result.ids)
         rewards = model_rewards(c.reward, trees, stop_id, c.device).numpy()
+        # The same answer scored beside others differs in its last digits: a tie all the same.
+        same = [a == b for a, b in zip(result.ids, c.parent_result.ids, strict=True)]
+        rewards = np.where(same, c.parent_rewards, rewards)
         metrics["reward"] = bootstrap_interval(rewards, np.ones(len(rewards)), groups)
         rate = win_rate(rewards, c.parent_rewards, groups)
         metrics["win_rate"] = Interval(*(100 * x for x in rate))
@@ -130,11 +139,9 @@ def rule_rows(floors: Floors, held_out: HeldOut) -> dict[str, dict[str, Interval
     rows = {}
     for name, answers in floors._asdict().items():
         em, f1 = metric_points(answers, held_out.asked)
-        ones = [0.01] * len(em)
-        rows[f"rule: {name.replace('_', ' ')}"] = {
-            "em": bootstrap_interval(em, ones, held_out.groups),
-            "f1": bootstrap_interval(f1, ones, held_out.groups),
-        }
+        percent, groups = [0.01] * len(em), held_out.groups
+        figures = {"em": (em, percent, groups), "f1": (f1, percent, groups)}
+        rows[f"rule: {name.replace('_', ' ')}"] = intervals(figures)
     return rows
 
 

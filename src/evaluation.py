@@ -28,6 +28,10 @@ class Interval(NamedTuple):
     high: float
 
 
+# name -> numerators, denominators and groups, one of each a question or pair
+Figures = dict[str, tuple[Sequence[float], Sequence[float], Sequence[Hashable]]]
+
+
 class Floors(NamedTuple):
     """One answer a question from each rule that reads nothing, and from a perfect copier."""
 
@@ -88,6 +92,11 @@ def bootstrap_interval(
             ratios[draw] = top[picked].sum() / total
     low, high = np.nanquantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high))
+
+
+def intervals(figures: Figures) -> dict[str, Interval]:
+    """Each figure's value with its interval."""
+    return {name: bootstrap_interval(*figure) for name, figure in figures.items()}
 
 
 def paired_difference(

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from src.data.squad_dataset import EncodedParagraph, evaluate_on, golds_lost
+from src.data.squad_dataset import evaluate_on
+from src.data.squad_encoding import CONTEXT_HEAD, EncodedParagraph
 from src.data.squad_types import Paragraph
+from src.data.squad_windows import golds_lost
 from src.data.tokenizer import Tokenizer
 from src.evaluation import (
     Asked,
+    Figures,
     Floors,
-    Interval,
-    bootstrap_interval,
     floor_predictions,
     metric_points,
 )
@@ -44,6 +45,21 @@ class HeldOut(NamedTuple):
     groups: list[int]
     lost: float
     dropped: int
+
+    def gold_tokens(self) -> list[int]:
+        """Tokens of each gold and its stop, (Q,); 0 where they are more than an answer may have:
+        the windows leave MAX_ANSWER_TOKENS, so a longer gold has no place in them, and no loss.
+        """
+        counts = (len(gold) + 1 for gold in self.golds)
+        return [n if n <= MAX_ANSWER_TOKENS else 0 for n in counts]
+
+    def told(self) -> str:
+        """How many questions there are, and what of them was dropped or cut."""
+        return (
+            f"{len(self.asked)} held out ({self.dropped} more leave no room for an answer); "
+            f"windows cut off {self.lost:.1%} of the held-out golds; "
+            f"{self.gold_tokens().count(0)} are longer than an answer may be and have no loss"
+        )
 
     def with_answers(self, ids: Sequence[Sequence[int]]) -> list[Tree]:
         """The prompts with one answer (Q,) each, as trees."""
@@ -107,13 +123,13 @@ class PolicyResult(NamedTuple):
     nats: list[float]
     tokens: list[int]
 
-    def summary(self, groups: Sequence[int]) -> dict[str, Interval]:
-        """EM and F1 in percent and the answer loss in nats a token, each with a 95% interval."""
-        ones = [0.01] * len(self.em)
+    def figures(self, groups: Sequence[int]) -> Figures:
+        """EM and F1 in percent and the answer loss in nats a token."""
+        percent = [0.01] * len(self.em)
         return {
-            "em": bootstrap_interval(self.em, ones, groups),
-            "f1": bootstrap_interval(self.f1, ones, groups),
-            "answer_loss_nats": bootstrap_interval(self.nats, self.tokens, groups),
+            "em": (self.em, percent, groups),
+            "f1": (self.f1, percent, groups),
+            "answer_loss_nats": (self.nats, self.tokens, groups),
         }
 
 
@@ -130,8 +146,7 @@ def evaluate_policy(
     ids = [row for part in by_rank(model, held_out.prompts, answer) for row in part]
     answers = [tokenizer.decode(answer).strip() for answer in ids]
     em, f1 = metric_points(answers, held_out.asked)
-    # The windows leave MAX_ANSWER_TOKENS; a longer gold has no place in them, and no loss.
-    tokens = [n if (n := len(gold) + 1) <= MAX_ANSWER_TOKENS else 0 for gold in held_out.golds]
+    tokens = held_out.gold_tokens()
     golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
     trees = held_out.with_answers(golds)
     logp = torch.cat(by_rank(model, trees, lambda t: answer_logps(model, t, stop_id, device)))
@@ -143,7 +158,9 @@ def floors_of(
     held_out: HeldOut, tokenizer: Tokenizer, train: Sequence[Paragraph]
 ) -> Floors:
     """The rules' answers to the same questions, in the text that the policies see."""
-    seen = [tokenizer.decode(context) for context, qs in held_out.prompts for _ in qs]
+    texts = (tokenizer.decode(context) for context, qs in held_out.prompts for _ in qs)
+    # Without "Context:", which would be the first name of each.
+    seen = [text.removeprefix(CONTEXT_HEAD).strip() for text in texts]
     train_answers = [q.answers[0] for p in train for q in p.questions]
     return floor_predictions(seen, [a.golds for a in held_out.asked], train_answers)
 

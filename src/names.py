@@ -13,6 +13,9 @@ SFT, DPO, REWARD, PPO = STAGES = (
 )  # fmt: skip
 POLICY_STAGES = (SFT, DPO, PPO)
 
+# The longest window that anyone trains on; a transformer keeps a table of this many rows.
+MAX_BLOCK_SIZE = 1 << 18
+
 # Where a run's log can go beside metrics.jsonl.
 TRACKERS = ("none", "tensorboard", "wandb")
 

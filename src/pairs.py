@@ -3,6 +3,7 @@ them.
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.data.squad_dataset import EncodedParagraph
+from src.data.squad_encoding import EncodedParagraph
 from src.data.squad_pairs import (
     PairTrees,
     evaluation_pair_trees,
@@ -30,9 +31,9 @@ from src.model.heads import RewardModel
 from src.names import CORRUPTIONS, UserError
 from src.rewards import model_rewards
 from src.scoring import Tree, answer_logps
-from src.utils.checkpoint_utils import weights_hash
 from src.utils.distributed import by_rank, gather, rank
-from src.utils.payload import load_payload, save_payload
+from src.utils.payload import load_payload, save_payload, weights_hash
+from src.utils.run import say
 
 REFERENCE_DIR = ".cache/reference"
 
@@ -95,11 +96,28 @@ def raw_scores(
     return torch.cat(parts)
 
 
+def normalise_on(
+    reward: RewardModel, golds: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
+) -> None:
+    """Make the scores of right answers mean 0, standard deviation 1; says where they do not differ.
+    """
+    raw = raw_scores(reward, golds, stop_id, device)
+    reward.set_normalisation(raw)
+    if not raw.std(correction=0) > 1e-6:
+        say(f"the scores of {len(raw)} gold answers do not differ: they keep their scale")
+
+
+def pair_points(scores: Tensor, pair_set: PairSet) -> tuple[list[float], list[float], list[int]]:
+    """Share of pairs, in percent, whose chosen answer scores higher, ties half, as one of
+    `Figures`. scores: (P, 2).
+    """
+    points = points_in_order(*scores.numpy().T).tolist()
+    return points, [0.01] * len(points), [p.paragraph for p in pair_set.in_order()]
+
+
 def accuracy(scores: Tensor, pair_set: PairSet) -> Interval:
-    """Share of pairs, in percent, whose chosen answer scores higher, ties half (P, 2)."""
-    pairs = pair_set.in_order()
-    points = points_in_order(scores[:, 0].numpy(), scores[:, 1].numpy())
-    return bootstrap_interval(points, [0.01] * len(pairs), [p.paragraph for p in pairs])
+    """`pair_points` with its interval."""
+    return bootstrap_interval(*pair_points(scores, pair_set))
 
 
 def accuracy_by_kind(scores: Tensor, pair_set: PairSet) -> dict[str, Interval]:
@@ -141,12 +159,13 @@ def reference_logps(
     stop_id: int,
     device: torch.device,
     cache_dir: str = REFERENCE_DIR,
-) -> tuple[Tensor, float]:
-    """What a frozen reference says of pairs: log-probs (pairs, 2) in nats, and the seconds it took.
+) -> Tensor:
+    """What a frozen reference says of pairs: log-probs (pairs, 2) in nats.
 
     Row n is pair number n; NaN where the pair is not needed, so that a missing entry shows. Cached
     on disk under a hash of the weights, of how they are computed with, and of every token that was
-    read, so a resumed run finds it.
+    read, so a resumed run finds it. A damaged file is computed anew; a folder that cannot be
+    written is left alone, the cache only saves time.
     """
     started = time.perf_counter()
     precision = device.type, torch.is_autocast_enabled(device.type), torch.get_num_threads()
@@ -155,14 +174,23 @@ def reference_logps(
     path = Path(cache_dir) / f"{key}.pt"
     numbers = [n for row in needed.index for n in row]
     rows = torch.full((len(pair_set.pairs), 2), torch.nan)
-    if all(gather(path.exists())):
-        found = load_payload(path, "delete it").get("logp")
-        if not isinstance(found, Tensor) or found.shape != (len(numbers), 2):
-            raise UserError(f"{path} holds no log-probs of these pairs, delete it")
-    else:
+    found = _cached(path, len(numbers))
+    if not all(gather(found is not None)):
         found = policy_scores(reference, needed.trees, stop_id, device)
         if not rank():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_payload(path, {"logp": found})
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_payload(path, {"logp": found})
     rows[numbers] = found
-    return rows, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    say(f"reference log-probs of {len(numbers)} training pairs: {seconds:.1f} s")
+    return rows
+
+
+def _cached(path: Path, count: int) -> Tensor | None:
+    """Log-probs (count, 2) from the cache; None where there are none, or where they are damaged."""
+    try:
+        found = load_payload(path).get("logp")
+    except (UserError, OSError):
+        return None
+    return found if isinstance(found, Tensor) and found.shape == (count, 2) else None

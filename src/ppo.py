@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,12 +22,8 @@ from src.data.streams import Stream, stream
 from src.evaluation import Asked
 from src.generation import Answers, PromptTree, Sampling, generate
 from src.losses import (
-    adaptive_kl_coefficient,
-    explained_variance,
     gae,
-    kl_estimates,
     kl_penalised_rewards,
-    masked_mean,
     ppo_policy_loss,
     ppo_value_loss,
     reinforce_loss,
@@ -78,8 +75,11 @@ def settings_of(args: argparse.Namespace, stop_id: int, device: torch.device) ->
 class Rollout(NamedTuple):
     """A batch of episodes. Tensors (N, A) but where said; mask is True at actions, bool.
 
-    logp: of each action when it was drawn. rewards: per token, KL penalty and score. score,
-    stopped: (N,). advantages: whitened over the whole batch (PPO).
+    rows: which of the N episodes each tree has. logp, reference_logp: of each action, in nats,
+    under the policy that drew it and under the frozen one. score, stopped: (N,), the reward and
+    whether the stop token came. rewards: KL penalty and score, token by token. values: the critic's
+    when the action was drawn; returns: what they should have been. advantages: whitened over the
+    whole batch (PPO).
     """
 
     trees: list[Tree]
@@ -213,10 +213,10 @@ def learn(
     weight, first_kl = 0, None
     for epoch in range(s.epochs):
         rng = stream(Stream.MINIBATCHES, s.seed, step, epoch)
-        order = rng.permutation(len(rollout.trees)).tolist()
-        size = -(-len(order) // s.minibatches)
-        for batch in _consecutive(order, size):
+        order = rng.permutation(len(rollout.trees))
+        for batch in np.array_split(order, min(s.minibatches, len(order))):
             figures: dict[str, float] = {}
+            batch = batch.tolist()
             actions = sum(int(rollout.mask[rollout.rows[i]].sum()) for i in batch)
             episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in batch)
             # Long and short contexts apart: what is in memory together should be of like length.
@@ -258,38 +258,13 @@ def _backward(
     if models.critic is not None:
         # After the policy's gradient, so that only one model's activations are in memory.
         values = models.critic.values(leaf_hidden(models.critic.trunk, forest))
-        foreseen = values, here(rollout.values), here(rollout.returns)
-        value_loss = ppo_value_loss(*foreseen, mask, s.value_clip_range, count=actions).loss
+        value_loss = ppo_value_loss(
+            values, here(rollout.values), here(rollout.returns), mask, s.value_clip_range,
+            count=actions,
+        ).loss  # fmt: skip
         (s.value_coef * value_loss).backward()
         figures |= {"value_loss": value_loss, "loss": loss + s.value_coef * value_loss}
     return {name: value.detach() for name, value in figures.items()}
-
-
-def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
-    """What a batch of episodes looks like: the figures in which a collapse shows."""
-    mask = rollout.mask
-    texts = [
-        (q, tuple(a)) for q, (_, answers) in enumerate(_questions(rollout.trees)) for a in answers
-    ]
-    k3 = sequence_sum(kl_estimates(rollout.logp, rollout.reference_logp).k3, mask)
-    figures = {
-        "reward_mean": rollout.score.mean(),
-        "reward_std": rollout.score.std(correction=0),
-        "kl_nats": k3.mean(),
-        # The mean of -log p of draws from p is an unbiased estimate of the entropy.
-        "entropy_nats": -masked_mean(rollout.logp, mask),
-        "stopped_share": rollout.stopped.float().mean(),
-        "answer_tokens": mask.sum(1).float().mean(),
-        "distinct_share": torch.tensor(len(set(texts)) / len(texts)),
-    }
-    if s.algorithm == "ppo":
-        explained = explained_variance(rollout.values, rollout.returns, mask)
-        figures["explained_variance"] = explained  # NaN, null in the log, where returns are equal
-    return {name: float(value) for name, value in figures.items()}
-
-
-def _questions(trees: Sequence[Tree]) -> Iterator[tuple]:
-    return (question for _, questions in trees for question in questions)
 
 
 def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree], list[Asked]]:
@@ -297,23 +272,8 @@ def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree]
     them.
     """
     mine = next(my_parts(range(len(batch.trees)), None, lambda i: tree_cost(batch.trees[i])))
-    asked = [batch.trees[i] for i in mine]
-    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in asked]
+    trees = [batch.trees[i] for i in mine]
+    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in trees]
     places = [(paragraphs[p], q) for i in mine for p, q in batch.index[i]]
     asked = [Asked(p.context, p.questions[q].text, p.questions[q].answers) for p, q in places]
     return prompts, asked
-
-
-def next_kl_coef(args: argparse.Namespace, kl_coef: float, kl_nats: float, episodes: int) -> float:
-    """The coefficient adapted to --kl_target, if there is one (Ziegler et al. 2019, sect. 2.2)."""
-    if not args.kl_target:
-        return kl_coef
-    return adaptive_kl_coefficient(kl_coef, kl_nats, args.kl_target, episodes, args.kl_horizon)
-
-
-def collapse(kl_nats: float, limit: float) -> str:
-    """What to say where a step's KL is above --kl_limit."""
-    return (
-        f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit {limit}: "
-        "a collapse, raise --kl_coef or lower --lr"
-    )

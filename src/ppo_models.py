@@ -9,15 +9,13 @@ import torch
 from torch import nn
 
 from src.data.tokenizer import Tokenizer
-from src.evaluation import kl_of_samples
+from src.evaluation import Figures, kl_of_samples
 from src.generation import PromptTree
 from src.held_out import MAX_ANSWER_TOKENS, HeldOut, PolicyResult
 from src.model.heads import Critic, RewardModel
 from src.names import REWARD, UserError
-from src.progress import Figures
 from src.rewards import reward_function, reward_of_trees
-from src.stages import require_same_tokenizer
-from src.utils.checkpoint_utils import Checkpoint, load_parent
+from src.utils.checkpoint_utils import Checkpoint, load_parent, require_same_tokenizer
 from src.utils.distributed import by_rank, my_share
 from src.utils.run import say
 
@@ -29,11 +27,16 @@ class Models(NamedTuple):
     reference: nn.Module
     critic: Critic | None
 
+    def trained(self) -> dict[str, nn.Module]:
+        """What training changes, by the names in last.pt."""
+        critic = {"critic": self.critic} if self.critic else {}
+        return {"policy": self.policy, **critic}
+
 
 def load_models(
     args: argparse.Namespace, device: torch.device
-) -> tuple[Checkpoint, Checkpoint | None, RewardModel | None, Models]:
-    """The parent, the reward model and its checkpoint if one is used, and PPO's models.
+) -> tuple[list[Checkpoint], RewardModel | None, Models]:
+    """The parent, beside it the reward model's checkpoint if one is used; that model; PPO's models.
 
     The policy starts from its parent, which stays beside it as the frozen reference. The critic has
     a trunk of its own: the reward model's with its head, or else the policy's with a head of 0.
@@ -41,10 +44,11 @@ def load_models(
     parent = load_parent(args.checkpoint, args.model_type)
     policy = parent.model.to(device)
     reference = copy.deepcopy(policy).requires_grad_(False)
-    scored_by, reward = None, None
+    parents, reward = [parent], None
     if args.reward == "model":
         scored_by = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
         require_same_tokenizer(parent, scored_by)
+        parents.append(scored_by)
         reward = scored_by.model.to(device).requires_grad_(False)
         reads, writes = reward.trunk.config.block_size, policy.config.block_size
         if reads < writes:
@@ -58,10 +62,9 @@ def load_models(
             say(f"--reward {args.reward} needs no reward model: --reward_checkpoint is not read")
     critic = None
     if args.algorithm == "ppo":
-        critic = Critic(copy.deepcopy(policy)).to(device)
-        if reward is not None:
-            critic.start_from_reward(reward)
-    return parent, scored_by, reward, Models(policy, reference, critic)
+        critic = Critic.of_reward(reward) if reward else Critic(copy.deepcopy(policy))
+        critic.to(device)
+    return parents, reward, Models(policy, reference, critic)
 
 
 def reward_and_kl(
@@ -78,7 +81,7 @@ def reward_and_kl(
     """
     before = held_out.prompts[: my_share(held_out.prompts).start]
     first_row = sum(len(questions) for _, questions in before)
-    score = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
+    reward_of = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
 
     def more(result: PolicyResult) -> Figures:
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
@@ -88,7 +91,7 @@ def reward_and_kl(
             ).tolist()  # fmt: skip
 
         kl = [value for part in by_rank(models.policy, held_out.prompts, sampled) for value in part]
-        rewards, ones = score(held_out.with_answers(result.ids)).tolist(), [1.0] * len(kl)
+        rewards, ones = reward_of(held_out.with_answers(result.ids)).tolist(), [1.0] * len(kl)
         return {"reward": (rewards, ones, held_out.groups), "kl_nats": (kl, ones, held_out.groups)}
 
     return more

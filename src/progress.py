@@ -5,14 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from src.data.squad_types import Paragraph
-from src.evaluation import paired_difference, points_in_order
-from src.held_out import HeldOut, PolicyResult, spread
+from src.evaluation import Figures, paired_difference
+from src.held_out import spread
 from src.pairs import PairSet
 from src.scoring import Tree
 from src.utils.run import say
-
-# name -> numerators, denominators and groups, one of each a question or pair
-Figures = dict[str, tuple[list[float], list[float], list[int]]]
 
 # Figures that are good when they are high (1) or low (-1); others, as a KL, are neither.
 GOOD = {
@@ -30,22 +27,6 @@ def tokens_read(trees: Sequence[Tree]) -> int:
         len(context) + sum(len(q) + sum(len(a) + 1 for a in answers) for q, answers in questions)
         for context, questions in trees
     )
-
-
-def figures_of(result: PolicyResult, held_out: HeldOut) -> Figures:
-    """A policy's EM, F1 and answer loss, question by question, for `compare`."""
-    percent = [0.01] * len(result.em)
-    return {
-        "em": (result.em, percent, held_out.groups),
-        "f1": (result.f1, percent, held_out.groups),
-        "answer_loss_nats": (result.nats, result.tokens, held_out.groups),
-    }
-
-
-def pair_points(scores: Tensor, pair_set: PairSet) -> tuple[list[float], list[float], list[int]]:
-    """Pairs in order, ties half, in percent, for `compare`. scores: (P, 2)."""
-    points = points_in_order(*scores.numpy().T).tolist()
-    return points, [0.01] * len(points), [p.paragraph for p in pair_set.in_order()]
 
 
 def say_pairs(
@@ -76,6 +57,9 @@ def compare(stage: str, before: Figures, after: Figures) -> dict[str, float]:
     metrics = {}
     verdicts: dict[str, list[str]] = {"better": [], "worse": [], "not clearly different": []}
     for name, (values, denominators, groups) in after.items():
+        if not any(denominators):
+            say(f"{name}: no held-out question to measure it on")
+            continue
         gain = paired_difference(values, before[name][0], denominators, groups)
         place = "above" if gain.low > 0 else "below" if gain.high < 0 else "not different from"
         metrics[name] = sum(values) / sum(denominators)

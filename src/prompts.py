@@ -4,8 +4,9 @@ import argparse
 import json
 import sys
 
-from src.data.squad_dataset import encode_prompt, split_prompt
+from src.data.squad_encoding import encode_prompt, split_prompt
 from src.data.squad_loader import load_from_identity
+from src.data.squad_windows import cut_context
 from src.data.tokenizer import Tokenizer
 from src.names import UserError
 from src.utils.checkpoint_utils import Checkpoint
@@ -75,7 +76,9 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
 
 
 def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list[int], list[int]]:
-    """(context ids, question ids), refused where they are empty or leave no room for an answer."""
+    """(context ids, question ids) of at most `room` tokens: the context cut as at evaluation, which
+    is said. UserError where the prompt is empty, or too long without its context.
+    """
     context, question = prompt
     if not question.strip():
         raise UserError("an empty prompt given, expected some text")
@@ -83,9 +86,13 @@ def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list
         ids = encode_prompt(tokenizer, context, question)
     else:
         ids = tuple(tokenizer.encode(part) for part in split_prompt(question))
-    if len(ids[0]) + len(ids[1]) > room:
+    if len(ids[1]) >= room:
         raise UserError(
-            f"a prompt of {len(ids[0]) + len(ids[1])} tokens given, expected at most {room} beside "
-            "the answer, shorten it or lower --max_new_tokens"
+            f"a prompt of {len(ids[1])} tokens given (without its context), expected fewer than "
+            f"{room} beside the answer, shorten it or lower --max_new_tokens"
         )
-    return ids
+    kept = cut_context(ids[0], room - len(ids[1]))
+    if len(kept) < len(ids[0]):
+        say(f"the context is cut to its first {len(kept)} of {len(ids[0])} tokens: a longer one "
+            "does not fit the model's block beside question and answer")  # fmt: skip
+    return kept, ids[1]

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from src.data.squad_dataset import (
-    EncodedParagraph,
-    encode_paragraphs,
-    training_trees,
-    training_units,
+from src.data.squad_dataset import Units, training_trees, training_units
+from src.data.squad_encoding import EncodedParagraph, encode_paragraphs
+from src.data.squad_loader import (
+    SquadData,
+    load_from_identity,
+    load_squad,
+    require_difficulties,
 )
-from src.data.squad_loader import SquadData, load_from_identity, load_squad
 from src.data.squad_preferences import parse_corruptions
 from src.data.squad_types import Paragraph
 from src.data.streams import Stream, stream
@@ -27,18 +28,18 @@ from src.utils.distributed import first_alone
 from src.utils.run import say
 
 CACHE_DIR = ".cache/encoded"
-# Paragraphs whose gold answers fix the reward model's offset and scale.
+# Units whose gold answers fix the reward model's offset and scale.
 NORMALISED_ON = 128
 
 
 class Questions(NamedTuple):
-    """Training and held-out questions. encoded: of train; chosen: the held-out paragraphs used;
-    units: how many groups of training questions batches are dealt from, about one a context.
+    """Training and held-out questions. encoded: of train; units: what training batches are dealt
+    from, about one a context; chosen: the held-out paragraphs used.
     """
 
     train: list[Paragraph]
     encoded: list[EncodedParagraph]
-    units: int
+    units: Units
     chosen: list[Paragraph]
     chosen_encoded: list[EncodedParagraph]
     held_out: HeldOut
@@ -61,14 +62,15 @@ def _uncollected() -> Iterator[None]:
 def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
     """What the flags name; what they leave out is the parent's."""
     inherited = parent is not None and args.dataset is None
-    changed = args.difficulty or args.num_examples or args.strict_data
-    if inherited and not changed:
+    if inherited:  # checked to be the same data, also where only a part of it is asked for
         try:
             data = load_from_identity(parent.data)
         except UserError as error:
             raise UserError(f"the data that {parent.path} was trained on: {error}") from None
-        say(f"data: {data.identity['dataset']}, inherited from {parent.path}")
-        return data
+        if not (args.difficulty or args.num_examples or args.strict_data):
+            say(f"data: {data.identity['dataset']}, inherited from {parent.path}")
+            return data
+    found_later = args.dataset in (None, "auto")  # what parsing could not check
     stored = parent.data if parent else {}
     data = load_squad(
         stored["dataset"] if inherited else args.dataset,
@@ -77,6 +79,8 @@ def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
         num_examples=args.num_examples or (stored.get("num_examples") if inherited else None),
         strict=args.strict_data,
     )
+    if found_later:
+        require_difficulties(data.identity["dataset"], args.difficulty)
     say(f"data: {data.identity['dataset']}, as the flags say")
     return data
 
@@ -108,36 +112,46 @@ def load_questions(
     encoded = encode_paragraphs(data.train, tokenizer, CACHE_DIR)
     chosen_encoded = encode_paragraphs(chosen, tokenizer)
     held_out = held_out_questions(chosen, chosen_encoded, block_size)
-    units, unfit = training_units(encoded, block_size, answer_room=answer_room)
+    units = training_units(encoded, block_size, answer_room=answer_room)
+    asked = sum(len(p.questions) for p in data.train)
     say(
-        f"data: {sum(len(p.questions) for p in data.train)} training questions ({unfit} fit no "
-        f"window of {block_size} tokens), "
-        f"{len(held_out.asked)} held out ({held_out.dropped} more leave no room for an answer); "
-        f"windows cut off {held_out.lost:.1%} of the held-out golds"
+        f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
+        f"{held_out.told()}"
     )
     return Questions(
-        data.train, encoded, len(units), chosen, chosen_encoded, held_out, data.identity
+        data.train, encoded, units, chosen, chosen_encoded, held_out, data.identity
     )  # fmt: skip
 
 
-def inputs_of(questions: Questions, parents: Sequence[Checkpoint] = ()) -> dict[str, str]:
+def inputs_of(
+    questions: Questions, parents: Sequence[Checkpoint], tokenizer: Tokenizer
+) -> dict[str, str]:
     """What a run depends on besides its flags -> its hash, for `Run.start`."""
-    data = f"the data of --dataset {questions.identity['dataset']}"
-    return {data: questions.identity["fingerprint"]} | {p.path: p.sha256 for p in parents}
+    return {
+        f"the data of --dataset {questions.identity['dataset']}": questions.identity["fingerprint"],
+        f"the tokenizer {tokenizer.name}": tokenizer.identity()["fingerprint"],
+        **{parent.path: parent.sha256 for parent in parents},
+    }
 
 
 def load_pairs(
-    args: argparse.Namespace, questions: Questions, tokenizer: Tokenizer, block_size: int
+    args: argparse.Namespace,
+    questions: Questions,
+    tokenizer: Tokenizer,
+    block_size: int,
+    max_steps: int,
 ) -> tuple[PairSet, PairSet]:
     """Training and held-out preference pairs of the flags' mix of corruptions; training pairs of
-    only as many contexts as the planned steps will see.
+    only as many contexts as so many steps will see.
     """
     weights = parse_corruptions(args.corruptions)
     name = questions.identity["dataset"]
-    order = stream(Stream.PAIRS, args.seed).permutation(len(questions.train))
-    chosen = sorted(order[: args.max_steps * args.batch_size])
+    usable = sorted({paragraph for paragraph, _ in questions.units.groups})
+    order = stream(Stream.PAIRS, args.seed).permutation(len(usable))
+    chosen = sorted(usable[i] for i in order[: max_steps * args.batch_size])
+    asked = [questions.train[i] for i in chosen]
     train = training_pairs(
-        [questions.train[i] for i in chosen],
+        asked,
         [questions.encoded[i] for i in chosen],
         tokenizer,
         block_size,
@@ -148,7 +162,7 @@ def load_pairs(
     unseen = held_out_pairs(
         questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights
     )
-    for what, pair_set in (("training", train), ("held-out", unseen)):
+    for what, pair_set, of in (("training", train, asked), ("held-out", unseen, questions.chosen)):
         kinds = Counter(pair.kind for pair in pair_set.in_order())
         mix = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
         dropped = pair_set.trees.dropped
@@ -157,14 +171,19 @@ def load_pairs(
                 f"no {what} pair of {dropped} fits a block of {block_size} tokens, expected some: "
                 "shorter data, or a larger --block_size of main_squad.py"
             )
-        say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block")
+        unspoilt = sum(len(p.questions) for p in of) - len(pair_set.pairs)
+        say(
+            f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block; {unspoilt} "
+            "questions have no answer that these corruptions spoil"
+        )
     return train, unseen
 
 
 def some_gold_trees(
-    encoded: Sequence[EncodedParagraph], block_size: int, seed: int
+    encoded: Sequence[EncodedParagraph], units: Units, seed: int
 ) -> list[Tree]:
-    """Gold answers of a seeded choice of training paragraphs, to normalise scores on."""
+    """Gold answers of a seeded choice of units, to normalise scores on."""
     rng = stream(Stream.GOLDS, seed)
-    chosen = rng.permutation(len(encoded))[:NORMALISED_ON]
-    return training_trees([encoded[i] for i in sorted(chosen)], block_size, rng, gold="first")
+    chosen = rng.permutation(len(units.groups))[:NORMALISED_ON]
+    some = units._replace(groups=[units.groups[i] for i in sorted(chosen)])
+    return training_trees(encoded, some, rng, gold="first")

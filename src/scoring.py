@@ -219,7 +219,8 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
     answers = logp_of_hidden(model, hidden, forest.targets, forest.mask)
     # The last token of a question's prompt stands in its leaves, the same in all of them.
     last_token = torch.full_like(questions.lengths, -1)
-    last_token[leaves.parents] = leaves.tokens[:, 0]
+    count = len(forest.targets)
+    last_token[leaves.parents[:count]] = leaves.tokens[:count, 0]
     flat_hidden, targets = [], []
     for level, level_hidden in ((contexts, context_hidden), (questions, question_hidden)):
         following = torch.roll(level.tokens, -1, 1)

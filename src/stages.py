@@ -1,4 +1,4 @@
-"""What the training scripts share: loading questions, planning steps, evaluating, finishing."""
+"""What the training scripts share: planning steps, logging, evaluating, finishing."""
 
 import argparse
 import math
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.data.squad_dataset import steps_per_epoch
+from src.data.squad_dataset import Units, steps_per_epoch
 from src.data.tokenizer import Tokenizer
-from src.evaluation import Interval, bootstrap_interval
+from src.evaluation import Figures, Interval, bootstrap_interval, intervals
 from src.held_out import (
     HeldOut,
     PolicyResult,
@@ -22,7 +22,7 @@ from src.held_out import (
 from src.losses import dpo_loss
 from src.names import STARTED, UserError
 from src.pairs import PairSet, accuracy
-from src.progress import Figures, figures_of, tokens_read
+from src.progress import tokens_read
 from src.scoring import Tree
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.run import Run, say
@@ -31,28 +31,18 @@ from src.utils.run import Run, say
 UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
 
 
-def require_same_tokenizer(policy: Checkpoint, reward: Checkpoint) -> None:
-    """Refuse a reward model that reads other ids than the policy writes."""
-    mine, its = policy.tokenizer.identity(), reward.tokenizer.identity()
-    if mine != its:
-        raise UserError(
-            f"{reward.path} reads tokenizer {its['name']} ({its['vocab_size']} ids), the policy "
-            f"{mine['name']} ({mine['vocab_size']} ids), expected the same: train the reward model "
-            "from the same SFT checkpoint"
-        )
-
-
-def plan_steps(args: argparse.Namespace, units: int) -> int:
-    """How many optimizer steps the run has: --max_steps, else --epochs over so many units, a batch
-    of --batch_size at a time; written back to the flags.
+def plan_steps(args: argparse.Namespace, units: Units) -> int:
+    """How many optimizer steps the run has: --max_steps, else --epochs over the units, a batch of
+    --batch_size at a time; written back to the flags.
     """
-    if not units:
+    if not units.groups:
         raise UserError(
             "no training question fits the model's block beside its answer, expected some: train "
             "on shorter ones, or from main_squad.py --block_size on with a larger block"
         )
     if args.max_steps is None:
-        args.max_steps = max(1, math.ceil(args.epochs * steps_per_epoch(units, args.batch_size)))
+        per_epoch = steps_per_epoch(len(units.groups), args.batch_size)
+        args.max_steps = max(1, math.ceil(args.epochs * per_epoch))
     if args.eval_every is None:
         args.eval_every = math.ceil(args.max_steps / 4)
     return args.max_steps
@@ -117,8 +107,8 @@ def evaluate_and_log(
     extra: keeps those answers from the first call, so that later ones can show what was before.
     """
     result = evaluate_policy(model, tokenizer, held_out, device)
-    figures = figures_of(result, held_out) | more(result)
-    log_intervals(run, step, {name: bootstrap_interval(*f) for name, f in figures.items()})
+    figures = result.figures(held_out.groups) | more(result)
+    log_intervals(run, step, intervals(figures))
     for line in sample_lines(held_out, result.answers, extra.get("sample_answers", ())):
         say(line)
     extra.setdefault("sample_answers", [result.answers[i] for i in spread(len(result.answers))])

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from src.names import UserError
-from src.utils.checkpoint_utils import save_payload
 from src.utils.distributed import gather, rank, sum_gradients, world_size
 from src.utils.ending import NonFiniteError
+from src.utils.payload import save_payload
+from src.utils.rng import rng_state, set_rng_state
 from src.utils.run import Run, say
 from src.utils.sharding import parted, parted_optimizer, shard, whole
 
@@ -172,8 +173,7 @@ def _state(
     return {
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimizer": optimizer.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "rng": rng_state(),
         "extra": dict(extra),
     }
 
@@ -207,12 +207,12 @@ def restore(
             module.load_state_dict({k: parted(w, own.get(k)) for k, w in stored.items()})
         _check_optimizer(run.last["optimizer"], optimizer)
         optimizer.load_state_dict(parted_optimizer(run.last["optimizer"], optimizer))
-        torch.set_rng_state(run.last["torch_rng"])
-        if torch.cuda.is_available() and run.last["cuda_rng"]:
-            torch.cuda.set_rng_state_all(run.last["cuda_rng"])
+        set_rng_state(run.last["rng"])
         extra.clear()
         extra.update(run.last["extra"])
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split())[:100]
         raise UserError(
             f"{run.folder / 'last.pt'} does not fit this run's models ({reason}), "

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from src import ppo, stages
 from src.model.heads import RewardModel
 from src.names import MODEL_TYPES, STAGES
+from src.ppo_figures import describe
 from src.utils import distributed, ending
 from src.utils.distributed import by_rank, gather, my_parts, shares, sum_gradients
 from src.utils.payload import load_payload
@@ -80,7 +81,7 @@ def ppo_step(algorithm):
 
     mine = next(my_parts(PROMPTS, None))
     rollout = ppo.collect(models, mine, length_of_answers, 0.1, 0, s)
-    figures = ppo.describe(rollout, s) | ppo.learn(models, rollout, 0, s, update)
+    figures = describe(rollout, s) | ppo.learn(models, rollout, 0, s, update)
     tensors = {name: getattr(rollout, name) for name in ("logp", "advantages", "returns", "score")}
     return found[0] | {f"second {k}": g for k, g in found[1].items()} | tensors, figures
 

@@ -41,7 +41,7 @@ def test_one_prompt_prints_its_answer_alone(chain_of, model_type, monkeypatch):
 
 def test_the_log_prob_of_an_answer_is_that_of_its_tokens(chain_of, model_type, monkeypatch):
     """Greedy answers, log-probs at temperature 1, against scoring the same text."""
-    from src.data.squad_dataset import split_prompt
+    from src.data.squad_encoding import split_prompt
 
     monkeypatch.chdir(chain_of(model_type).folder)
     ended = generate("--prompt", PROMPT, "--max_new_tokens", "3", "--json", model_type=model_type)
@@ -95,6 +95,20 @@ def test_without_any_prompt_three_held_out_questions_are_answered(closed, kgram,
     assert len({row["context"] for row in said}) == 3
 
 
+def test_a_long_context_is_cut_as_at_evaluation_and_that_is_said(kgram):
+    """The first tokens and the line's end, of a raw prompt of that form too; the question stays."""
+    words = [f"w{i}" for i in range(2000)]
+    question = ["--question", "Who?", "--max_new_tokens", "4", "--json"]
+    long = generate("--context", " ".join(words), *question)
+    assert long.code == 0 and "the context is cut to its first" in long.err[-1]
+    raw = f"Context: {' '.join(words)}\nQuestion: Who?\nAnswer:"
+    again = generate("--prompt", raw, "--max_new_tokens", "4", "--json")
+    said = [json.loads(ended.out[0])["answers"] for ended in (long, again)]
+    assert said[0] == said[1]
+    other = generate("--context", " ".join([*words[:1900], "another", "end"]), *question)
+    assert json.loads(other.out[0])["answers"] == said[0]
+
+
 def test_a_terminal_is_asked(kgram, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
@@ -127,7 +141,7 @@ def test_sampling_gives_as_many_answers_as_asked_and_the_seed_decides(kgram):
 
 def test_a_reward_checkpoint_scores_an_answer(chain_of, model_type, monkeypatch):
     """The normalised score, the same as one plain row read to its stop token."""
-    from src.data.squad_dataset import split_prompt
+    from src.data.squad_encoding import split_prompt
 
     monkeypatch.chdir(chain_of(model_type).folder)
     path = f"checkpoints/{model_type}_train_reward_model/final.pt"
@@ -169,7 +183,7 @@ def test_a_model_type_that_is_not_the_checkpoint_s_names_both(script, kgram):
         (["--prompt", ""], "an empty prompt given, expected some text"),
         (["--prompt", " \n "], "an empty prompt given"),
         (["--context", "Some text.", "--question", " "], "an empty prompt given"),
-        (["--prompt", "word " * 3000], "tokens given, expected at most"),
+        (["--prompt", "word " * 3000], "tokens given (without its context), expected fewer than"),
         (["--prompt", "Once", "--max_new_tokens", "100000"], "--max_new_tokens 100000 given"),
         (["--prompts_file", "nowhere.jsonl"], "--prompts_file nowhere.jsonl given"),
         (["--prompts_file", "bad.jsonl"], "bad.jsonl line 1: expected a JSON object"),

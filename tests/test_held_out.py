@@ -8,12 +8,14 @@ from torch import nn
 
 from src import comparison
 from src.comparison import measure_policy
+from src.data.squad_encoding import context_text
 from src.data.squad_pairs import PairTrees
 from src.data.tokenizer import load_tokenizer
-from src.evaluation import Asked
-from src.held_out import MAX_ANSWER_TOKENS, HeldOut, evaluate_policy
+from src.evaluation import Asked, intervals
+from src.held_out import MAX_ANSWER_TOKENS, HeldOut, evaluate_policy, floors_of
 from src.model.model import build_model
 from src.pairs import PairSet
+from src.progress import compare
 
 CPU = torch.device("cpu")
 TOKENIZER = load_tokenizer("pico")
@@ -40,7 +42,7 @@ def test_a_uniform_model_loses_ln_v_a_token():
     result = evaluate_policy(model_that_says(), TOKENIZER, HELD_OUT)
     assert result.tokens == [3, 0, 4]
     assert result.nats == pytest.approx([3 * math.log(VOCAB), 0, 4 * math.log(VOCAB)])
-    summary = result.summary(HELD_OUT.groups)
+    summary = intervals(result.figures(HELD_OUT.groups))
     assert summary["answer_loss_nats"].value == pytest.approx(math.log(VOCAB))
     assert summary["em"].value == summary["f1"].value == 0
 
@@ -55,7 +57,7 @@ def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(mon
     monkeypatch.setattr(comparison, "model_rewards", brevity)
     parent, policy = model_that_says(), model_that_says(stop=40.0)
     pairs = PairSet([], PairTrees([], [], 0))
-    c = comparison.prepare(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    c = comparison.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     result, found = measure_policy(c, policy)
     assert result.ids == [[], [], []]
     assert found["reward"] == (0, 0, 0) and found["win_rate"] == (100, 100, 100)
@@ -64,3 +66,63 @@ def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(mon
     _, same = measure_policy(c, parent)
     assert same["win_rate"] == (50, 50, 50) and same["kl_nats"] == (0, 0, 0)
     assert same["reward"] == (-MAX_ANSWER_TOKENS,) * 3
+
+
+def test_equal_answers_tie_however_their_scores_are_rounded(monkeypatch):
+    """Scored beside other answers, the same one has other last digits."""
+    calls = []
+
+    def rounded(reward, trees, stop_id, device):
+        calls.append(len(trees))
+        return torch.full((3,), 0.1 + 1e-7 * len(calls))
+
+    monkeypatch.setattr(comparison, "model_rewards", rounded)
+    pairs = PairSet([], PairTrees([], [], 0))
+    parent, policy = model_that_says(stop=40.0), model_that_says(stop=40.0)
+    c = comparison.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    _, found = measure_policy(c, policy)
+    assert len(calls) == 2 and found["win_rate"] == (50, 50, 50)
+
+
+def test_the_parent_answers_once(monkeypatch):
+    asked, evaluate = [], comparison.evaluate_policy
+
+    def counting(model, *rest):
+        asked.append(model)
+        return evaluate(model, *rest)
+
+    monkeypatch.setattr(comparison, "evaluate_policy", counting)
+    monkeypatch.setattr(comparison, "model_rewards", lambda *_: torch.zeros(3))
+    parent = model_that_says(stop=40.0)
+    pairs = PairSet([], PairTrees([], [], 0))
+    c = comparison.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    result, _ = measure_policy(c, parent)
+    assert asked == [parent] and result is c.parent_result
+
+
+def test_what_was_dropped_or_has_no_loss_is_told():
+    told = HELD_OUT._replace(lost=0.25, dropped=2).told()
+    assert told == (
+        "3 held out (2 more leave no room for an answer); windows cut off 25.0% of the held-out "
+        "golds; 1 are longer than an answer may be and have no loss"
+    )
+
+
+def test_rules_read_the_text_and_not_the_prompt_around_it():
+    """'Context:' is no first name, and no word that a random span may hold."""
+    context = TOKENIZER.encode(context_text("the Vozar Bridge was built by Tivda Zimsin."))
+    golds = [Asked("", "", (gold,)) for gold in ("Tivda Zimsin", "Ana Lop", "Dar Bek")]
+    held_out = HELD_OUT._replace(prompts=[(context, [[67], [68, 69]]), (context, [[70]])],
+                                 asked=golds)  # fmt: skip
+    floors = floors_of(held_out, TOKENIZER, [])
+    assert floors.first_of_type == ["Vozar Bridge"] * 3
+    assert floors.perfect_copy == ["Tivda Zimsin", "", ""]
+    assert not any("Context" in span for span in floors.random_span)
+
+
+def test_a_figure_that_nothing_can_measure_is_said_and_left_out(capsys):
+    """All golds longer than an answer may be: no answer loss, and no division by 0."""
+    figures = {"em": ([1.0], [0.01], [0]), "answer_loss_nats": ([0.0], [0], [0])}
+    metrics = compare("main_squad", figures, figures)
+    assert metrics["em"] == 100 and not any(name.startswith("answer_loss") for name in metrics)
+    assert "answer_loss_nats: no held-out question to measure it on" in capsys.readouterr().err

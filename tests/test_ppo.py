@@ -15,13 +15,11 @@ from src.names import MODEL_TYPES
 from src.ppo import (
     Models,
     Settings,
-    collapse,
     collect,
-    describe,
     learn,
-    next_kl_coef,
     settings_of,
 )
+from src.ppo_figures import collapse, describe, next_kl_coef
 from src.rewards import model_rewards
 from src.scoring import build_forest, end_hidden, leaf_hidden
 from src.training import make_optimizer, optimizer_step
@@ -290,8 +288,8 @@ def test_a_fresh_critic_values_everything_at_0(name):
 def test_a_critic_from_the_reward_model_gives_the_normalised_score_at_the_stop_token(name):
     reward = RewardModel(model_of(name, seed=4))
     reward.set_normalisation(torch.tensor([-3.0, 1.0, 8.0]))
-    critic = Critic(model_of(name))
-    critic.start_from_reward(reward)
+    critic = Critic.of_reward(reward.requires_grad_(False))
+    assert all(parameter.requires_grad for parameter in critic.parameters())
     trees = [(context, [(q, [[5, 6], [], [9, 9, 2]]) for q in qs]) for context, qs in PROMPTS]
     forest = build_forest(trees, STOP, reads_stop=True)
     with torch.no_grad():
@@ -303,6 +301,13 @@ def test_a_critic_from_the_reward_model_gives_the_normalised_score_at_the_stop_t
     with torch.no_grad():
         critic.trunk.embedding.weight.add_(1.0)
     assert not torch.equal(critic.trunk.embedding.weight, reward.trunk.embedding.weight)
+
+
+def test_a_critic_from_the_reward_model_has_its_shape():
+    """Which need not be the policy's, and of which weights of equal shape say nothing."""
+    trunk = build_model("transformer", {"vocab_size": 23, "n_embd": 8, "n_layer": 3, "n_head": 4})
+    critic = Critic.of_reward(RewardModel(trunk))
+    assert critic.trunk.config == trunk.config
 
 
 # --- learning ---
@@ -322,7 +327,7 @@ def test_each_epoch_meets_each_episode_once(minibatches, micro, monkeypatch):
 
     monkeypatch.setattr(ppo, "_backward", backward)
     learn(models, rollout, 0, s, lambda loss: updates.append(len(seen)) or {})
-    per_epoch = -(-4 // -(-4 // min(minibatches, 4)))
+    per_epoch = min(minibatches, 4)  # of four contexts
     assert len(updates) == 3 * per_epoch
     starts = [0, *updates]
     orders = [[], [], []]

@@ -9,13 +9,9 @@ import pytest
 
 from src.data import squad_corruptions as corrupt
 from src.data.pico_squad import generate_articles
-from src.data.squad_dataset import encode_paragraphs
+from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.data.squad_pairs import (
-    evaluation_pair_trees,
-    pair_batches,
-    preference_trees,
-)
+from src.data.squad_pairs import evaluation_pair_trees, pair_batches, preference_trees
 from src.data.squad_preferences import CORRUPTIONS, make_pairs, parse_corruptions
 from src.data.squad_text import normalize_answer
 from src.data.squad_types import Paragraph, Question

@@ -1,5 +1,6 @@
 """N steps in one go == stopped anywhere and resumed, in all four stages and all three models."""
 
+import base64
 import os
 import random
 import shutil
@@ -218,6 +219,40 @@ def test_a_parent_that_changed_since_is_refused(workplace, monkeypatch):
     shutil.rmtree("checkpoints/kgram_main_squad")
     ended = outcome("train_dpo", ["--model_type", "kgram", "--resume"])
     assert ended.code == 2 and "run: python main_squad.py --model_type kgram" in ended.err[-1]
+
+
+def test_a_tokenizer_file_that_changed_since_is_refused(workplace, monkeypatch):
+    """Other ids for the same text: the run would go on with another vocabulary."""
+    workplace("kgram", [])
+    lines = [f"{base64.b64encode(bytes([b])).decode()} {b}" for b in range(256)]
+    Path("mine.tiktoken").write_text("\n".join(lines))
+    argv = [*flags("main_squad", "kgram"), "--tokenizer", "mine.tiktoken"]
+    stop_after(monkeypatch, 2)
+    assert outcome("main_squad", argv).code == 143
+    swapped = [*lines[:97], *(f"{lines[b][:4]} {195 - b}" for b in (97, 98)), *lines[99:]]
+    Path("mine.tiktoken").write_text("\n".join(swapped))
+    ended = outcome("main_squad", ["--model_type", "kgram", "--resume"])
+    assert ended.code == 2, ended.err
+    assert "the tokenizer mine.tiktoken is not what this run started from" in ended.err[-1]
+
+
+def test_a_reward_function_that_draws_goes_on_where_it_was(workplace, monkeypatch, capsys):
+    """From Python's generator and numpy's, whose states are in last.pt."""
+    noise = (
+        "import random\nimport numpy\n"
+        "def noise(*about):\n    return random.random() + numpy.random.standard_normal()\n"
+    )
+    more = ["--reward", "some_noise:noise"]
+    for name in ("whole", "parts"):
+        place = workplace("kgram", ["main_squad"], name=name)
+        (place / "some_noise.py").write_text(noise)
+        monkeypatch.syspath_prepend(place)
+        if name == "parts":
+            stop_after(monkeypatch, 3)
+        outcome("train_ppo", argv_of("train_ppo", "kgram", *more))
+    assert outcome("train_ppo", ["--model_type", "kgram", "--resume"]).code == 0
+    assert_same_runs(*(place.parent / name / folder_of("train_ppo", "kgram")
+                       for name in ("whole", "parts")))  # fmt: skip
 
 
 def test_a_stage_never_writes_over_its_own_parent(workplace):

@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from src.utils import cli
 from src.utils.cli import Parser, number
 from src.utils.ending import NonFiniteError, Stopped, command
 from src.utils.payload import load_payload, save_payload
+from src.utils.rng import rng_state, set_rng_state
 from src.utils.run import Run, set_up_torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -479,4 +482,19 @@ def test_last_pt_holds_the_random_state(tmp_path):
         torch.manual_seed(5)
         expected = torch.get_rng_state()
         save_last(run, 1, {"toy": toy}, make_optimizer({"toy": toy}), {})
-    assert torch.equal(load_payload(tmp_path / "last.pt")["torch_rng"], expected)
+    assert torch.equal(load_payload(tmp_path / "last.pt")["rng"]["torch"], expected)
+
+
+def test_all_generators_go_on_where_their_state_was_taken():
+    """Python's and numpy's too, which a reward function of the user's may draw from."""
+
+    def drawn():
+        random.gauss(0, 1), np.random.standard_normal()  # each keeps a spare one
+        more = random.random(), random.gauss(0, 1), np.random.standard_normal()
+        return *more, np.random.randint(1000), float(torch.rand(()))
+
+    state = rng_state()
+    first = drawn()
+    assert drawn() != first
+    set_rng_state(state)
+    assert drawn() == first

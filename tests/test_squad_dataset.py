@@ -13,13 +13,11 @@ from src.data import squad_encoding
 from src.data.pico_squad import generate_articles
 from src.data.squad_dataset import (
     batch_order,
-    encode_paragraphs,
-    encode_prompt,
     indexed_batches,
-    split_prompt,
     steps_per_epoch,
     training_units,
 )
+from src.data.squad_encoding import encode_paragraphs, encode_prompt, split_prompt
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizer import load_tokenizer
 
@@ -147,25 +145,26 @@ def test_pools_keep_padding_small():
 def test_any_step_can_be_the_first():
     """Started at any step, also in a later epoch, the stream goes on as the undisturbed one."""
     paragraphs = encoded(*generate_articles(0, "train", 6, 2))
-    options = {"batch_size": 4, "seed": 7, "block_size": 80, "max_questions": 5}
-    steps = steps_per_epoch(len(training_units(paragraphs, 80, 5).units), 4)
-    whole = list(islice(indexed_batches(paragraphs, **options), 3 * steps))
+    units, options = training_units(paragraphs, 80, 5), {"batch_size": 4, "seed": 7}
+    steps = steps_per_epoch(len(units.groups), 4)
+    whole = list(islice(indexed_batches(paragraphs, units, **options), 3 * steps))
     for start in (1, steps - 1, steps, steps + 3, 2 * steps):
-        rest = indexed_batches(paragraphs, **options, start_step=start)
+        rest = indexed_batches(paragraphs, units, **options, start_step=start)
         assert list(islice(rest, 3 * steps - start)) == whole[start:]
     for epoch in range(3):  # each has every question once
         batches = whole[epoch * steps : (epoch + 1) * steps]
         places = [place for batch in batches for row in batch.index for place in row]
         assert sorted(places) == sorted({*places}) and len(places) == sum(
-            len(questions) for _, questions in training_units(paragraphs, 80, 5).units
+            len(questions) for _, questions in units.groups
         )
 
 
 def test_the_index_names_the_questions():
     paragraphs = encoded(*generate_articles(0, "train", 3, 2))
     seen = []
-    steps = steps_per_epoch(len(training_units(paragraphs, 70).units), 4)
-    stream = indexed_batches(paragraphs, batch_size=4, seed=0, block_size=70)
+    units = training_units(paragraphs, 70)
+    steps = steps_per_epoch(len(units.groups), 4)
+    stream = indexed_batches(paragraphs, units, batch_size=4, seed=0)
     for batch in islice(stream, steps):
         for (_, questions), places in zip(batch.trees, batch.index, strict=True):
             for (tokens, [answer]), (p, q) in zip(questions, places, strict=True):
@@ -178,21 +177,22 @@ def test_the_index_names_the_questions():
 def test_no_room_for_any_question_is_an_error():
     paragraphs = encoded(*generate_articles(0, "train", 1, 2))
     with pytest.raises(ValueError, match="block of 5"):
-        next(indexed_batches(paragraphs, batch_size=4, seed=0, block_size=5))
+        next(indexed_batches(paragraphs, training_units(paragraphs, 5), batch_size=4, seed=0))
 
 
 SCALE = """
 import json, sys, time
 from pathlib import Path
-from src.data.squad_dataset import encode_paragraphs, indexed_batches, training_units
+from src.data.squad_dataset import indexed_batches, training_units
+from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
 from src.data.tokenizer import load_tokenizer
 start = time.perf_counter()
 source = load_squad("pico", num_examples=87_599).train
 tokenizer = load_tokenizer("pico")
 paragraphs = encode_paragraphs(source, tokenizer, sys.argv[1])
-units = training_units(paragraphs, 512).units
-first = next(indexed_batches(paragraphs, batch_size=16, seed=0, block_size=512))
+units = training_units(paragraphs, 512)
+first = next(indexed_batches(paragraphs, units, batch_size=16, seed=0))
 built = time.perf_counter()
 again = encode_paragraphs(source, tokenizer, sys.argv[1])
 lines = Path("/proc/self/status").read_text().splitlines()
@@ -203,7 +203,7 @@ print(json.dumps({
     # Not getrusage: its maximum is inherited from the process that started this one.
     "peak_gb": peak / 1e6,
     "questions": sum(len(paragraph.questions) for paragraph in source),
-    "grouped": sum(len(questions) for _, questions in units),
+    "grouped": sum(len(questions) for _, questions in units.groups),
     "first_batch": len(first.trees),
     "same": all(a.tokens == b.tokens for a, b in zip(again, paragraphs)),
 }))

@@ -12,18 +12,16 @@ from hypothesis import strategies as st
 from src.data import squad_windows
 from src.data.pico_squad import generate_articles
 from src.data.squad_dataset import (
-    attach_answers,
-    encode_paragraphs,
     evaluate_on,
-    evaluation_trees,
-    golds_lost,
     indexed_batches,
     training_trees,
     training_units,
 )
+from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
 from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph, Question
+from src.data.squad_windows import attach_answers, evaluation_trees, golds_lost
 from src.data.tokenizer import load_tokenizer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
@@ -46,6 +44,10 @@ def paragraph_of(words, *golds, title="T"):
 
 def encoded(*paragraphs):
     return encode_paragraphs(list(paragraphs), PICO)
+
+
+def all_trees(paragraphs, block, rng, max_questions=16, gold="random"):
+    return training_trees(paragraphs, training_units(paragraphs, block, max_questions), rng, gold)
 
 
 def path_lengths(trees, stop=1):
@@ -101,7 +103,7 @@ def test_window_starts_are_uniform(size, places):
     block = len(HEAD) + 1 + room + len(question.tokens) + len(question.golds[0]) + 1
     counts = {}
     for seed in range(4000):
-        [(context, _)] = training_trees([paragraph], block, np.random.default_rng(seed))
+        [(context, _)] = all_trees([paragraph], block, np.random.default_rng(seed))
         assert context[: len(HEAD)] == HEAD and context[-1:] == LINE_END
         body = context[len(HEAD) : -1]
         assert len(body) == room
@@ -126,7 +128,7 @@ def test_windows_at_the_ends_stay_inside(place):
     [paragraph] = encoded(paragraph_of(words, (place, 1)))
     block = 60
     for seed in range(50):
-        [(context, _)] = trees = training_trees([paragraph], block, np.random.default_rng(seed))
+        [(context, _)] = trees = all_trees([paragraph], block, np.random.default_rng(seed))
         assert list(path_lengths(trees)) == [block]
         assert has_run(context, PICO.encode(f" w{place}"))
 
@@ -137,7 +139,7 @@ def test_questions_share_a_window_where_their_golds_fit():
     [paragraph] = encoded(paragraph_of(words, (2, 1), (5, 1), (90, 1)))
     block = 60
     for seed in range(30):
-        trees = training_trees([paragraph], block, np.random.default_rng(seed))
+        trees = all_trees([paragraph], block, np.random.default_rng(seed))
         answers = [[a for _, [a] in questions] for _, questions in trees]
         golds = [question.golds[0] for question in paragraph.questions]
         assert answers == [golds[:2], golds[2:]]
@@ -148,10 +150,10 @@ def test_questions_share_a_window_where_their_golds_fit():
 def test_only_contexts_that_are_too_long_are_cut():
     """At the very size of the longest path nothing is cut; one token less and it is."""
     [paragraph] = encoded(generate_articles(0, "train", 1, 2)[0])
-    longest = max(path_lengths(training_trees([paragraph], 10_000, np.random.default_rng(0))))
+    longest = max(path_lengths(all_trees([paragraph], 10_000, np.random.default_rng(0))))
     rng = np.random.default_rng(0)
-    assert [c for c, _ in training_trees([paragraph], longest, rng)] == [paragraph.tokens]
-    cut = [c for c, _ in training_trees([paragraph], longest - 1, rng)]
+    assert [c for c, _ in all_trees([paragraph], longest, rng)] == [paragraph.tokens]
+    cut = [c for c, _ in all_trees([paragraph], longest - 1, rng)]
     assert min(map(len, cut)) < len(paragraph.tokens)
 
 
@@ -163,7 +165,7 @@ def test_nothing_but_the_context_is_ever_cut(block, seed, number, max_questions)
     source = generate_articles(number, "train", 1, 2)
     paragraphs = encoded(*source)
     units = training_units(paragraphs, block, max_questions)
-    trees = training_trees(paragraphs, block, np.random.default_rng(seed), max_questions)
+    trees = all_trees(paragraphs, block, np.random.default_rng(seed), max_questions)
     assert all(length <= block for length in path_lengths(trees))
     assert sum(len(q) for _, q in trees) + units.dropped == count_questions(source)
     whole = {tuple(p.tokens): p for p in paragraphs}
@@ -199,17 +201,17 @@ def test_random_golds_are_the_questions_own():
     question = Question("1", "Who?", ("Ada", "Bob", "Rome"), (0, 8, 17))
     [paragraph] = encoded(Paragraph("T", context, (question,)))
     rng = np.random.default_rng(0)
-    drawn = [training_trees([paragraph], 500, rng)[0][1][0][1][0] for _ in range(600)]
+    drawn = [all_trees([paragraph], 500, rng)[0][1][0][1][0] for _ in range(600)]
     counts = [drawn.count(gold) for gold in paragraph.questions[0].golds]
     assert sum(counts) == 600 and min(counts) > 150  # 200 each, standard deviation 12
-    first = [training_trees([paragraph], 500, rng, gold="first")[0][1][0][1][0] for _ in range(20)]
+    first = [all_trees([paragraph], 500, rng, gold="first")[0][1][0][1][0] for _ in range(20)]
     assert first == [paragraph.questions[0].golds[0]] * 20
 
 
 def test_many_questions_on_one_context_are_dealt_in_groups():
     words = [f"w{i}" for i in range(20)]
     [paragraph] = encoded(paragraph_of(words, *[(i % 20, 1) for i in range(50)]))
-    units = training_units([paragraph], 500, max_questions=16).units
+    units = training_units([paragraph], 500, max_questions=16).groups
     assert [len(questions) for _, questions in units] == [16, 16, 16, 2]
 
 
@@ -276,10 +278,11 @@ def test_answers_are_attached_where_they_belong():
 def test_windows_are_drawn_anew_each_epoch():
     """One paragraph, one question: 30 epochs show many windows, the same ones when run again."""
     paragraphs = encoded(paragraph_of([f"w{i}" for i in range(100)], (50, 1)))
-    stream = indexed_batches(paragraphs, batch_size=1, seed=0, block_size=60)
+    units = training_units(paragraphs, 60)
+    stream = indexed_batches(paragraphs, units, batch_size=1, seed=0)
     windows = [tuple(batch.trees[0][0]) for batch in islice(stream, 30)]
     assert len(set(windows)) > 15
-    later = indexed_batches(paragraphs, batch_size=1, seed=0, block_size=60, start_step=20)
+    later = indexed_batches(paragraphs, units, batch_size=1, seed=0, start_step=20)
     assert [tuple(batch.trees[0][0]) for batch in islice(later, 10)] == windows[20:]
 
 
@@ -293,7 +296,7 @@ def test_real_squad_golds_stand_in_their_tokens():
             for start, text in zip(question.starts, question.texts, strict=True):
                 first, end = squad_windows.gold_span(paragraph, start, text)
                 assert text in PICO.decode(paragraph.tokens[first:end])
-    trees = training_trees(paragraphs, 128, np.random.default_rng(0))
+    trees = all_trees(paragraphs, 128, np.random.default_rng(0))
     assert max(path_lengths(trees)) == 128
     for context, questions in trees:
         read = PICO.decode(context)

@@ -56,8 +56,8 @@ def test_the_critic_starts_as_the_reward_model_where_there_is_one(
         given = {"reward": "model", "algorithm": "ppo", **values}
         return load_models(argparse.Namespace(**default, **given), CPU)
 
-    parent, _, reward, models = models_with()
-    stop_id = parent.tokenizer.stop_id
+    parents, reward, models = models_with()
+    stop_id = parents[0].tokenizer.stop_id
     trees = [([3, 4, 5], [([6, 7], [[8], [], [9, 10, 11]]), ([12], [[13, 14]])])]
     forest = build_forest(trees, stop_id, reads_stop=True)
 
@@ -67,8 +67,8 @@ def test_the_critic_starts_as_the_reward_model_where_there_is_one(
 
     scores = model_rewards(reward, trees, stop_id)
     assert torch.allclose(values_of(models.critic), scores, atol=1e-5) and scores.std() > 1e-3
-    assert not values_of(models_with(reward="f1")[3].critic).any()
-    assert models_with(algorithm="rloo")[3].critic is None
+    assert not values_of(models_with(reward="f1")[2].critic).any()
+    assert models_with(algorithm="rloo")[2].critic is None
 
 
 def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
@@ -204,6 +204,7 @@ def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
         (["--algorithm", "rloo", "--num_samples", "1"], "--num_samples 1 given with rloo"),
         (["--algorithm", "grpo"], "'grpo'"),
         (["--algorithm", "rloo", "--lam", "0.9"], "--lam given with --algorithm rloo"),
+        (["--algorithm", "reinforce", "--clip_range", "0.1"], "--clip_range given with reinforce"),
         (["--kl_horizon", "50"], "--kl_horizon given without --kl_target"),
         (["--temperature", "0"], "expected a number above 0"),
         (["--gamma", "1.5"], "--gamma"),

@@ -1,9 +1,9 @@
 """From paragraphs to batches of trees, in an order that (seed, epoch, step) alone decides.
 
-Encoding lives in squad_encoding, windows in squad_windows; both are offered here. A batch is a
-list of trees, `(context ids, [(question ids, [answer ids, ...]), ...])`, plain lists without stop
-tokens. What is dealt into batches are units: a paragraph with up to `max_questions` of its
-questions. A unit whose questions need several windows makes several trees.
+Encoding lives in squad_encoding, windows in squad_windows. A batch is a list of trees,
+`(context ids, [(question ids, [answer ids, ...]), ...])`, plain lists without stop tokens. What
+is dealt into batches are units: a paragraph with up to `max_questions` of its questions. A unit
+whose questions need several windows makes several trees.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,56 +11,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.data.squad_encoding import (
-    EncodedParagraph,
-    EncodedQuestion,
-    encode_paragraphs,
-    encode_prompt,
-    split_prompt,
-)
+from src.data.squad_encoding import EncodedParagraph
 from src.data.squad_windows import (
     EvaluationTrees,
     Place,
     Tree,
-    attach_answers,
     chunks,
     evaluation_trees,
     gold_asks,
-    golds_lost,
     place,
 )
 from src.data.streams import Stream, stream
-
-__all__ = [
-    "Batch",
-    "EncodedParagraph",
-    "EncodedQuestion",
-    "EvaluationTrees",
-    "Place",
-    "Tree",
-    "Units",
-    "attach_answers",
-    "batch_order",
-    "encode_paragraphs",
-    "encode_prompt",
-    "evaluate_on",
-    "evaluation_trees",
-    "golds_lost",
-    "indexed_batches",
-    "split_prompt",
-    "steps_per_epoch",
-    "training_trees",
-    "training_units",
-]
 
 POOL_BATCHES = 8
 
 
 class Units(NamedTuple):
-    """units: (paragraph, its questions) to deal out; dropped: questions that no window can hold."""
+    """What is dealt into batches: groups, (paragraph, some of its questions); dropped: questions
+    that no window can hold; block_size, answer_room: what the windows were worked out with.
+    """
 
-    units: list[tuple[int, tuple[int, ...]]]
+    groups: list[tuple[int, tuple[int, ...]]]
     dropped: int
+    block_size: int
+    answer_room: int
 
 
 class Batch(NamedTuple):
@@ -82,7 +56,7 @@ def training_units(
     window that holds the gold exceed the block. answer_room: least tokens to leave for an answer
     and its stop (PPO samples answers of its own).
     """
-    units, dropped = [], 0
+    groups, dropped = [], 0
     for p, paragraph in enumerate(paragraphs):
         kept = [
             q
@@ -90,51 +64,51 @@ def training_units(
             if next(gold_asks(paragraph, question, block_size, answer_room), None)
         ]
         dropped += len(paragraph.questions) - len(kept)
-        units += [(p, group) for group in chunks(kept, max_questions)]
-    return Units(units, dropped)
+        groups += [(p, group) for group in chunks(kept, max_questions)]
+    return Units(groups, dropped, block_size, answer_room)
 
 
 def training_trees(
     paragraphs: Sequence[EncodedParagraph],
-    block_size: int,
+    units: Units,
     rng: np.random.Generator,
-    max_questions: int = 16,
     gold: str = "random",
 ) -> list[Tree]:
-    """All trainable questions once, each with one of its golds: a `random` one, or the `first`."""
-    units = training_units(paragraphs, block_size, max_questions).units
+    """All questions of the units once, each with one of its golds: a `random` one, or the `first`.
+    """
     return [
         tree
-        for p, questions in units
-        for tree, _ in _unit_trees(paragraphs[p], questions, block_size, rng, gold, 0)
+        for p, questions in units.groups
+        for tree, _ in _unit_trees(paragraphs[p], questions, units, rng, gold)
     ]
 
 
 def _unit_trees(
     paragraph: EncodedParagraph,
     questions: Sequence[int],
-    block_size: int,
+    units: Units,
     rng: np.random.Generator,
     gold: str,
-    answer_room: int,
 ) -> list[tuple[Tree, list[int]]]:
     """(tree, its questions) for each window of a unit."""
     if gold not in ("random", "first"):
         raise ValueError(f"gold {gold!r}: expected 'random' or 'first'")
     asks = []
     for q in questions:
-        options = list(gold_asks(paragraph, paragraph.questions[q], block_size, answer_room))
+        options = list(
+            gold_asks(paragraph, paragraph.questions[q], units.block_size, units.answer_room)
+        )
         asks.append(options[int(rng.integers(len(options))) if gold == "random" else 0])
     placed = []
-    for context, group in place(paragraph, asks, block_size, rng):
+    for context, group in place(paragraph, asks, units.block_size, rng):
         tree = (context, [(asks[i].tokens, asks[i].answers) for i in group])
         placed.append((tree, [questions[i] for i in group]))
     return placed
 
 
-def steps_per_epoch(units: int, batch_size: int) -> int:
-    """Batches that hold all units once, the last one perhaps smaller."""
-    return -(-units // batch_size)
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Batches that hold so many units once, the last one perhaps smaller."""
+    return -(-count // batch_size)
 
 
 def batch_order(
@@ -158,35 +132,30 @@ def batch_order(
 
 def indexed_batches(
     paragraphs: Sequence[EncodedParagraph],
+    units: Units,
     *,
     batch_size: int,
     seed: int,
-    block_size: int,
     start_step: int = 0,
-    max_questions: int = 16,
     gold: str = "random",
-    answer_room: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of `batch_size` units without end, from any step on.
+    """Batches of `batch_size` units of the paragraphs without end, from any step on.
 
     Batch number n is the same whichever start_step led to it: the order comes from (seed, epoch),
     a unit's gold and window from (seed, epoch, paragraph, first question). Earlier trees are not
     made.
     """
-    units = training_units(paragraphs, block_size, max_questions, answer_room).units
-    if not units:
-        raise ValueError(f"no question fits a block of {block_size} tokens")
-    lengths = [len(paragraphs[p].tokens) for p, _ in units]
-    epoch, skip = divmod(start_step, steps_per_epoch(len(units), batch_size))
+    if not units.groups:
+        raise ValueError(f"no question fits a block of {units.block_size} tokens")
+    lengths = [len(paragraphs[p].tokens) for p, _ in units.groups]
+    epoch, skip = divmod(start_step, steps_per_epoch(len(lengths), batch_size))
     while True:
         for chosen in batch_order(lengths, batch_size, seed, epoch)[skip:]:
             trees: list[Tree] = []
             index: list[list[Place]] = []
-            for p, questions in (units[u] for u in chosen):
+            for p, questions in (units.groups[u] for u in chosen):
                 rng = stream(Stream.WINDOWS, seed, epoch, p, questions[0])
-                for tree, asked in _unit_trees(
-                    paragraphs[p], questions, block_size, rng, gold, answer_room
-                ):
+                for tree, asked in _unit_trees(paragraphs[p], questions, units, rng, gold):
                     trees.append(tree)
                     index.append([(p, q) for q in asked])
             yield Batch(trees, index)

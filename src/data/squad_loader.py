@@ -107,6 +107,15 @@ def load_squad(
     return SquadData(train, validation, identity, dropped.counts)
 
 
+def require_difficulties(dataset: str, difficulty: int | None) -> None:
+    """UserError where a difficulty was asked of data that have none."""
+    if difficulty and dataset != "pico":
+        raise UserError(
+            f"--difficulty {difficulty} given, but the data is {dataset}, expected it left out: "
+            "only the embedded data has difficulties"
+        )
+
+
 def load_from_identity(identity: dict) -> SquadData:
     """The data of an earlier stage. UserError when it is not the same any more."""
     arguments = ("seed", "difficulty", "num_examples", "strict", "evaluate", "split")

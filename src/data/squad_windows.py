@@ -166,10 +166,14 @@ def evaluation_trees(
                 shared.append(j)
         for group in [*chunks(shared, max_questions), *groups]:
             room = block_size - answer_room - max(len(asked[j]) for j in group)
-            kept = context if len(context) <= room else [*context[: room - 1], context[-1]]
-            trees.append((kept, [(asked[j], []) for j in group]))
+            trees.append((cut_context(context, room), [(asked[j], []) for j in group]))
             index.append([(i, j) for j in group])
     return EvaluationTrees(trees, index, dropped)
+
+
+def cut_context(context: list[int], room: int) -> list[int]:
+    """A context's first tokens and its last, the line's end; all of them where they fit."""
+    return context if len(context) <= room else [*context[: room - 1], context[-1]]
 
 
 def _is_lone(context: int, question: int, answer_room: int, block_size: int) -> bool:

@@ -1,5 +1,7 @@
 """Scalar heads on a language model's trunk: the reward model and the critic."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -55,9 +57,12 @@ class RewardModel(nn.Module):
         return (raw_scores - self.mean.to(raw_scores)) / self.std.to(raw_scores)
 
     def set_normalisation(self, raw_scores: Tensor) -> None:
-        """Make these raw scores (N,) mean 0 and standard deviation 1; idempotent."""
+        """Make these raw scores (N,) mean 0 and standard deviation 1; idempotent. Scores that do
+        not differ but for rounding have no scale, and keep theirs.
+        """
+        std = raw_scores.std(correction=0)
         self.mean.copy_(raw_scores.mean())
-        self.std.copy_(raw_scores.std(correction=0).clamp_min(1e-6))
+        self.std.copy_(torch.where(std > 1e-6, std, 1.0))
 
 
 class Critic(nn.Module):
@@ -74,13 +79,15 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    @classmethod
+    def of_reward(cls, reward: RewardModel) -> "Critic":
+        """A copy of the reward model's trunk, and its head with the normalisation folded in."""
+        critic = cls(copy.deepcopy(reward.trunk).requires_grad_(True))
+        with torch.no_grad():
+            critic.head.weight.copy_(reward.head.linear.weight / reward.std)
+            critic.head.bias.copy_(-reward.mean / reward.std)
+        return critic
+
     def values(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (...)."""
         return in_float32(self.head, hidden)
-
-    def start_from_reward(self, reward: RewardModel) -> None:
-        """Copy the reward model's trunk and its head with the normalisation folded in."""
-        self.trunk.load_state_dict(reward.trunk.state_dict())
-        with torch.no_grad():
-            self.head.weight.copy_(reward.head.linear.weight / reward.std)
-            self.head.bias.copy_(-reward.mean / reward.std)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from src.data.squad_dataset import encode_prompt, evaluation_trees
+from src.data.squad_encoding import encode_prompt
+from src.data.squad_windows import evaluation_trees
 from src.data.tokenizer import Tokenizer
 from src.evaluation import Asked, f1_score
 from src.generation import Sampling, generate

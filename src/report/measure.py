@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from src.comparison import measure_policy, prepare, rule_rows
-from src.data.squad_dataset import encode_paragraphs
+from src.comparison import comparison, measure_policy, rule_rows
+from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import SquadData, load_from_identity
 from src.evaluation import Interval, bootstrap_interval
 from src.held_out import (
@@ -21,8 +21,7 @@ from src.held_out import (
 from src.names import REWARD, SFT, UserError
 from src.pairs import PairSet, accuracy_by_kind, held_out_pairs, raw_scores
 from src.report.chains import Chain
-from src.stages import require_same_tokenizer
-from src.utils.checkpoint_utils import Checkpoint
+from src.utils.checkpoint_utils import Checkpoint, require_same_tokenizer
 from src.utils.run import say
 
 # What evaluations at step 0 of SFT say, the model before any training.
@@ -101,7 +100,7 @@ def measure_chain(
     name = data.identity["dataset"]
     pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None)
     reward_model = reward.model if reward else None
-    setting = prepare(held_out, pairs, first.tokenizer, first.model, reward_model, device)
+    setting = comparison(held_out, pairs, first.tokenizer, first.model, reward_model, device)
     table = {BASE: row} if (row := base_row(chain)) else {}
     answers = {}
     for stage, policy in policies.items():

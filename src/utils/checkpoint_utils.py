@@ -14,19 +14,19 @@ from torch import nn
 from src.data.tokenizer import Tokenizer
 from src.model.heads import RewardModel
 from src.model.model import build_model
-from src.names import MODEL_TYPES, POLICY_STAGES, REWARD, SFT, STAGES, UserError
-from src.utils.distributed import gather, rank
-from src.utils.payload import (
-    file_hash,
-    load_payload,
-    save_payload,
-    weights_hash,
-    write_atomically,
+from src.names import (
+    MAX_BLOCK_SIZE,
+    MODEL_TYPES,
+    POLICY_STAGES,
+    REWARD,
+    SFT,
+    STAGES,
+    UserError,
 )
+from src.utils.distributed import gather, rank
+from src.utils.payload import file_hash, load_payload, save_payload
 from src.utils.sharding import whole
 
-# The longest window that anyone trains on; a transformer keeps a table of this many rows.
-MAX_BLOCK_SIZE = 1 << 18
 # What a stage's final.pt holds besides its stage and model type.
 FIELDS = {
     "config": dict, "weights": dict, "tokenizer": dict,
@@ -188,9 +188,21 @@ def load_parent(
     if found.stage not in stages:
         raise UserError(
             f"{found.path} given, a checkpoint of {found.stage}, "
-            f"expected one of {', '.join(stages)}"
+            f"expected one of {', '.join(stages)}; to make one, "
+            f"run: python {default_stage}.py --model_type {model_type}"
         )
     return found
+
+
+def require_same_tokenizer(first: Checkpoint, other: Checkpoint) -> None:
+    """Refuse a checkpoint that reads other ids than the first writes."""
+    mine, its = first.tokenizer.identity(), other.tokenizer.identity()
+    if mine != its:
+        raise UserError(
+            f"{other.path} reads tokenizer {its['name']} ({its['vocab_size']} ids), {first.path} "
+            f"{mine['name']} ({mine['vocab_size']} ids), expected the same: train both from the "
+            "same SFT checkpoint"
+        )
 
 
 def describe_lineage(checkpoint: Checkpoint) -> str:
@@ -202,10 +214,3 @@ def describe_lineage(checkpoint: Checkpoint) -> str:
         f"{checkpoint.model_type}: {' -> '.join(stages)}; data {data}; "
         f"tokenizer {checkpoint.tokenizer.name}"
     )
-
-
-__all__ = [
-    "Checkpoint", "describe_lineage", "load_checkpoint", "load_parent", "load_payload",
-    "save_checkpoint", "save_payload", "stage_folder", "weights_hash",
-    "write_atomically",
-]  # fmt: skip

@@ -5,7 +5,14 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
-from src.names import MODEL_TYPES, PRETRAINED_DEFAULTS, SFT, TRACKERS, UserError
+from src.names import (
+    MAX_BLOCK_SIZE,
+    MODEL_TYPES,
+    PRETRAINED_DEFAULTS,
+    SFT,
+    TRACKERS,
+    UserError,
+)
 from src.utils.ranks import rank
 
 LARGEST_INT = 2**63 - 1
@@ -150,7 +157,8 @@ OF_ONE_MODEL = {"n_head": "transformer", "n_kv_head": "transformer", "kgram_k": 
 def add_shape_flags(parser: Parser) -> None:
     """Flags of the model's shape; what is left out takes the architecture's own default."""
     for name, text in SHAPE_FLAGS.items():
-        parser.add_argument(f"--{name}", type=positive_int, help=text)
+        most = MAX_BLOCK_SIZE if name == "block_size" else math.inf
+        parser.add_argument(f"--{name}", type=number(int, 1, most), help=text)
 
 
 def shape_of(args: argparse.Namespace) -> dict[str, int]:
@@ -200,6 +208,7 @@ def add_training_flags(
     epochs: float,
     hold: float = 0.0,
     weight_decay: float = 0.0,
+    save_every: int = 100,
 ) -> None:
     """Flags of every training stage: length, optimizer, logging, resuming; its own defaults."""
     add = parser.add_argument
@@ -217,7 +226,7 @@ def add_training_flags(
     add("--eval_every", type=count,
         help="steps between evaluations; 0: only at the ends; default: a quarter of the run")
     add("--eval_limit", type=positive_int, default=500, help="held-out questions evaluated")
-    add("--save_every", type=positive_int, default=100, help="steps between last.pt files")
+    add("--save_every", type=positive_int, default=save_every, help="steps between last.pt files")
     add("--log_every", type=positive_int, default=1, help="steps between lines of metrics.jsonl")
     add(
         "--tracker",

@@ -4,8 +4,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from src.names import UserError
-from src.utils.checkpoint_utils import load_payload
 from src.utils.cli import Parser
+from src.utils.payload import load_payload
 from src.utils.ranks import world_size
 
 # Flags that say how a run is started, and are no part of it.

@@ -18,14 +18,14 @@ import torch
 
 from src.names import UserError
 from src.utils.bar import Bar, say
-from src.utils.checkpoint_utils import load_payload, stage_folder, write_atomically
+from src.utils.checkpoint_utils import stage_folder
 from src.utils.cli import Parser
 from src.utils.device import choose_device
 from src.utils.distributed import gather, join
 from src.utils.ending import NonFiniteError, Stopped
 from src.utils.lock import lock_folder
 from src.utils.machine import machine_in_words
-from src.utils.payload import clear_stale
+from src.utils.payload import clear_stale, load_payload, write_atomically
 from src.utils.ranks import lost_rank, rank
 from src.utils.resuming import stored_run, take_stored_flags
 from src.utils.tracker import NO_TRACKER, open_tracker, require_tracker
