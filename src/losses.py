@@ -95,15 +95,6 @@ def token_logp(logits: Tensor, targets: Tensor) -> Tensor:
     return -loss.view(targets.shape)
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy of the distribution that the logits describe: 0 certain, ln V uniform.
-
-    logits: (..., V), -inf allowed for what cannot be drawn. Returns (...) in float32 at least.
-    """
-    logp = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-    return -(logp.exp() * logp.masked_fill(logp.isneginf(), 0.0)).sum(-1)  # 0 log 0 = 0
-
-
 def sequence_sum(logp: Tensor, mask: Tensor) -> Tensor:
     """Log-prob of each answer, (B,): logp (B, T) over its real tokens, the stop token included."""
     return select(logp, mask).sum(-1)

@@ -147,16 +147,6 @@ def test_token_logp_of_a_token_that_is_known_is_zero():
     close(losses.token_logp(tensor([[100.0, 0.0, 0.0]]), tensor([0])), [0.0])
 
 
-def test_entropy():
-    close(losses.entropy(torch.zeros(2, 8)), [math.log(8)] * 2)
-    close(losses.entropy(tensor([math.log(3.0), 0.0])), 2 * LN2 - 0.75 * math.log(3))
-    hidden = tensor([0.0, 0.0, -math.inf], requires_grad=True)
-    value = losses.entropy(hidden)
-    value.backward()
-    close(value.detach(), LN2)
-    assert hidden.grad.isfinite().all()
-
-
 def test_sequence_sum_and_no_length_mean():
     mask = tensor([[True, True, False], [True, False, False]])
     close(losses.sequence_sum(tensor([[-1.0, -2.0, -9.0], [-4.0, -9.0, -9.0]]), mask), [-3.0, -4.0])
@@ -546,7 +536,6 @@ def test_gradients_agree_with_finite_differences():
         lambda x: losses.dpo_loss(x[:, 0], x[:, 1], b[:, 0], b[:, 1], 0.5, 0.1).loss,
         lambda x: losses.dpo_loss(x[:, 0], x[:, 1], b[:, 0], b[:, 1], 0.5, loss_type="ipo").loss,
         lambda x: losses.pairwise_reward_loss(x[:, 0], x[:, 1]).loss,
-        lambda x: losses.entropy(x),
         lambda x: losses.token_logp(x, tensor([0, 2, 1, 5])),
     ):
         assert torch.autograd.gradcheck(function, (a,))

@@ -133,11 +133,10 @@ def checksum(payload: dict) -> str:
     return digest.hexdigest()
 
 
-def weights_hash(*modules: nn.Module) -> str:
-    """sha256 over the parameters and buffers of modules."""
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over the parameters and buffers of a module."""
     digest = hashlib.sha256()
-    for module in modules:
-        _hash_value(module.state_dict(), digest)
+    _hash_value(module.state_dict(), digest)
     return digest.hexdigest()
 
 
