@@ -11,11 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import call, flags, outcome, refusal
+from test_run import Toy, run_in
 
 from src import stages
-from src.names import STAGES
+from src.names import STAGES, UserError
+from src.training import make_optimizer, save_last
 from src.utils.payload import load_payload
+from src.utils.run import set_up_torch
 from tests.faults.runs import assert_same, assert_same_runs, records
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,6 +176,28 @@ def test_flags_that_change_the_run_are_refused_by_name(stage, workplace):
     for name, value in {**changed, **own[stage]}.items():
         line = refusal(stage, ["--model_type", "kgram", "--resume", f"--{name}", value])
         assert f"--{name} {value} given to resume a run with --{name} " in line
+
+
+def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path):
+    """Another number adds up sums in another order: what torch chose when the run began is taken
+    again, wherever it goes on, and another number is refused."""
+    toy, before = {"toy": Toy()}, torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with run_in(tmp_path, "--device", "cpu") as run:
+            set_up_torch(run.args)
+            run.start()
+            save_last(run, 1, toy, make_optimizer(toy), {})
+        torch.set_num_threads(1)  # of another machine
+        with pytest.raises(UserError, match="--threads 1 given to resume a run with --threads 2"):
+            run_in(tmp_path, "--resume", "--threads", "1")
+        for typed in ([], ["--threads", "0"], ["--threads", "2"]):
+            torch.set_num_threads(1)
+            with run_in(tmp_path, "--resume", *typed) as run:
+                set_up_torch(run.args)
+            assert run.args.threads == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_same_command_resumes_though_the_stage_resolved_its_flags(
