@@ -1,0 +1,119 @@
+"""How much is computed for a forest, and in which order its gradients are added: each token is read
+once, logits are made where a token is predicted, and no threads race to add up a gradient.
+"""
+
+import copy
+
+import pytest
+import torch
+from test_ppo import ALGORITHMS, PROMPTS, length_of_answers, models_of, settings
+from test_scoring import CONFIGS, STOP, TREES, perturbed
+from test_stages import BACKWARD, flags_of, model_of, trees_of
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from src.model.heads import RewardModel
+from src.model.transformer import transformer
+from src.names import MODEL_TYPES
+from src.ppo import collect, learn
+from src.scoring import build_forest, end_hidden, score_answers, score_text
+
+
+def counted(name):
+    """A model that counts, and its counts: tokens that it has read, rows of logits it has made."""
+    model = copy.deepcopy(perturbed(name))
+    counts, calls = {"tokens": 0, "logits": 0}, []
+
+    def watch(method, kind, size):
+        inner = getattr(model, method)
+
+        def watched(*args):
+            if not calls:  # an LSTM's read is a forward
+                counts[kind] += size(*args)
+            calls.append(method)
+            try:
+                return inner(*args)
+            finally:
+                calls.pop()
+
+        setattr(model, method, watched)
+
+    watch("forward", "tokens", lambda tokens, lengths, state=None: int(lengths.sum()))
+    watch("read", "tokens", lambda tokens, lengths, state=None: int(lengths.sum()))
+    if name.startswith("transformer"):
+        watch("read_packed", "tokens", lambda packed: len(packed.tokens))
+    watch("logits", "logits", lambda hidden: hidden[..., 0].numel())
+    return model, counts
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_token_is_read_once_and_has_logits_where_the_next_is_predicted(name):
+    """Contexts of 7 tokens, 5 questions of 11, 9 answers of 14: 32 tokens, the last of a question
+    in each of its answers, 4 more. 14 answer tokens and 9 stop tokens are predicted, and 11 of the
+    text."""
+    for score, reads_stop, tokens, logits in (
+        (score_answers, False, 36, 23), (score_text, False, 36, 23 + 11),
+        (end_hidden, True, 36 + 9, 0),
+    ):  # fmt: skip
+        model, counts = counted(name)
+        score(model, build_forest(TREES, STOP, reads_stop=reads_stop))
+        assert counts == {"tokens": tokens, "logits": logits}, score.__name__
+
+
+class Races(TorchDispatchMode):
+    """Notes sums as in the gradient of x[rows]: threads add to the same places, in whatever order
+    they come, and no two runs are the same. That of index_select is added row after row."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if "index_put" in str(op) and len(args) > 3 and args[3]:
+            self.found.append(str(op))
+        return op(*args, **(kwargs or {}))
+
+
+def test_a_race_is_seen():
+    x, rows = torch.ones(3, requires_grad=True), torch.tensor([0, 0, 2])
+    for look_up, seen in ((lambda: x[rows], True), (lambda: x.index_select(0, rows), False),
+                          (lambda: x[rows > 0], True), (lambda: x[1:], False)):  # fmt: skip
+        with Races() as races:
+            look_up().sum().backward()
+        assert bool(races.found) == seen
+
+
+@pytest.fixture(params=[(name, name == "transformer") for name in MODEL_TYPES]
+                       + [("transformer", False)], ids=str)  # fmt: skip
+def name(request, monkeypatch):
+    """Each model, the transformer by parts and in rows."""
+    by_parts = request.param[1]
+    monkeypatch.setattr(transformer, "parts_pay", lambda levels, width: by_parts)
+    return request.param[0]
+
+
+@pytest.mark.parametrize("stage", BACKWARD)
+def test_no_gradient_is_added_up_in_a_race(name, stage):
+    """Else, with two threads, a run that is resumed would not end as one in one go."""
+    answers, backward = BACKWARD[stage]
+    model = RewardModel(model_of(name)) if stage == "reward" else model_of(name)
+    with Races() as races:
+        backward(model, trees_of(answers), flags_of(micro_batch_size=3, nll_weight=0.5))
+    assert not races.found
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_gradient_of_ppo_is_added_up_in_a_race(name, algorithm):
+    models, s = models_of(name, critic=algorithm == "ppo"), settings(algorithm=algorithm)
+    rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    with Races() as races:
+        learn(models, rollout, 0, s, lambda loss: {})
+    assert not races.found
+
+
+def test_no_gradient_through_a_state_is_added_up_in_a_race(name):
+    model, one = model_of(name), torch.ones(3, dtype=torch.long)
+    with Races() as races:
+        _, state = model(torch.tensor([[1, 2], [3, 4]]), torch.tensor([2, 1]))
+        hidden, _ = model(torch.tensor([[5], [6], [7]]), one, state.select([1, 0, 1]))
+        hidden.sum().backward()
+    assert not races.found
