@@ -1,0 +1,200 @@
+"""Flags arrive where they belong: a value that is no default is given here and seen there."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import call, flags
+from test_run import parser, toy_with_gradient
+
+import main_squad
+from src import stages
+from src.data import squad_dataset, squad_pairs
+from src.data.squad_dataset import encode_paragraphs, indexed_batches
+from src.data.squad_loader import load_squad
+from src.data.tokenizer import load_tokenizer
+from src.names import STAGES, UserError
+from src.run_data import load_pairs, load_questions
+from src.training import update
+from src.utils.checkpoint_utils import load_checkpoint
+from src.utils.device import choose_device
+from src.utils.ending import NonFiniteError
+from src.utils.payload import load_payload
+from tests.faults.runs import small_squad
+
+# --- the step ---
+
+
+def updated(*argv, loss=2.0):
+    """(optimizer, what was logged) of update number 6 of 10, on 8 gradients of 3."""
+    toy, optimizer = toy_with_gradient(3.0)
+    run = argparse.Namespace(args=parser().parse_args(["--lr", "1", "--warmup", "2", *argv]))
+    return optimizer, update(run, optimizer, 5, 10, loss)
+
+
+def test_the_rate_is_held_as_long_as_the_flag_says():
+    """To step 6 of 10; not held, it falls from step 2 on, to 5/8 by step 5."""
+    assert updated("--hold", "0.6")[1]["learning_rate"] == 1.0
+    assert updated()[1]["learning_rate"] == 5 / 8
+
+
+@pytest.mark.parametrize("clip", [0.5, 4.0])
+def test_gradients_are_clipped_to_the_norm_that_the_flag_says(clip):
+    """Each of the 8 becomes clip / sqrt(8), of which Adam's first moment holds a tenth."""
+    optimizer, logged = updated("--grad_clip", str(clip))
+    assert logged["gradient_norm"] == pytest.approx(3 * 8**0.5)
+    for state in optimizer.state.values():
+        moment = state["exp_avg"]
+        torch.testing.assert_close(moment, torch.full_like(moment, 0.1 * clip / 8**0.5))
+
+
+def test_a_step_that_is_not_finite_is_left_out_where_the_flag_says_so(capsys):
+    optimizer, _ = updated("--skip_nonfinite", loss=float("nan"))
+    assert not optimizer.state and "step left out" in capsys.readouterr().err
+    with pytest.raises(NonFiniteError):
+        updated(loss=float("nan"))
+
+
+def planned(units=10, **values):
+    """(max_steps, eval_every) of so many units in batches of 4."""
+    defaults = {"max_steps": None, "epochs": 1.0, "batch_size": 4, "eval_every": None}
+    args = argparse.Namespace(**{**defaults, **values})
+    assert stages.plan_steps(args, units) == args.max_steps
+    return args.max_steps, args.eval_every
+
+
+def test_steps_are_planned_by_hand():
+    """10 units are 3 batches of 4 an epoch; a run has at least one step."""
+    assert planned(epochs=2.5) == (8, 2)  # 7.5 rounded up, and a quarter
+    assert planned(epochs=0.1) == (1, 1)
+    assert planned(epochs=2.5, max_steps=5) == (5, 2)
+    assert planned(epochs=3.0, eval_every=0) == (9, 0)
+    with pytest.raises(UserError, match="no training question fits"):
+        planned(units=0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_seed_and_weight_decay_arrive_in_every_stage(stage, workplace, monkeypatch):
+    """The seed where batches are dealt; decay at the optimizer, in the group of the matrices."""
+    workplace("kgram", STAGES[: STAGES.index(stage)])
+    seeds = []
+
+    def noted(deal):
+        def dealt(*about, seed, **options):
+            seeds.append(seed)
+            return deal(*about, seed=seed, **options)
+
+        return dealt
+
+    for module, name in ((squad_dataset, "indexed_batches"), (squad_pairs, "pair_batches")):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    own = ["--max_steps", "1", "--seed", "7", "--weight_decay", "0.25"]
+    call(stage, [*flags(stage, "kgram"), *own])
+    assert seeds == [7]
+    groups = load_payload(f"checkpoints/kgram_{stage}/last.pt")["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.25, 0.0]
+
+
+# --- main_squad.py ---
+
+
+@pytest.mark.parametrize("control", ["none", "shuffled_answers", "no_context"])
+def test_sft_trains_and_is_evaluated_on_what_seed_and_control_say(control, workplace, monkeypatch):
+    """The batches of seed 7 as the control leaves them; questions are held out with contexts, but
+    where there are none to learn from."""
+    workplace("kgram", [])
+    trained, evaluated = [], []
+    log_step, evaluate = stages.log_step, stages.evaluate_and_log
+
+    def logged(run, step, started, examples, trees, *about, **shown):
+        trained.append(trees)
+        log_step(run, step, started, examples, trees, *about, **shown)
+
+    def asked(run, step, model, tokenizer, held_out, *about):
+        evaluated.extend(held_out.prompts)
+        return evaluate(run, step, model, tokenizer, held_out, *about)
+
+    monkeypatch.setattr(stages, "log_step", logged)
+    monkeypatch.setattr(stages, "evaluate_and_log", asked)
+    call("main_squad", [*flags("main_squad", "kgram"), "--seed", "7", "--control", control])
+
+    data = load_squad("pico", seed=7, num_examples=60)
+    encoded = encode_paragraphs(data.train, load_tokenizer("pico"))
+    batches = indexed_batches(encoded, batch_size=2, seed=7, block_size=1024)
+    plain = [next(batches).trees for _ in range(4)]
+    wanted = [main_squad.apply_control(t, control, f"7/{step}") for step, t in enumerate(plain)]
+    assert trained == wanted and (control == "none") == (wanted == plain)
+    assert evaluated
+    assert all(bool(context) == (control != "no_context") for context, _ in evaluated)
+
+
+def test_the_snapshot_is_of_the_step_that_the_flag_says(workplace):
+    """0.4 of 4 steps is 1.6: after the second."""
+    folder = workplace("kgram", []) / "checkpoints/kgram_main_squad"
+    call("main_squad", [*flags("main_squad", "kgram"), "--snapshot_at", "0.4"])
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    losses = {r["step"]: r["answer_loss_nats"] for r in lines if "loss" in r}
+    found = load_checkpoint(folder / "snapshot.pt").metrics
+    assert found == {"step": 2, "answer_loss_nats": losses[2]}
+    assert len(set(losses.values())) == 4
+
+
+# --- the data ---
+
+
+PICO = load_tokenizer("pico")
+
+
+def questions_of(content, **values):
+    """The questions of a file with this content, of 30 articles with 2 questions each."""
+    Path("mine.json").write_text(json.dumps(content))
+    defaults = {"difficulty": None, "num_examples": None, "strict_data": False, "seed": 0,
+                "eval_limit": None}  # fmt: skip
+    args = argparse.Namespace(dataset="mine.json", **{**defaults, **values})
+    return load_questions(args, PICO, 512)
+
+
+def test_a_file_with_a_row_of_no_use_is_refused_where_the_flag_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = small_squad(30)
+    content["data"][3]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] += 1
+    found = questions_of(content)
+    assert sum(len(p.questions) for p in found.train) + len(found.held_out.asked) == 59
+    with pytest.raises(UserError, match="answer_start"):
+        questions_of(content, strict_data=True)
+
+
+def test_as_many_questions_are_evaluated_as_the_flag_says(tmp_path, monkeypatch):
+    """Of 30 articles 3 are held out, with 6 questions."""
+    monkeypatch.chdir(tmp_path)
+    for limit, expected in ((None, 6), (5, 5), (100, 6)):
+        assert len(questions_of(small_squad(30), eval_limit=limit).held_out.asked) == expected
+
+
+def test_pairs_have_the_mix_of_the_flag(tmp_path, monkeypatch):
+    """In training and held out; without the flag there are several kinds."""
+    monkeypatch.chdir(tmp_path)
+    questions = questions_of(small_squad(30))
+    for mix, kinds in (("unrelated=1", {"unrelated"}), ("shifted=1", {"shifted"}), (None, None)):
+        args = argparse.Namespace(corruptions=mix, seed=0, max_steps=5, batch_size=4)
+        for pair_set in load_pairs(args, questions, PICO, 512):
+            found = {pair.kind for pair in pair_set.in_order()}
+            assert found == kinds if kinds else len(found) > 1
+
+
+# --- the machine ---
+
+
+def test_products_have_the_precision_of_the_flag():
+    """For all that follows, so it is switched back; a CPU has float32 unless told otherwise."""
+    one = torch.ones(2, 2)
+    try:
+        for given, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32),
+                             ("auto", torch.float32)):  # fmt: skip
+            args = argparse.Namespace(device="cpu", dtype=given)
+            choose_device(args)
+            assert (one @ one).dtype == dtype and args.dtype == str(dtype).partition(".")[2]
+    finally:
+        torch.set_autocast_enabled("cpu", False)
