@@ -1,11 +1,15 @@
 """The hand-made copy head copies before any training, and nothing else about the model changes."""
 
+import argparse
+
 import pytest
 import torch
 
+import main_squad
 from src.model.model import build_model, initialise
 from src.model.transformer.copy_head import lay_out_copy_head
 from src.names import UserError
+from src.pretrained import start_of
 
 
 def repeated(count=32, length=30, vocabulary=2000):
@@ -52,6 +56,25 @@ def test_shapes_without_room(shape):
     assert torch.equal(model.embedding.weight, before)
     with pytest.raises(UserError, match="copy_head given, expected"):
         initialise(model, "copy_head", 0)
+
+
+@pytest.mark.parametrize("flag", [None, "copy_head", "normal"])
+def test_a_run_from_scratch_begins_as_its_flags_say(flag):
+    """With a copy head of its seed, unless it is told not to; what was done is told in the flags.
+    """
+    argv = ["--n_layer", "2", "--n_embd", "32", "--n_head", "4", "--seed", "3"]
+    argv += ["--initialisation", flag] if flag else []
+    run = argparse.Namespace(args=main_squad.build_parser().parse_args(argv), typed=set())
+    torch.manual_seed(1)
+    found = start_of(run)
+    torch.manual_seed(1)
+    shape = {"n_layer": 2, "n_embd": 32, "n_head": 4}
+    wanted = build_model("transformer", {"vocab_size": found.tokenizer.vocab_size, **shape})
+    if flag != "normal":
+        lay_out_copy_head(wanted, 3)
+    assert run.args.initialisation == (flag or "copy_head") and found.parents == []
+    for name, weight in wanted.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], weight), name
 
 
 def test_other_architectures_stay_random():
