@@ -248,6 +248,18 @@ def test_kgram_sees_exactly_its_last_k_tokens():
         assert [t for t in range(8) if not same[t]] == [t for t in range(8) if 0 <= t - changed < 3]
 
 
+def test_kgram_has_a_vector_of_its_own_for_nothing():
+    """Before the first token stands no token, 0 neither, and what stands there is learnt."""
+    torch.manual_seed(0)
+    model = build_model("kgram", {"vocab_size": VOCAB, "n_embd": 16, "kgram_k": 3})
+    after_nothing, after_0 = (model(row, full(row))[0][0, -1] for row in map(
+        torch.tensor, ([[7]], [[0, 7]])))  # fmt: skip
+    assert not torch.allclose(after_nothing, after_0, atol=1e-3)
+    after_nothing.square().sum().backward()
+    rows = model.embedding.weight.grad.abs().sum(1)
+    assert rows.nonzero().flatten().tolist() == [7, VOCAB]
+
+
 @pytest.mark.parametrize(
     "name, config",
     [
