@@ -10,8 +10,9 @@ from src import comparison
 from src.comparison import measure_policy
 from src.data.squad_encoding import context_text
 from src.data.squad_pairs import PairTrees
+from src.data.squad_types import Paragraph, Question
 from src.data.tokenizer import load_tokenizer
-from src.evaluation import Asked, intervals
+from src.evaluation import Asked, Floors, intervals
 from src.held_out import MAX_ANSWER_TOKENS, HeldOut, evaluate_policy, floors_of
 from src.model.model import build_model
 from src.pairs import PairSet
@@ -45,6 +46,21 @@ def test_a_uniform_model_loses_ln_v_a_token():
     summary = intervals(result.figures(HELD_OUT.groups))
     assert summary["answer_loss_nats"].value == pytest.approx(math.log(VOCAB))
     assert summary["em"].value == summary["f1"].value == 0
+
+
+def test_rules_read_the_window_and_the_first_answers_of_training():
+    """Two questions on a window of one word, of a context that goes on to both golds; one on a
+    window that holds its gold. Of training's dates 1900 is the most frequent first answer."""
+    prompts = [(TOKENIZER.encode("Ada"), [[67], [68]]), (TOKENIZER.encode("1804"), [[69]])]
+    whole = "Ada met Bob Lop in 1804"
+    asked = [Asked(whole, "a question?", (gold,)) for gold in ("1804", "Bob Lop", "1804")]
+    held_out = HeldOut(prompts, [[70]] * 3, asked, ["a", "b", "c"], [0, 0, 1], 0.0, 0)
+    golds = (("1900",), ("1900", "1700", "1700", "1700"), ("Eve Lop",))
+    train = [Paragraph("t", "c", tuple(Question("q", "q", g, (0,) * len(g)) for g in golds))]
+    assert floors_of(held_out, TOKENIZER, train) == Floors(
+        random_span=["Ada", "Ada", "1804"], first_of_type=["", "Ada", "1804"],
+        majority=["1900", "Eve Lop", "1900"], perfect_copy=["", "", "1804"],
+    )  # fmt: skip
 
 
 def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(monkeypatch):

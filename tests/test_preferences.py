@@ -11,13 +11,19 @@ from src.data import squad_corruptions as corrupt
 from src.data.pico_squad import generate_articles
 from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.data.squad_pairs import evaluation_pair_trees, pair_batches, preference_trees
-from src.data.squad_preferences import CORRUPTIONS, make_pairs, parse_corruptions
+from src.data.squad_pairs import (
+    PairTrees,
+    evaluation_pair_trees,
+    pair_batches,
+    preference_trees,
+)
+from src.data.squad_preferences import CORRUPTIONS, Pair, make_pairs, parse_corruptions
 from src.data.squad_text import normalize_answer
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizer import load_tokenizer
 from src.names import CORRUPTIONS as KINDS
 from src.names import UserError
+from src.pairs import PairSet, length_rule
 
 SQUAD = Path(__file__).resolve().parents[2] / "shared" / "squad" / "train.json"
 PICO = load_tokenizer("pico")
@@ -68,6 +74,15 @@ def test_length_tells_nothing(source, measure):
         chosen, rejected = size(pair.chosen), size(pair.rejected)
         wins += (chosen < rejected) + 0.5 * (chosen == rejected)
     assert 0.47 <= wins / len(pairs) <= 0.53
+
+
+def test_the_length_rule_by_hand():
+    """Of the pairs in the trees the chosen answer is shorter, shorter, longer, as long: 2.5 of 4;
+    the fifth pair, where it is shorter too, fits no tree."""
+    texts = [("abc", "a"), ("ab", "abc"), ("xy", "ab"), ("", "a"), ("a", "ab")]
+    pairs = [Pair(f"q{n}", n, 0, *both, "shifted", 0) for n, both in enumerate(texts)]
+    found = length_rule(PairSet(pairs, PairTrees([], [[3, 1], [0], [2]], 1)))
+    assert found.value == pytest.approx(62.5) and found.low < 62.5 < found.high
 
 
 def test_kinds_are_what_they_say(source):
