@@ -7,12 +7,14 @@ import json
 import pytest
 import torch
 from conftest import flags, outcome, refusal
+from test_ppo import models_of, settings
 
 from src.data.tokenizer import load_tokenizer
 from src.evaluation import Asked
 from src.held_out import ANSWER_ROOM, MAX_ANSWER_TOKENS, HeldOut, evaluate_policy
 from src.model.model import build_model
 from src.names import UserError
+from src.ppo import Rollout, collect, describe
 from src.ppo_models import Models, load_models, reward_and_kl
 from src.rewards import function_rewards, model_rewards, reward_function
 from src.scoring import build_forest, end_hidden
@@ -39,6 +41,30 @@ def test_the_run_logs_its_schedule_and_its_first_ratio(chain_of, model_type, mon
     assert wanted <= lines[0].keys()
     last = load_payload(f"checkpoints/{model_type}_train_ppo/last.pt")
     assert {group["eps"] for group in last["optimizer"]["param_groups"]} == {1e-5}
+
+
+def test_explained_variance_is_the_share_that_values_foresee_of_returns():
+    """Returns 0 and 4, values 1 and 3: errors of variance 1 where the returns have 4; the values,
+    of variance 1, would be foreseen by nothing of the returns."""
+    mask, nothing = torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, 1)
+    rollout = Rollout(
+        trees=[([1], [([2], [[], []])])], rows=[slice(0, 2)], mask=mask, logp=nothing,
+        reference_logp=nothing, score=nothing[:, 0], stopped=mask[:, 0], rewards=nothing,
+        values=torch.tensor([[1.0], [3.0]]), advantages=nothing,
+        returns=torch.tensor([[0.0], [4.0]]),
+    )  # fmt: skip
+    figures = describe(rollout, settings(algorithm="ppo"))
+    assert figures["explained_variance"] == pytest.approx(0.75)
+    assert "explained_variance" not in describe(rollout, settings(algorithm="rloo"))
+
+
+def test_the_baseline_of_reinforce_is_the_mean_of_the_batch():
+    """Rewards of 0, 0, 1 and 7 over two questions: 2 is taken from each, and nothing whitened."""
+    s = settings(algorithm="reinforce", num_samples=2, no_stop_penalty=0.0)
+    score = torch.tensor([0.0, 0.0, 1.0, 7.0])
+    models = models_of("kgram", critic=False)
+    found = collect(models, [([1], [[2], [3]])], lambda trees: score, 0.0, 0, s).advantages
+    torch.testing.assert_close(found, (score - 2)[:, None].expand_as(found))
 
 
 CPU = torch.device("cpu")
