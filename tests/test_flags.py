@@ -9,10 +9,11 @@ import torch
 from conftest import call, flags
 from test_run import parser, toy_with_gradient
 
-import main_squad
 from src import stages
+from src.controls import apply_control
 from src.data import squad_dataset, squad_pairs
-from src.data.squad_dataset import encode_paragraphs, indexed_batches
+from src.data.squad_dataset import Units, indexed_batches, training_units
+from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
 from src.data.tokenizer import load_tokenizer
 from src.names import STAGES, UserError
@@ -57,8 +58,9 @@ def test_a_step_that_is_not_finite_is_left_out_where_the_flag_says_so(capsys):
         updated(loss=float("nan"))
 
 
-def planned(units=10, **values):
+def planned(count=10, **values):
     """(max_steps, eval_every) of so many units in batches of 4."""
+    units = Units([(n, (0,)) for n in range(count)], 0, 512, 0)
     defaults = {"max_steps": None, "epochs": 1.0, "batch_size": 4, "eval_every": None}
     args = argparse.Namespace(**{**defaults, **values})
     assert stages.plan_steps(args, units) == args.max_steps
@@ -72,7 +74,7 @@ def test_steps_are_planned_by_hand():
     assert planned(epochs=2.5, max_steps=5) == (5, 2)
     assert planned(epochs=3.0, eval_every=0) == (9, 0)
     with pytest.raises(UserError, match="no training question fits"):
-        planned(units=0)
+        planned(0)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -122,9 +124,10 @@ def test_sft_trains_and_is_evaluated_on_what_seed_and_control_say(control, workp
 
     data = load_squad("pico", seed=7, num_examples=60)
     encoded = encode_paragraphs(data.train, load_tokenizer("pico"))
-    batches = indexed_batches(encoded, batch_size=2, seed=7, block_size=1024)
+    units = training_units(encoded, 1024)
+    batches = indexed_batches(encoded, units, batch_size=2, seed=7)
     plain = [next(batches).trees for _ in range(4)]
-    wanted = [main_squad.apply_control(t, control, f"7/{step}") for step, t in enumerate(plain)]
+    wanted = [apply_control(t, control, f"7/{step}", 1024) for step, t in enumerate(plain)]
     assert trained == wanted and (control == "none") == (wanted == plain)
     assert evaluated
     assert all(bool(context) == (control != "no_context") for context, _ in evaluated)
@@ -178,8 +181,8 @@ def test_pairs_have_the_mix_of_the_flag(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     questions = questions_of(small_squad(30))
     for mix, kinds in (("unrelated=1", {"unrelated"}), ("shifted=1", {"shifted"}), (None, None)):
-        args = argparse.Namespace(corruptions=mix, seed=0, max_steps=5, batch_size=4)
-        for pair_set in load_pairs(args, questions, PICO, 512):
+        args = argparse.Namespace(corruptions=mix, seed=0, batch_size=4)
+        for pair_set in load_pairs(args, questions, PICO, 512, max_steps=5):
             found = {pair.kind for pair in pair_set.in_order()}
             assert found == kinds if kinds else len(found) > 1
 

@@ -14,7 +14,8 @@ from src.evaluation import Asked
 from src.held_out import ANSWER_ROOM, MAX_ANSWER_TOKENS, HeldOut, evaluate_policy
 from src.model.model import build_model
 from src.names import UserError
-from src.ppo import Rollout, collect, describe
+from src.ppo import Rollout, collect
+from src.ppo_figures import describe
 from src.ppo_models import Models, load_models, reward_and_kl
 from src.rewards import function_rewards, model_rewards, reward_function
 from src.scoring import build_forest, end_hidden

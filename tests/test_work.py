@@ -38,9 +38,10 @@ def counted(name):
         setattr(model, method, watched)
 
     watch("forward", "tokens", lambda tokens, lengths, state=None: int(lengths.sum()))
-    watch("read", "tokens", lambda tokens, lengths, state=None: int(lengths.sum()))
     if name.startswith("transformer"):
         watch("read_packed", "tokens", lambda packed: len(packed.tokens))
+    else:
+        watch("read", "tokens", lambda tokens, lengths, state=None: int(lengths.sum()))
     watch("logits", "logits", lambda hidden: hidden[..., 0].numel())
     return model, counts
 

@@ -48,8 +48,9 @@ def initialise(model: nn.Module, how: str | None, seed: int) -> str:
     roomy = isinstance(model, Transformer) and has_room(model.config)
     if how == "copy_head" and not roomy:
         raise UserError(
-            "--initialisation copy_head given, expected a transformer of at least 2 layers with "
-            "heads of width 4 or more; change the shape or use --initialisation normal"
+            "--initialisation copy_head given, expected a transformer of at least 2 layers and 3 "
+            "heads of width 4 or more, 2 of keys and values; change the shape or use "
+            "--initialisation normal"
         )
     how = how or ("copy_head" if roomy else "normal")
     if how == "copy_head":
