@@ -11,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.data import pico_facts
+from src.data.byte_pairs import Vocabulary
 from src.data.pico_squad import generate_articles
-from src.data.tokenizer import PATTERNS, PICO_FILE, Tokenizer, load_tokenizer
+from src.data.ranks_file import read_ranks
+from src.data.squad_encoding import answer_text, context_text, question_text
+from src.data.squad_loader import load_squad
+from src.data.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
 from src.names import UserError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
+needs_squad = pytest.mark.skipif(not SHARED.is_dir(), reason="real SQuAD is not beside the project")
 
 # A tokenizer of single bytes and three merges, small enough to encode by hand.
 MERGES = [b"he", b"ll", b"hell"]
@@ -36,14 +43,27 @@ def pico() -> Tokenizer:
     return load_tokenizer("pico")
 
 
-@pytest.fixture(params=sorted(PATTERNS))
-def either(request, tmp_path: Path) -> Tokenizer:
-    """pico's ranks under its own pattern, and under gpt2's as any FILE.tiktoken has it."""
+def pretrained(pattern: str, ranks: dict[bytes, int]) -> Tokenizer:
+    """A tokenizer of a pretrained model, its stop token the id after the ranks."""
+    stop_id, cut = len(ranks), PATTERNS[pattern]
+    vocabulary = Vocabulary("pretrained", ranks, cut, {STOP: stop_id}, stop_id, stop_id + 1)
+    return Tokenizer.from_vocabulary(vocabulary)
+
+
+@pytest.fixture(scope="module", params=sorted(PATTERNS))
+def each(request, tmp_path_factory) -> Tokenizer:
+    """pico's ranks under its own pattern, under gpt2's as any FILE.tiktoken has it, and under that
+    of a pretrained model."""
     if request.param == "pico":
-        return load_tokenizer("pico")
-    copy = tmp_path / "copy.tiktoken"
-    copy.write_bytes(PICO_FILE.read_bytes())
-    return load_tokenizer(str(copy))
+        made = load_tokenizer("pico")
+    elif request.param == "gpt2":
+        copy = tmp_path_factory.mktemp("ranks") / "copy.tiktoken"
+        copy.write_bytes(PICO_FILE.read_bytes())
+        made = load_tokenizer(str(copy))
+    else:
+        made = pretrained(request.param, read_ranks(PICO_FILE))
+    assert made.definition()[1] == PATTERNS[request.param]
+    return made
 
 
 def test_pico_is_small_and_has_one_stop_token(pico):
@@ -60,12 +80,12 @@ def test_encoding_by_hand(hand_file):
     assert (tokenizer.vocab_size, tokenizer.stop_id) == (260, 259)
 
 
-def test_special_text_is_plain_text(either):
+def test_special_text_is_plain_text(each):
     """A context that contains the stop token's name round-trips and has no stop token in it."""
     text = "He wrote <|endoftext|> and <|endoftext|>."
-    ids = either.encode(text)
-    assert either.stop_id not in ids
-    assert either.decode(ids) == text
+    ids = each.encode(text)
+    assert each.stop_id not in ids
+    assert each.decode(ids) == text
 
 
 @given(text=st.text())
@@ -82,43 +102,45 @@ def test_round_trip_of_white_space(text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def is_exception(tokenizer, context, question, answer):
+    """Whether a prompt's three strings, encoded apart, give other ids than as one."""
+    parts = context_text(context), question_text(question), answer_text(answer)
+    apart = [i for part in tokenizer.encode_batch(parts) for i in part]
+    return apart != tokenizer.encode("".join(parts))
+
+
 @given(st.text(), st.text(), st.text())
-def test_parts_equal_whole(context, question, answer):
-    """Any right-stripped context and question, any answer that begins with no blank."""
-    tokenizer = load_tokenizer("pico")
-    parts = (
-        f"Context: {context.rstrip()}\n",
-        f"Question: {question.rstrip()}\nAnswer:",
-        f" {answer.lstrip() or 'x'}",
-    )
-    apart = [i for part in parts for i in tokenizer.encode(part)]
-    assert apart == tokenizer.encode("".join(parts))
+def test_parts_equal_whole(each, context, question, answer):
+    """Any context that is not blank, any question, any answer that begins with no blank."""
+    context = context if context.strip() else "x"
+    assert not is_exception(each, context, question, answer.lstrip() or "x")
 
 
-def test_boundary_over_a_whole_data_set(either):
+@pytest.mark.parametrize(
+    ("data", "questions"), [("pico", 1500), pytest.param("squad", 7602, marks=needs_squad)]
+)
+def test_boundary_over_a_whole_data_set(each, data, questions):
     """Context, question and answer apart give the ids of the whole, with no exception."""
-    exceptions = total = 0
-    easy, hard = (generate_articles(0, "validation", 40, level) for level in (2, 5))
-    for paragraph in easy + hard:
-        for question in paragraph.questions:
-            parts = (
-                f"Context: {paragraph.context}\n",
-                f"Question: {question.text}\nAnswer:",
-                f" {question.answers[0]}",
-            )
-            apart = [i for part in either.encode_batch(parts) for i in part]
-            exceptions += apart != either.encode("".join(parts))
-            total += 1
-    assert total > 1500
-    assert exceptions == 0
+    if data == "pico":
+        easy, hard = (generate_articles(0, "validation", 40, level) for level in (2, 5))
+        paragraphs = easy + hard
+    else:
+        paragraphs = sum(load_squad(str(SHARED))[:2], [])
+    exceptions = [
+        is_exception(each, paragraph.context, question.text, question.answers[0])
+        for paragraph in paragraphs
+        for question in paragraph.questions
+    ]
+    assert len(exceptions) >= questions
+    assert sum(exceptions) == 0
 
 
-def test_boundary_exception_is_found(either):
+def test_boundary_exception_is_found(each):
     """The check above can fail: a cut after the blank, not before it, gives other ids."""
     parts = ("Question: Who?\nAnswer: ", "the")
-    apart = [i for part in parts for i in either.encode(part)]
-    assert apart != either.encode("".join(parts))
-    assert either.decode(apart) == "".join(parts)
+    apart = [i for part in parts for i in each.encode(part)]
+    assert apart != each.encode("".join(parts))
+    assert each.decode(apart) == "".join(parts)
 
 
 def test_digits_by_twos(pico):
@@ -142,14 +164,14 @@ def test_pico_text_is_short(pico):
 
 
 @pytest.mark.parametrize("run", [" ", "\n", " \n\t", "\u00a0", "1", "a", ".", "\x00", "\u6771"])
-def test_a_million_characters(either, run):
+def test_a_million_characters(each, run):
     """No panic, no hang; the text comes back, the word after a run of blanks in one piece."""
     text = "x" + run * (1_000_000 // len(run)) + " end"
     start = time.process_time()
-    ids = either.encode(text)
+    ids = each.encode(text)
     assert time.process_time() - start < 2.5
-    assert either.decode(ids) == text
-    assert ids[-1] == either.encode(" end")[-1]
+    assert each.decode(ids) == text
+    assert ids[-1] == each.encode(" end")[-1]
 
 
 def test_a_pattern_that_overflows_the_stack():
@@ -193,10 +215,10 @@ def test_cut_characters_decode_to_replacements(pico):
     assert pico.decode(ids[:2]) == "\ufffd"
 
 
-def test_encode_batch_is_encode(either):
+def test_encode_batch_is_encode(each):
     texts = ["", "Who wrote it?", "  two  blanks \n"]
-    assert either.encode_batch(texts) == [either.encode(text) for text in texts]
-    assert either.encode("") == []
+    assert each.encode_batch(texts) == [each.encode(text) for text in texts]
+    assert each.encode("") == []
 
 
 def test_state_of_pico_is_its_identity(pico):
