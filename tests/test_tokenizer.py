@@ -247,6 +247,15 @@ def test_fingerprint_sees_a_changed_merge(tmp_path, hand_file):
     assert first["fingerprint"] != second["fingerprint"]
 
 
+def test_fingerprint_sees_a_changed_pattern():
+    """Equal ranks, but digits come by runs, by twos or alone: another tokenizer."""
+    tokens = [*HAND_RANKS, b"12", b"123"]
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    found = [pretrained(pattern, ranks).identity() for pattern in PATTERNS]
+    assert {(i["name"], i["vocab_size"]) for i in found} == {("pretrained", len(tokens) + 1)}
+    assert len({i["fingerprint"] for i in found}) == len(PATTERNS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
