@@ -306,9 +306,21 @@ def test_flags_are_inherited_from_the_parent_and_said(kgram, capsys):
     assert found.flags["num_examples"] == 60 and found.flags["dataset"] == "pico"
     # What is not said stays the parent's: the harder data, no more of it.
     argv = [*flags("train_dpo", "kgram"), "--output_dir", "harder", "--difficulty", "3"]
-    assert outcome("train_dpo", argv).code == 0
+    ended = outcome("train_dpo", argv)
+    assert ended.code == 0 and "data: pico, as the flags say" in ended.err
     found = load_checkpoint("harder/final.pt")
     assert (found.data["difficulty"], found.data["num_examples"]) == (3, 60)
+
+
+def test_without_dataset_squad_is_tried_and_what_is_used_instead_is_said(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("src.data.squad_loader._fetch_within", waited.append)  # and gets nothing
+    argv = ["--model_type", "kgram", *SMALL, *SHAPES["kgram"], "--num_examples", "60"]
+    ended = outcome("main_squad", argv)
+    assert ended.code == 0 and len(waited) == 1, ended.err
+    assert "data: pico, as the flags say" in ended.err
+    assert load_checkpoint("checkpoints/kgram_main_squad/final.pt").data["dataset"] == "pico"
 
 
 def test_every_model_trains_from_a_file_of_your_own(workplace, model_type):

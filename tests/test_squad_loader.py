@@ -307,9 +307,11 @@ def test_identity_loads_the_same_data_or_refuses(tmp_path):
 
 
 def test_auto_falls_back_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(squad_loader, "_fetch_within", lambda seconds: None)
+    waited = []
+    monkeypatch.setattr(squad_loader, "_fetch_within", waited.append)  # which returns None
     data = load_squad("auto", num_examples=50)
     assert data.identity["dataset"] == "pico"
+    assert waited == [squad_loader.AUTO_SECONDS] and waited[0] <= 10
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "--dataset auto" in message and "pico" in message
 
