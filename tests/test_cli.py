@@ -44,9 +44,10 @@ def test_the_chain_leaves_what_it_should(chain_of, model_type):
     assert sft.lineage == []
     for child in (dpo, reward):
         assert [a["stage"] for a in child.lineage] == ["main_squad"]
-        assert child.lineage[0]["sha256"] == sft.sha256
         assert child.lineage[0]["seed"] == 0 and child.lineage[0]["metrics"] == sft.metrics
-    assert [a["sha256"] for a in ppo.lineage] == [sft.sha256, reward.sha256]
+    for child, parents in ((dpo, [sft]), (reward, [sft]), (ppo, [sft, reward])):
+        assert [a["sha256"] for a in child.lineage] == [parent.sha256 for parent in parents]
+        assert [a["flags"] for a in child.lineage] == [parent.flags for parent in parents]
     assert all(found.data == sft.data for found in made.values())
 
 
