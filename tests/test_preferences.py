@@ -170,6 +170,25 @@ def test_the_mix_can_be_chosen():
 
 
 @pytest.mark.parametrize(
+    ("answer", "absent"), [("Red Cross", set()), ("Kent", {"truncated", "shuffled"})]
+)
+def test_by_default_the_kinds_that_apply_are_equally_likely(answer, absent):
+    """2,000 pairs, so a kind's count has a standard deviation of 17 at most: four of them."""
+    assert parse_corruptions(None) == dict.fromkeys(KINDS, 1.0)
+    context = "Old Ada Byron met Bob. On 3 May the Red Cross left Big Town. It was late in Kent."
+    others = [Question(f"other{i}", "q", (text,), (context.index(text),))
+              for i, text in enumerate(("Bob", "Big Town"))]  # fmt: skip
+    asked = (answer,), (context.index(answer),)
+    paragraphs = [
+        Paragraph("T", context, (Question(str(i), "q", *asked), *others)) for i in range(2000)
+    ]
+    pairs = [pair for pair in make_pairs(paragraphs, 0, "x") if pair.question == 0]
+    counts = Counter(pair.kind for pair in pairs)
+    assert set(counts) == set(KINDS) - absent
+    assert all(abs(n - 2000 / len(counts)) < 68 for n in counts.values()), counts
+
+
+@pytest.mark.parametrize(
     "text",
     ["rhyme=1", "sentence", "sentence=-1", "sentence=x", "sentence=nan", "sentence=inf",
      "sentence=0", "", "sentence=1,sentence=2", "sentence=1,"],
