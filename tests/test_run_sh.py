@@ -105,3 +105,58 @@ def test_without_flags_the_data_is_embedded_and_later_stages_start_early(tmp_pat
         parsed = script.build_parser().parse_args(found[f"{script.__name__}.py"])
         assert parsed.checkpoint == "checkpoints/transformer_main_squad/snapshot.pt"
         assert parsed.dataset is None
+
+
+def parsed(found, script):
+    """The arguments of a script as it reads them."""
+    return script.build_parser().parse_args(found[f"{script.__name__}.py"])
+
+
+SMOLLM2 = "checkpoints/smollm2/transformer"
+
+
+def test_a_pretrained_start(tmp_path):
+    """Real questions; DPO and PPO from the snapshot, the reward model from the finished policy."""
+    found = asked(tmp_path, "smollm2")
+    assert list(found) == [f"{s.__name__}.py" for s in (main_squad, *LATER, eval_dpo, report)]
+    sft, snapshot = (f"{SMOLLM2}_main_squad/{name}.pt" for name in ("final", "snapshot"))
+    expected = {
+        main_squad: {
+            "init_from": "smollm2", "dataset": "squad", "snapshot_at": 0.15, "max_steps": 174,
+            "eval_every": 58, "eval_limit": 200,
+        },
+        train_dpo: {"checkpoint": snapshot, "max_steps": 48, "eval_every": 0, "eval_limit": 400},
+        train_reward_model: {
+            "checkpoint": sft, "max_steps": 50, "eval_every": 0, "eval_limit": 300
+        },
+        train_ppo: {
+            "checkpoint": snapshot, "algorithm": "rloo", "num_samples": 4, "ppo_epochs": 1,
+            "minibatches": 2, "max_steps": 32, "eval_every": 0, "eval_limit": 300,
+        },
+    }  # fmt: skip
+    for script, wanted in expected.items():
+        args = vars(parsed(found, script))
+        assert {name: args[name] for name in wanted} == wanted
+        assert (args["model_type"], args["resume"]) == ("transformer", True)
+        assert args["output_dir"] == f"{SMOLLM2}_{script.__name__}"
+    reward = f"{SMOLLM2}_train_reward_model/final.pt"
+    table = parsed(found, eval_dpo)
+    assert table.checkpoint == [
+        snapshot, sft, f"{SMOLLM2}_train_dpo/final.pt", f"{SMOLLM2}_train_ppo/final.pt"
+    ]  # fmt: skip
+    assert table.reward_checkpoint == reward == parsed(found, train_ppo).reward_checkpoint
+    assert (table.model_type, table.limit) == ("transformer", 150)
+    assert table.output == f"{SMOLLM2}_evaluation.json"
+    page = parsed(found, report)
+    assert (page.checkpoints, page.limit) == (["checkpoints/smollm2"], 60)
+    assert page.output_dir == "report"
+
+
+def test_a_pretrained_start_with_flags_of_ones_own(tmp_path):
+    """They win over run.sh's, and later stages inherit the data."""
+    flags = ("--dataset", "mine", "--max_steps", "7", "--init_from", "other")
+    found = asked(tmp_path, "smollm2", *flags)
+    sft = parsed(found, main_squad)
+    assert (sft.dataset, sft.init_from, sft.snapshot_at) == ("mine", "other", 0.15)
+    assert all(parsed(found, script).max_steps == 7 for script in (main_squad, *LATER))
+    assert all(parsed(found, script).dataset is None for script in LATER)
