@@ -465,15 +465,17 @@ def test_accuracy_by_kind_by_hand():
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method")  # of torch's own compiler
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_a_compiled_transformer_has_the_same_gradients():
+@pytest.mark.parametrize("name", MODEL_TYPES)
+def test_a_compiled_model_has_the_same_gradients(name):
     """To rounding, in another forest than the one it was compiled for, too."""
     found = []
+    replaced = "read_packed" if name == "transformer" else "forward"
     for compiled in (False, True):
-        model = model_of("transformer")
+        model = model_of(name)
         args = argparse.Namespace(compile=compiled, shard=False)
         prepare({"model": model}, args, CPU)
         # An attribute of its own stands before the class's method.
-        assert ("read_packed" in vars(model)) == compiled
+        assert (replaced in vars(model)) == compiled
         for contexts in (4, 2):
             main_squad.sft_backward(model, trees_of(1, contexts), STOP, flags_of(), CPU)
         found.append(gradients(model))
