@@ -112,7 +112,7 @@ compared=("$sft_final" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
 $python eval_dpo.py --model_type "$model" --limit "$compared_on" --output "${dir}_evaluation.json" \
     "${scored_by[@]}" --checkpoint "${compared[@]}" ${machine[@]+"${machine[@]}"}
 echo "== report.py"
-page=report
-[[ $checkpoints == checkpoints ]] || page=${checkpoints}/report
-$python report.py --checkpoints "$(dirname "$dir")" --limit "$shown" --output_dir "$page" \
+folder=$(dirname "$dir") page=report
+[[ $folder == checkpoints ]] || page=${folder}/report
+$python report.py --checkpoints "$folder" --limit "$shown" --output_dir "$page" \
     ${machine[@]+"${machine[@]}"}

@@ -149,7 +149,7 @@ def test_a_pretrained_start(tmp_path):
     assert table.output == f"{SMOLLM2}_evaluation.json"
     page = parsed(found, report)
     assert (page.checkpoints, page.limit) == (["checkpoints/smollm2"], 60)
-    assert page.output_dir == "report"
+    assert page.output_dir == "checkpoints/smollm2/report"
 
 
 def test_a_pretrained_start_with_flags_of_ones_own(tmp_path):

@@ -116,14 +116,16 @@ class Tokenizer:
         return encoding._mergeable_ranks, encoding._pat_str, encoding._special_tokens
 
     def identity(self) -> dict:
-        """What must agree between two runs: name, size, and a sha256 over ids and vocabulary.
+        """What must agree between two runs: name, size, and a sha256 over ids, pattern and
+        vocabulary.
 
-        The ids of a fixed probe text show how text is cut, and the bytes of every id in order show
-        the merges that the probe does not happen to use.
+        The ids of a fixed probe text show how text is cut, the pattern how texts are that the probe
+        is not like, and the bytes of every id in order the merges that it does not happen to use.
         """
         if self._fingerprint is None:
             numbers = [*self.encode(_PROBE), self.stop_id, self.vocab_size]
             digest = hashlib.sha256(" ".join(map(str, numbers)).encode())
+            digest.update(self.definition()[1].encode())
             for i in range(self.vocab_size):
                 digest.update(b" " + self._bytes_of(i).hex().encode())
             self._fingerprint = digest.hexdigest()

@@ -15,6 +15,7 @@ class Bar:
         self._stage = stage
         self._bar: tqdm | None = None
         self._last_line = 0.0
+        self._started: tuple[float, int] | None = None  # when plain lines began, and after what
 
     def show(self, step: int, max_steps: int, **figures: float) -> None:
         """A tqdm bar on a terminal; elsewhere a plain line every ten seconds and at the end."""
@@ -23,17 +24,16 @@ class Bar:
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=max_steps, initial=step - 1, unit="step", dynamic_ncols=True)
-                self._started = time.monotonic(), step - 1
-            self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+            self._bar.set_postfix({k: _short(v) for k, v in figures.items()}, refresh=False)
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
-        if not hasattr(self, "_started"):
+        if self._started is None:
             self._started = now, step
         if now - self._last_line >= 10 or step == max_steps:
             self._last_line = now
             done = step - self._started[1]
-            words = " ".join(f"{k} {v:.4g}" for k, v in figures.items())
+            words = " ".join(f"{k} {_short(v)}" for k, v in figures.items())
             if done:  # the first step shown tells nothing yet of the time that a step takes
                 words += f" left {(now - self._started[0]) / done * (max_steps - step):.0f} s"
             say(f"{self._stage} step {step}/{max_steps} {words}")
@@ -42,6 +42,15 @@ class Bar:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
+
+
+def _short(value: float) -> str:
+    """Four digits, and no power of ten for a speed.
+
+    >>> _short(12345.6), _short(0.123456)
+    ('12346', '0.1235')
+    """
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def say(text: str) -> None:
