@@ -35,7 +35,7 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint", nargs="+", help="policies of any stage; default: DPO and its SFT parent")
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
-    add("--split", choices=("train", "validation"), help="of a data set that has several")
+    add("--split", choices=("train", "validation"), help="which of several; default: validation")
     add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
     add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights")
     add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file")
