@@ -32,7 +32,7 @@ def build_parser() -> cli.Parser:
     add("--max_new_tokens", type=cli.positive_int, default=16, help="longest answer, stop included")
     add("--temperature", type=cli.positive, default=1.0, help="of sampling and of log-probs")
     add("--kl_coef", type=cli.non_negative, default=0.05, help="reward lost per nat of KL")
-    add("--kl_target", type=cli.positive, help="nats an answer to steer --kl_coef to; default: none")
+    add("--kl_target", type=cli.positive, help="nats an answer to steer --kl_coef to, if any")
     add("--kl_horizon", type=cli.positive_int, default=10_000, help="episodes of the steering")
     add("--kl_limit", type=cli.positive, default=20.0, help="nats an answer at which to stop")
     add("--gamma", type=cli.share, default=1.0, help="discount a token")
