@@ -7,10 +7,10 @@ and the question beside it: from scratch that loss is what teaches a model to re
 checkpoints/{model_type}_main_squad/.
 """
 
-import math
 import time
 
 from src.names import SFT as STAGE
+from src.names import UserError
 from src.utils import cli
 from src.utils.ending import command
 
@@ -35,10 +35,21 @@ def build_parser() -> cli.Parser:
         help="weight of the language-model loss on context and question")
     add("--snapshot_at", type=cli.share, default=0.0, help="share of the run after which to write "
         "snapshot.pt too, a policy stopped early for later stages to start from; 0: none")
+    add("--snapshot_loss", type=cli.positive, help="instead: nats an answer token, below which the "
+        "smoothed training loss has to fall first; at the end where it never does")
     add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
         help="train where learning must vanish: with others' answers, or without contexts")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
+
+
+def check(args) -> None:
+    """Refuse two answers to one question."""
+    if args.snapshot_at and args.snapshot_loss:
+        raise UserError(
+            f"--snapshot_at {args.snapshot_at} and --snapshot_loss {args.snapshot_loss} given, "
+            "expected one of them: there is one snapshot.pt"
+        )
 
 
 def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
@@ -80,7 +91,7 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
+    check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
 
     from src import run_data, stages
     from src.controls import apply_control
@@ -136,7 +147,7 @@ def main(argv=None) -> dict:
             )  # fmt: skip
             if stages.due(run, step):
                 evaluate(step + 1)
-            if step + 1 == math.ceil(args.snapshot_at * max_steps):
+            if stages.snapshot_due(args, step, max_steps, record["answer_loss_nats"], extra):
                 early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
                 stages.publish(
                     run, model, tokenizer, questions.identity, early, parents, file="snapshot.pt"

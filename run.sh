@@ -37,7 +37,7 @@ python=.venv/bin/python
 # the machine.
 sft=() later=() machine=()
 checkpoints=checkpoints
-dataset_named=no
+dataset_named=no snapshot_named=no
 while [[ $# -gt 0 ]]; do
     flag=("$1")
     if [[ $1 == --*=* || $# -eq 1 || $2 == --* ]]; then
@@ -63,14 +63,15 @@ while [[ $# -gt 0 ]]; do
         --dataset) dataset_named=yes ;;
         --difficulty | --num_examples | --strict_data | --tokenizer | --init_from | --n_layer | --n_embd | \
             --n_head | --n_kv_head | --kgram_k | --block_size | --initialisation | --lm_weight | \
-            --snapshot_at | --control) ;;
+            --control) ;;
+        --snapshot_at | --snapshot_loss) snapshot_named=yes ;;
         --threads | --device | --dtype) later+=("${flag[@]}") machine+=("${flag[@]}") ;;
         *) later+=("${flag[@]}") ;;
     esac
 done
 
 dir=${checkpoints}/${model}
-dpo=() reward=() ppo=() compared_on=500 shown=200 snapshot=
+dpo=() reward=() ppo=() compared_on=500 shown=200 snapshot=()
 if [[ $model == smollm2 ]]; then
     # A pretrained start, on real questions; a flag given here comes later and wins.
     model=transformer
@@ -81,17 +82,17 @@ if [[ $model == smollm2 ]]; then
     reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
     ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 32
         --eval_every 0 --eval_limit 300)
-    compared_on=150 shown=60 snapshot=0.15  # a question takes a second of each policy
+    compared_on=150 shown=60 snapshot=(--snapshot_at 0.15)  # a question takes a second of each policy
 elif [[ $dataset_named == no ]]; then
     sft+=(--dataset pico)
-    if [[ $model == transformer ]]; then snapshot=0.45; fi
+    if [[ $model == transformer ]]; then snapshot=(--snapshot_loss 0.315); fi
 fi
 # A transformer that has finished SFT on either leaves the later stages little to add: there DPO and PPO
-# start from its snapshot after a share of the way, the reward model from the finished one.
+# start from its snapshot, the policy that it was on the way, the reward model from the finished one.
 sft_final=${dir}_main_squad/final.pt
 policy=$sft_final
-if [[ -n $snapshot ]]; then
-    sft=(--snapshot_at "$snapshot" ${sft[@]+"${sft[@]}"})
+if [[ ${#snapshot[@]} -gt 0 || $snapshot_named == yes ]]; then
+    [[ $snapshot_named == yes ]] || sft=("${snapshot[@]}" ${sft[@]+"${sft[@]}"})
     policy=${dir}_main_squad/snapshot.pt
 fi
 

@@ -27,6 +27,8 @@ from src.scoring import Tree
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.run import Run, say
 
+# Steps over which the loss is smoothed that --snapshot_loss looks at.
+SMOOTHED_STEPS = 50
 # Flags that say how a run was started or watched: the same checkpoint comes out whatever they are.
 UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
 
@@ -79,6 +81,27 @@ def due(run: Run, step: int) -> bool:
     """Whether an evaluation falls after this step (the last one is evaluated at the end anyway)."""
     every = run.args.eval_every
     return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
+
+
+def snapshot_due(
+    args: argparse.Namespace, step: int, max_steps: int, loss: float, extra: dict[str, Any]
+) -> bool:
+    """Whether snapshot.pt is to be written after this step of SFT, whose answer loss is given:
+    after --snapshot_at's share of the way, or once the loss, smoothed over SMOOTHED_STEPS, is below
+    --snapshot_loss (after the last step if it never was).
+
+    A share of the way may be before or after a model learns to read: when that comes is luck. A
+    loss says how much it knows. extra: keeps the smoothed loss, None once the snapshot is there.
+    """
+    if not args.snapshot_loss:
+        return step + 1 == math.ceil(args.snapshot_at * max_steps)
+    before = extra.setdefault("smoothed_loss", float(loss))
+    if before is None:
+        return False
+    smoothed = before + (float(loss) - before) / SMOOTHED_STEPS
+    due = smoothed < args.snapshot_loss or step + 1 == max_steps
+    extra["smoothed_loss"] = None if due else smoothed
+    return due
 
 
 def log_intervals(run: Run, step: int, table: dict[str, Interval]) -> None:

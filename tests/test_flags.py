@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call, flags
+from conftest import call, flags, refusal
 from test_run import parser, toy_with_gradient
 
 from src import stages
@@ -142,6 +142,29 @@ def test_the_snapshot_is_of_the_step_that_the_flag_says(workplace):
     found = load_checkpoint(folder / "snapshot.pt").metrics
     assert found == {"step": 2, "answer_loss_nats": losses[2]}
     assert len(set(losses.values())) == 4
+
+
+def snapshots(losses, **values):
+    """The steps of a run with these losses after which snapshot.pt is written."""
+    args = argparse.Namespace(**{"snapshot_at": 0.0, "snapshot_loss": None, **values})
+    extra, count = {}, len(losses)
+    return [n + 1 for n, loss in enumerate(losses)
+            if stages.snapshot_due(args, n, count, loss, extra)]  # fmt: skip
+
+
+def test_the_snapshot_is_of_the_first_step_at_which_the_smoothed_loss_is_low():
+    """From 1, ten steps of 0 leave 0.98 to the power of 10 = 0.817, the eleventh 0.801, the next
+    0.785; steps before, of 1, change nothing, nor does a single low one."""
+    assert snapshots([1.0] + [0.0] * 40, snapshot_loss=0.8) == [13]
+    assert snapshots([1.0] * 30 + [0.0] * 40, snapshot_loss=0.8) == [42]
+    assert snapshots([1.0] * 5 + [0.0] + [1.0] * 5, snapshot_loss=0.8) == [11], "at the end"
+    assert snapshots([1.0] * 10) == [] and snapshots([1.0] * 10, snapshot_at=0.4) == [4]
+
+
+def test_one_snapshot_is_asked_for_one_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refusal("main_squad", ["--snapshot_at", "0.5", "--snapshot_loss", "1"])
+    assert "--snapshot_at 0.5 and --snapshot_loss 1.0 given, expected one of them" in line
 
 
 # --- the data ---

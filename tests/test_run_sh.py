@@ -100,11 +100,20 @@ def test_help_sets_nothing_up(tmp_path):
 def test_without_flags_the_data_is_embedded_and_later_stages_start_early(tmp_path):
     found = asked(tmp_path)
     sft = main_squad.build_parser().parse_args(found["main_squad.py"])
-    assert (sft.dataset, sft.snapshot_at) == ("pico", 0.45)
+    assert (sft.dataset, sft.snapshot_loss, sft.snapshot_at) == ("pico", 0.315, 0)
     for script in (train_dpo, train_ppo):
         parsed = script.build_parser().parse_args(found[f"{script.__name__}.py"])
         assert parsed.checkpoint == "checkpoints/transformer_main_squad/snapshot.pt"
         assert parsed.dataset is None
+
+
+def test_a_snapshot_of_ones_own_is_where_later_stages_start(tmp_path):
+    for flags in (("--snapshot_at", "0.3"), ("--dataset", "mine", "--snapshot_loss", "0.9")):
+        found = asked(tmp_path, *flags)
+        sft = main_squad.build_parser().parse_args(found["main_squad.py"])
+        assert (sft.snapshot_at, sft.snapshot_loss) in ((0.3, None), (0.0, 0.9))
+        dpo = train_dpo.build_parser().parse_args(found["train_dpo.py"])
+        assert dpo.checkpoint == "checkpoints/transformer_main_squad/snapshot.pt"
 
 
 def parsed(found, script):
