@@ -86,10 +86,11 @@ def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list
         ids = encode_prompt(tokenizer, context, question)
     else:
         ids = tuple(tokenizer.encode(part) for part in split_prompt(question))
-    if len(ids[1]) >= room:
+    most = room - bool(ids[0])  # of a context at least the line's end stays
+    if len(ids[1]) > most:
         raise UserError(
-            f"a prompt of {len(ids[1])} tokens given (without its context), expected fewer than "
-            f"{room} beside the answer, shorten it or lower --max_new_tokens"
+            f"a prompt of {len(ids[1])} tokens given (without its context), expected at most "
+            f"{most} beside the answer, shorten it or lower --max_new_tokens"
         )
     kept = cut_context(ids[0], room - len(ids[1]))
     if len(kept) < len(ids[0]):

@@ -37,7 +37,8 @@ def prepare(
     for module in modules.values():
         trunk = getattr(module, "trunk", module)
         if args.compile:
-            # The pass that training and scoring make; sampling's small steps are left as they are.
+            # Of a transformer the pass that training and scoring make, without sampling's small
+            # steps; of the others `forward`, which does both.
             name = "read_packed" if hasattr(trunk, "read_packed") else "forward"
             trunk.in_rows = True  # of a transformer: parts are other calls for each batch
             setattr(trunk, name, torch.compile(getattr(trunk, name), dynamic=True))

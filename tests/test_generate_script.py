@@ -183,7 +183,7 @@ def test_a_model_type_that_is_not_the_checkpoint_s_names_both(script, kgram):
         (["--prompt", ""], "an empty prompt given, expected some text"),
         (["--prompt", " \n "], "an empty prompt given"),
         (["--context", "Some text.", "--question", " "], "an empty prompt given"),
-        (["--prompt", "word " * 3000], "tokens given (without its context), expected fewer than"),
+        (["--prompt", "word " * 3000], "tokens given (without its context), expected at most"),
         (["--prompt", "Once", "--max_new_tokens", "100000"], "--max_new_tokens 100000 given"),
         (["--prompts_file", "nowhere.jsonl"], "--prompts_file nowhere.jsonl given"),
         (["--prompts_file", "bad.jsonl"], "bad.jsonl line 1: expected a JSON object"),

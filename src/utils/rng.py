@@ -1,7 +1,8 @@
 """The states of all random number generators, as plain values and tensors that last.pt can hold.
 
 A stage draws from streams of its own (src/data/streams.py) and from torch's; Python's and numpy's
-are there for a reward function of the user's.
+are there for a reward function of the user's. Of several ranks the first one's are kept: there a
+reward function that draws does not go on exactly.
 """
 
 import random
