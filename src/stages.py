@@ -95,13 +95,15 @@ def snapshot_due(
     """
     if not args.snapshot_loss:
         return step + 1 == math.ceil(args.snapshot_at * max_steps)
-    before = extra.setdefault("smoothed_loss", float(loss))
-    if before is None:
+    smoothed = extra.get("smoothed_loss", math.inf)
+    if smoothed is None:
         return False
-    smoothed = before + (float(loss) - before) / SMOOTHED_STEPS
-    due = smoothed < args.snapshot_loss or step + 1 == max_steps
-    extra["smoothed_loss"] = None if due else smoothed
-    return due
+    if math.isfinite(loss):  # a step that --skip_nonfinite left out says nothing
+        first = smoothed == math.inf
+        smoothed = loss if first else smoothed + (loss - smoothed) / SMOOTHED_STEPS
+    reached = smoothed < args.snapshot_loss or step + 1 == max_steps
+    extra["smoothed_loss"] = None if reached else smoothed
+    return reached
 
 
 def log_intervals(run: Run, step: int, table: dict[str, Interval]) -> None:

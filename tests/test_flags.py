@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,8 @@ def test_the_snapshot_is_of_the_first_step_at_which_the_smoothed_loss_is_low():
     assert snapshots([1.0] + [0.0] * 40, snapshot_loss=0.8) == [13]
     assert snapshots([1.0] * 30 + [0.0] * 40, snapshot_loss=0.8) == [42]
     assert snapshots([1.0] * 5 + [0.0] + [1.0] * 5, snapshot_loss=0.8) == [11], "at the end"
+    odd = [math.nan, 1.0, math.nan, *[0.0] * 40]  # steps that were left out
+    assert snapshots(odd, snapshot_loss=0.8) == [15]
     assert snapshots([1.0] * 10) == [] and snapshots([1.0] * 10, snapshot_at=0.4) == [4]
 
 
