@@ -10,9 +10,10 @@ rate against the SFT parent (where there is a reward checkpoint), KL from it, wi
 import json
 from pathlib import Path
 
-from src.names import DPO, UserError
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.constants import DPO
+from src.utils.errors import UserError
+from src.utils.exit_handling import command
 
 # metric -> its unit in the table
 UNITS = {
@@ -59,7 +60,7 @@ def check(args) -> None:
 def load_policies(args) -> list:
     """The policies to compare; the SFT parent that the others are measured against comes with them.
     """
-    from src.comparison import sft_ancestor
+    from src.evaluation.compare_policies import sft_ancestor
     from src.utils.checkpoint_utils import load_parent
 
     if args.checkpoint:
@@ -71,9 +72,9 @@ def load_policies(args) -> list:
 def load_held_out(args, policy, block_size: int):
     """(training paragraphs, held-out paragraphs, their encodings, held-out questions, data name).
     """
-    from src.data.squad_encoding import encode_paragraphs
+    from src.data.encoding import encode_paragraphs
     from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
-    from src.held_out import choose_questions, held_out_questions
+    from src.evaluation.evaluation_set import choose_questions, held_out_questions
 
     stored = policy.data
     train = load_from_identity(stored)
@@ -104,7 +105,8 @@ def main(argv=None) -> dict:
     args = build_parser().parse_args(argv)
     check(args)
 
-    from src.comparison import (
+    from src.data.squad_preferences import parse_corruptions
+    from src.evaluation.compare_policies import (
         comparison,
         load_reward,
         measure_policy,
@@ -112,12 +114,11 @@ def main(argv=None) -> dict:
         rule_rows,
         sft_ancestor,
     )
-    from src.data.squad_preferences import parse_corruptions
-    from src.held_out import floors_of, sample_lines
-    from src.pairs import held_out_pairs
+    from src.evaluation.evaluation_set import floors_of, sample_lines
+    from src.preference.pairs import held_out_pairs
+    from src.training.run import say, set_up_torch
     from src.utils.checkpoint_utils import require_same_tokenizer
     from src.utils.payload import write_atomically
-    from src.utils.run import say, set_up_torch
 
     device = set_up_torch(args)
     policies = load_policies(args)

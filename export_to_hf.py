@@ -7,9 +7,9 @@
 `AutoTokenizer` give the same ids, logits and greedy answers as here.
 """
 
-from src.names import SFT
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.constants import SFT
+from src.utils.exit_handling import command
 
 
 def build_parser() -> cli.Parser:
@@ -30,9 +30,9 @@ def main(argv=None) -> dict:
 
     from pathlib import Path
 
-    from src.export import check_folder, contents_of, write_export
+    from src.interop.export import check_folder, contents_of, write_export
+    from src.training.run import say
     from src.utils.checkpoint_utils import describe_lineage, load_checkpoint
-    from src.utils.run import say
 
     folder = Path(args.output_dir or Path(args.checkpoint).with_name("hf"))
     check_folder(folder, args.overwrite)

@@ -10,9 +10,10 @@ answers three held-out questions. The text goes to stdout, everything else to st
 import json
 import sys
 
-from src.names import REWARD, STAGES, UserError
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.constants import REWARD, STAGES
+from src.utils.errors import UserError
+from src.utils.exit_handling import command
 
 
 def build_parser() -> cli.Parser:
@@ -54,8 +55,8 @@ def check(args) -> None:
 
 def answer(args, checkpoint, prompt, device) -> dict:
     """One prompt's answers as text, with their log-probabilities in nats."""
-    from src.generation import Sampling, generate
-    from src.prompts import encode_within
+    from src.inference.prompts import encode_within
+    from src.inference.sampling import Sampling, generate
 
     trunk = checkpoint.model
     room = trunk.config.block_size - args.max_new_tokens
@@ -82,9 +83,9 @@ def answer(args, checkpoint, prompt, device) -> dict:
 
 def score(args, checkpoint, prompt, device) -> dict:
     """The reward model's normalised score of --answer to the prompt."""
-    from src.data.squad_encoding import answer_text
-    from src.prompts import encode_within
-    from src.rewards import model_rewards
+    from src.data.encoding import answer_text
+    from src.inference.prompts import encode_within
+    from src.rl.rewards import model_rewards
 
     ids = checkpoint.tokenizer.encode(answer_text(args.answer.strip()))
     room = checkpoint.model.trunk.config.block_size - len(ids) - 1
@@ -110,10 +111,10 @@ def main(argv=None) -> dict:
     args = build_parser().parse_args(argv)
     check(args)
 
-    from src.pretrained import load_pretrained, names_pretrained
-    from src.prompts import prompts_of_flags
+    from src.inference.prompts import prompts_of_flags
+    from src.interop.pretrained import load_pretrained, names_pretrained
+    from src.training.run import say, set_up_torch
     from src.utils.checkpoint_utils import describe_lineage, load_parent
-    from src.utils.run import say, set_up_torch
 
     device = set_up_torch(args)
     if names_pretrained(args.checkpoint):

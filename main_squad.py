@@ -9,10 +9,10 @@ checkpoints/{model_type}_main_squad/.
 
 import time
 
-from src.names import SFT as STAGE
-from src.names import UserError
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.constants import SFT as STAGE
+from src.utils.errors import UserError
+from src.utils.exit_handling import command
 
 
 def build_parser() -> cli.Parser:
@@ -60,9 +60,9 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
     """
     import torch
 
+    from src.inference.logprobs import build_forest, score_answers, score_text
     from src.losses import sft_loss
-    from src.scoring import build_forest, score_answers, score_text
-    from src.utils.distributed import all_sum, my_parts
+    from src.training.distributed import all_sum, my_parts
 
     questions = [question for _, questions in trees for question in questions]
     answer_tokens = sum(len(answer) + 1 for _, answers in questions for answer in answers)
@@ -93,14 +93,15 @@ def main(argv=None) -> dict:
     parser = build_parser()
     check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
 
-    from src import run_data, stages
-    from src.controls import apply_control
+    from src.data.negative_controls import apply_control
     from src.data.squad_dataset import indexed_batches
-    from src.evaluation import Figures
-    from src.pretrained import start_of
-    from src.progress import compare
-    from src.training import make_optimizer, prepare, steps, update
-    from src.utils.run import Run, set_up_torch
+    from src.evaluation.intervals import Figures
+    from src.interop.pretrained import start_of
+    from src.training import run_data, stages
+    from src.training.console import compare
+    from src.training.loop import prepare, steps
+    from src.training.optimizer import make_optimizer, update
+    from src.training.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args

@@ -8,9 +8,9 @@ Needs an extra: python -m pip install -r requirements-playground.txt
 
 from pathlib import Path
 
-from src.names import UserError
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.errors import UserError
+from src.utils.exit_handling import command
 
 # Held-out questions that the page offers.
 OFFERED = 50
@@ -36,7 +36,7 @@ def questions_to_pick(dataset: str | None, stored: dict, seed: int) -> list:
     out; other data need no training questions made.
     """
     from src.data.squad_loader import load_from_identity, load_squad
-    from src.held_out import choose_questions
+    from src.evaluation.evaluation_set import choose_questions
     from src.playground.page import known_questions
 
     if dataset:
@@ -54,9 +54,9 @@ def main(argv=None) -> dict:
     """Serve the page until Ctrl-C; returns {"url": its address}."""
     args = build_parser().parse_args(argv)
 
+    from src.playground.checkpoints import find_checkpoints, load_shelf
     from src.playground.page import build, import_gradio, require_port, serve
-    from src.playground.shelf import find_checkpoints, load_shelf
-    from src.utils.run import say, set_up_torch
+    from src.training.run import say, set_up_torch
 
     import_gradio()  # before what takes longer
     require_port(args.port)

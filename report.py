@@ -9,9 +9,9 @@ nothing else, and the plots as PNG files beside it.
 
 from pathlib import Path
 
-from src.names import UserError
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.errors import UserError
+from src.utils.exit_handling import command
 
 
 def build_parser() -> cli.Parser:
@@ -63,11 +63,11 @@ def main(argv=None) -> dict:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} given, a file, expected a folder or a new name")
 
-    from src.report.chains import find_chains, group_chains
     from src.report.measure import measure_chain
     from src.report.page import Contents, page
+    from src.report.pipelines import find_chains, group_chains
+    from src.training.run import say, set_up_torch
     from src.utils.payload import write_atomically
-    from src.utils.run import say, set_up_torch
 
     device = set_up_torch(args)
     series = group_chains(find_chains(args.checkpoints))

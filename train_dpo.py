@@ -8,10 +8,10 @@ each pair is computed once. Writes checkpoints/{model_type}_train_dpo/.
 
 import time
 
-from src.names import DPO as STAGE
-from src.names import UserError
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.constants import DPO as STAGE
+from src.utils.errors import UserError
+from src.utils.exit_handling import command
 
 
 def build_parser() -> cli.Parser:
@@ -50,9 +50,9 @@ def dpo_backward(model, trees, reference, stop_id: int, args, device) -> dict[st
     """
     from torch import cat
 
+    from src.inference.logprobs import build_forest, score_answers
     from src.losses import dpo_loss, sequence_sum, sft_loss
-    from src.scoring import build_forest, score_answers
-    from src.utils.distributed import all_sum, my_parts, tree_cost
+    from src.training.distributed import all_sum, my_parts, tree_cost
 
     pairs = len(reference)
     chosen_tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
@@ -91,16 +91,17 @@ def main(argv=None) -> dict:
     parser = build_parser()
     check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
 
-    from src import run_data, stages
     from src.data.squad_dataset import steps_per_epoch
-    from src.data.squad_pairs import pair_batches
-    from src.evaluation import Figures
-    from src.pairs import pair_points, policy_scores, reference_logps, trees_of_steps
-    from src.pretrained import take_parents_defaults
-    from src.progress import compare
-    from src.training import make_optimizer, prepare, steps, update
+    from src.evaluation.intervals import Figures
+    from src.interop.pretrained import take_parents_defaults
+    from src.preference.pair_batches import pair_batches
+    from src.preference.pairs import pair_points, policy_scores, reference_logps, trees_of_steps
+    from src.training import run_data, stages
+    from src.training.console import compare
+    from src.training.loop import prepare, steps
+    from src.training.optimizer import make_optimizer, update
+    from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
-    from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args

@@ -9,9 +9,9 @@ checkpoints/{model_type}_train_ppo/.
 
 import time
 
-from src.names import PPO as STAGE
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.constants import PPO as STAGE
+from src.utils.exit_handling import command
 
 
 def build_parser() -> cli.Parser:
@@ -49,7 +49,7 @@ def build_parser() -> cli.Parser:
 
 def check(args, parser) -> None:
     """Refuse combinations that mean nothing; fill in what depends on the algorithm."""
-    from src.names import UserError
+    from src.utils.errors import UserError
 
     on_policy = args.algorithm == "reinforce"
     for name, value in (("ppo_epochs", 4), ("minibatches", 4)):
@@ -80,15 +80,18 @@ def main(argv=None) -> dict:
     parser = build_parser()
     check(parser.parse_args(argv), parser)  # so that --help and mistakes do not wait for torch
 
-    from src import ppo, ppo_figures, run_data, stages
     from src.data.squad_dataset import indexed_batches
-    from src.evaluation import Figures
-    from src.ppo_models import load_models, reward_and_kl
-    from src.pretrained import take_parents_defaults
-    from src.progress import compare
-    from src.rewards import reward_of_trees
-    from src.training import make_optimizer, prepare, steps, update
-    from src.utils.run import Run, set_up_torch
+    from src.evaluation.intervals import Figures
+    from src.interop.pretrained import take_parents_defaults
+    from src.rl import metrics as ppo_figures
+    from src.rl import ppo
+    from src.rl.models import load_models, reward_and_kl
+    from src.rl.rewards import reward_of_trees
+    from src.training import run_data, stages
+    from src.training.console import compare
+    from src.training.loop import prepare, steps
+    from src.training.optimizer import make_optimizer, update
+    from src.training.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args

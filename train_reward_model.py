@@ -8,9 +8,9 @@ checkpoints/{model_type}_train_reward_model/.
 
 import time
 
-from src.names import REWARD as STAGE
 from src.utils import cli
-from src.utils.ending import command
+from src.utils.constants import REWARD as STAGE
+from src.utils.exit_handling import command
 
 
 def build_parser() -> cli.Parser:
@@ -30,9 +30,9 @@ def build_parser() -> cli.Parser:
 
 def reward_backward(reward, trees, stop_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected]."""
+    from src.inference.logprobs import build_forest, end_hidden
     from src.losses import pairwise_reward_loss
-    from src.scoring import build_forest, end_hidden
-    from src.utils.distributed import all_sum, my_parts
+    from src.training.distributed import all_sum, my_parts
 
     pairs = sum(len(qs) for _, qs in trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
@@ -54,15 +54,17 @@ def main(argv=None) -> dict:
     parser = build_parser()
     parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
 
-    from src import pairs, run_data, stages
-    from src.data.squad_pairs import pair_batches
-    from src.evaluation import Figures
+    from src.evaluation.intervals import Figures
+    from src.interop.pretrained import take_parents_defaults
     from src.model.heads import RewardModel
-    from src.pretrained import take_parents_defaults
-    from src.progress import compare, say_pairs
-    from src.training import make_optimizer, prepare, steps, update
+    from src.preference import pairs
+    from src.preference.pair_batches import pair_batches
+    from src.training import run_data, stages
+    from src.training.console import compare, say_pairs
+    from src.training.loop import prepare, steps
+    from src.training.optimizer import make_optimizer, update
+    from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
-    from src.utils.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args

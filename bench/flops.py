@@ -7,9 +7,9 @@ keys and values only, and logits are needed at answer positions only.
 
 from collections.abc import Sequence
 
+from src.inference.logprobs import Forest, Tree
 from src.model.transformer.block import TransformerConfig
 from src.model.transformer.packing import pack
-from src.scoring import Forest, Tree
 
 # The gradient of a product is two products of the same size.
 BACKWARD = 2

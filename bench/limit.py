@@ -23,16 +23,16 @@ from bench.machine import machine, product_rate, quartiles, table
 from bench.pipes import CLOCKS, ROOT
 from bench.work import SHAPE, bench_tokenizer, count_questions
 from main_squad import sft_backward
+from src.data.encoding import encode_paragraphs
 from src.data.squad_dataset import indexed_batches, training_units
-from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.data.squad_pairs import pair_batches, preference_trees
 from src.data.squad_preferences import make_pairs
+from src.inference.logprobs import Tree, answer_logps, build_forest, leaf_hidden, logp_of_hidden
 from src.losses import dpo_loss, sequence_sum, sft_loss
 from src.model.model import build_model
-from src.scoring import Tree, answer_logps, build_forest, leaf_hidden, logp_of_hidden
-from src.training import make_optimizer, optimizer_step
-from src.utils.ending import command
+from src.preference.pair_batches import pair_batches, preference_trees
+from src.training.optimizer import make_optimizer, optimizer_step
+from src.utils.exit_handling import command
 from train_dpo import dpo_backward
 
 CPU = torch.device("cpu")

@@ -13,15 +13,16 @@ from bench.machine import product_rate
 from bench.pipes import CLOCKS, Turns, memory_mb
 from bench.work import NEW_TOKENS, alone, count_questions
 from main_squad import sft_backward
-from src.generation import generate
+from src.inference.logprobs import Tree, answer_logps, build_forest, score_answers
+from src.inference.sampling import generate
 from src.losses import sequence_sum
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
-from src.ppo import Settings, collect, learn
-from src.ppo_models import Models
-from src.rewards import model_rewards
-from src.scoring import Tree, answer_logps, build_forest, score_answers
-from src.training import make_optimizer, optimizer_step, prepare
+from src.rl.models import Models
+from src.rl.ppo import Settings, collect, learn
+from src.rl.rewards import model_rewards
+from src.training.loop import prepare
+from src.training.optimizer import make_optimizer, optimizer_step
 from train_dpo import dpo_backward
 from train_reward_model import reward_backward
 

@@ -26,14 +26,14 @@ from bench.machine import machine, table
 from bench.pipes import CLOCKS, ROOT
 from bench.work import SHAPE
 from main_squad import sft_backward
+from src.data.encoding import encode_paragraphs
 from src.data.squad_dataset import indexed_batches, training_units
-from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.inference.logprobs import Tree
 from src.model.model import build_model
-from src.scoring import Tree
-from src.training import make_optimizer, optimizer_step
-from src.utils.ending import command
+from src.training.optimizer import make_optimizer, optimizer_step
+from src.utils.exit_handling import command
 
 CPU = torch.device("cpu")
 CONTEXTS, QUESTION_TOKENS, ANSWER_TOKENS = 4, 16, 5

@@ -18,12 +18,12 @@ import torch
 from bench.machine import machine, product_rate, quartiles, table
 from bench.pipes import CLOCKS, ROOT, Worker
 from bench.work import CACHE
-from src.data.squad_encoding import encode_paragraphs
+from src.data.encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.export import contents_of
-from src.pretrained import SMOLLM2, load_pretrained
-from src.scoring import Tree
-from src.utils.ending import command
+from src.inference.logprobs import Tree
+from src.interop.export import contents_of
+from src.interop.pretrained import SMOLLM2, load_pretrained
+from src.utils.exit_handling import command
 
 TOLERANCE = 1e-3
 SIDES = {"ours": "bench.ours", "plain loop": "bench.plain_loop"}

@@ -32,7 +32,7 @@ from bench.work import (
     write_work,
 )
 from src.model.transformer.block import TransformerConfig
-from src.utils.ending import command
+from src.utils.exit_handling import command
 
 TORCH = "torch==2.13.0"
 # The peers' environments: the newest of the registry, and the last TRL of the kind that had PPO.

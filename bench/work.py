@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from bench.pipes import ROOT
-from src.data.squad_encoding import encode_paragraphs
+from src.data.encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.data.squad_pairs import preference_trees
 from src.data.squad_preferences import make_pairs
 from src.data.squad_types import Paragraph
-from src.data.tokenizer import PATTERNS, Tokenizer, load_tokenizer
+from src.data.tokenizers.tokenizer import PATTERNS, Tokenizer, load_tokenizer
+from src.inference.logprobs import Tree
 from src.model.heads import ScalarHead
 from src.model.model import build_model
-from src.scoring import Tree
+from src.preference.pair_batches import preference_trees
 
 # The shape that all figures are given for, and a small one to try the scripts with.
 SHAPE = {

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from src.names import MODEL_TYPES, STAGES
+from src.utils.constants import MODEL_TYPES, STAGES
 
 SHAPES = {
     "transformer": ["--n_embd", "16", "--n_layer", "1", "--n_head", "2"],

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.utils import bar
-from src.utils.bar import Bar
+from src.utils import progress_bar as bar
+from src.utils.progress_bar import Bar
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from bench.flops import forward_flops, masked_share, step_flops
 from bench.ours import kl_of
 from bench.work import alone, count_questions, exact_batches, llama_weights
 from main_squad import sft_backward
+from src.inference.logprobs import build_forest, score_answers
 from src.model.model import build_model
-from src.scoring import build_forest, score_answers
 from train_dpo import dpo_backward
 
 TREES = [

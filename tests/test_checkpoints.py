@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizers.tokenizer import load_tokenizer
 from src.model.heads import RewardModel
 from src.model.model import build_model
-from src.names import MODEL_TYPES, UserError
 from src.utils import payload as files
 from src.utils.checkpoint_utils import (
     Checkpoint,
@@ -29,13 +28,9 @@ from src.utils.checkpoint_utils import (
     load_parent,
     save_checkpoint,
 )
-from src.utils.payload import (
-    file_hash,
-    load_payload,
-    save_payload,
-    weights_hash,
-    write_atomically,
-)
+from src.utils.constants import MODEL_TYPES
+from src.utils.errors import UserError
+from src.utils.payload import file_hash, load_payload, save_payload, weights_hash, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import SHAPES, SMALL, call, flags, outcome, refusal
 
-from src.evaluation import exact_match, f1_score
-from src.names import MODEL_TYPES, STAGES
+from src.evaluation.squad_metrics import exact_match, f1_score
 from src.utils.checkpoint_utils import load_checkpoint
-from src.utils.ending import command
+from src.utils.constants import MODEL_TYPES, STAGES
+from src.utils.exit_handling import command
 
 METRICS = {
     "em", "f1", "answer_loss_nats", "preference_accuracy", "reward", "win_rate", "kl_nats",

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import main_squad
+from src.interop.pretrained import start_of
 from src.model.model import build_model, initialise
 from src.model.transformer.copy_head import lay_out_copy_head
-from src.names import UserError
-from src.pretrained import start_of
+from src.utils.errors import UserError
 
 
 def repeated(count=32, length=30, vocabulary=2000):

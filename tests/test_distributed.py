@@ -16,16 +16,17 @@ from conftest import SHAPES, flags, outcome, refusal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src import ppo, stages
 from src.model.heads import RewardModel
-from src.names import MODEL_TYPES, STAGES
-from src.ppo_figures import describe
-from src.utils import distributed, ending
-from src.utils.distributed import by_rank, gather, my_parts, shares, sum_gradients
+from src.rl import ppo
+from src.rl.metrics import describe
+from src.training import distributed, stages
+from src.training.distributed import by_rank, gather, my_parts, shares, sum_gradients
+from src.training.run import Run
+from src.training.sharding import shard, whole
+from src.utils import exit_handling as ending
+from src.utils.constants import MODEL_TYPES, STAGES
 from src.utils.payload import load_payload
 from src.utils.ranks import rank, world_size
-from src.utils.run import Run
-from src.utils.sharding import shard, whole
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEEDS = {"seconds", "examples_per_second", "tokens_per_second"}

@@ -17,7 +17,7 @@ import pytest
 from conftest import call, flags
 
 import eval_dpo
-from src.names import CORRUPTIONS, STAGES
+from src.utils.constants import CORRUPTIONS, STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -8,19 +8,20 @@ import pytest
 import torch
 import transformers
 
-from src.data.byte_pairs import byte_characters, vocabulary_of_json
+from src.data.encoding import answer_text, context_text, question_text
 from src.data.pico_squad import generate_articles
-from src.data.squad_encoding import answer_text, context_text, question_text
-from src.data.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
-from src.data.tokenizer_json import PAD, merges, tokenizer_json
-from src.export import FILES, MAX_NEW_TOKENS, PARTIAL
+from src.data.tokenizers.byte_pairs import byte_characters, vocabulary_of_json
+from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
+from src.inference.logprobs import pad
+from src.interop.export import FILES, MAX_NEW_TOKENS, PARTIAL
+from src.interop.llama_folder import folder_source
+from src.interop.llama_layout import read_llama
+from src.interop.tokenizer_json import PAD, merges, tokenizer_json
 from src.model.heads import RewardModel
 from src.model.model import build_model, initialise
-from src.model.transformer.llama_folder import folder_source
-from src.model.transformer.llama_layout import read_llama
-from src.names import STAGES, UserError
-from src.scoring import pad
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint, save_checkpoint
+from src.utils.constants import STAGES
+from src.utils.errors import UserError
 from tests.conftest import call, outcome, refusal
 
 REWARD = "train_reward_model"

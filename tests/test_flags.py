@@ -10,19 +10,21 @@ import torch
 from conftest import call, flags, refusal
 from test_run import parser, toy_with_gradient
 
-from src import stages
-from src.controls import apply_control
-from src.data import squad_dataset, squad_pairs
+from src.data import squad_dataset
+from src.data.encoding import encode_paragraphs
+from src.data.negative_controls import apply_control
 from src.data.squad_dataset import Units, indexed_batches, training_units
-from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.data.tokenizer import load_tokenizer
-from src.names import STAGES, UserError
-from src.run_data import load_pairs, load_questions
-from src.training import update
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.preference import pair_batches as squad_pairs
+from src.training import stages
+from src.training.device import choose_device
+from src.training.optimizer import update
+from src.training.run_data import load_pairs, load_questions
 from src.utils.checkpoint_utils import load_checkpoint
-from src.utils.device import choose_device
-from src.utils.ending import NonFiniteError
+from src.utils.constants import STAGES
+from src.utils.errors import UserError
+from src.utils.exit_handling import NonFiniteError
 from src.utils.payload import load_payload
 from tests.faults.runs import small_squad
 

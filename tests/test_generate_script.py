@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import outcome, refusal
 
-from src.names import STAGES
 from src.utils.checkpoint_utils import load_checkpoint
+from src.utils.constants import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "Context: The Boru Fair began in 1204.\nQuestion: When did it begin?\nAnswer:"
@@ -41,7 +41,7 @@ def test_one_prompt_prints_its_answer_alone(chain_of, model_type, monkeypatch):
 
 def test_the_log_prob_of_an_answer_is_that_of_its_tokens(chain_of, model_type, monkeypatch):
     """Greedy answers, log-probs at temperature 1, against scoring the same text."""
-    from src.data.squad_encoding import split_prompt
+    from src.data.encoding import split_prompt
 
     monkeypatch.chdir(chain_of(model_type).folder)
     ended = generate("--prompt", PROMPT, "--max_new_tokens", "3", "--json", model_type=model_type)
@@ -141,7 +141,7 @@ def test_sampling_gives_as_many_answers_as_asked_and_the_seed_decides(kgram):
 
 def test_a_reward_checkpoint_scores_an_answer(chain_of, model_type, monkeypatch):
     """The normalised score, the same as one plain row read to its stop token."""
-    from src.data.squad_encoding import split_prompt
+    from src.data.encoding import split_prompt
 
     monkeypatch.chdir(chain_of(model_type).folder)
     path = f"checkpoints/{model_type}_train_reward_model/final.pt"

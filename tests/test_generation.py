@@ -6,17 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from src.generation import (
-    GREEDY,
-    Sampling,
-    draw,
-    filter_logits,
-    generate,
-    generate_all,
-)
-from src.model.levels import LevelByLevel
+from src.inference.logprobs import build_forest, score_answers
+from src.inference.sampling import GREEDY, Sampling, draw, filter_logits, generate, generate_all
 from src.model.model import build_model
-from src.scoring import build_forest, score_answers
+from src.model.prefix_tree import LevelByLevel
 from tests.test_scoring import CONFIGS, Counted
 
 VOCAB, STOP = 11, 10

@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from src import comparison
-from src.comparison import measure_policy
-from src.data.squad_encoding import context_text
-from src.data.squad_pairs import PairTrees
+from src.data.encoding import context_text
 from src.data.squad_types import Paragraph, Question
-from src.data.tokenizer import load_tokenizer
-from src.evaluation import Asked, Floors, intervals
-from src.held_out import MAX_ANSWER_TOKENS, HeldOut, evaluate_policy, floors_of
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.evaluation import compare_policies as comparison
+from src.evaluation.baselines import Floors
+from src.evaluation.compare_policies import measure_policy
+from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, HeldOut, evaluate_policy, floors_of
+from src.evaluation.intervals import intervals
+from src.evaluation.squad_metrics import Asked
 from src.model.model import build_model
-from src.pairs import PairSet
-from src.progress import compare
+from src.preference.pair_batches import PairTrees
+from src.preference.pairs import PairSet
+from src.training.console import compare
 
 CPU = torch.device("cpu")
 TOKENIZER = load_tokenizer("pico")

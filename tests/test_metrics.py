@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src import evaluation
-from src.data import squad_text
+from src.data import answer_text
+from src.evaluation import baselines, intervals, kl, squad_metrics
 from src.model.model import build_model
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -61,51 +61,51 @@ def test_normalisation_by_hand():
         "a–b": "–b",  # a dash ends a word: the article before it goes
     }
     for text, expected in table.items():
-        assert squad_text.normalize_answer(text) == expected
-        assert evaluation.normalize_answer(text) == expected
+        assert answer_text.normalize_answer(text) == expected
+        assert squad_metrics.normalize_answer(text) == expected
 
 
 def test_exact_match_by_hand():
-    assert evaluation.exact_match("The Cat!", ["dog", "cat"]) == 1.0
-    assert evaluation.exact_match("cats", ["cat"]) == 0.0
-    assert evaluation.exact_match("3–4", ["34"]) == 0.0
-    assert evaluation.exact_match("", [""]) == 1.0
-    assert evaluation.exact_match("the", ["!"]) == 1.0  # both empty once normalised
-    assert evaluation.exact_match("", ["cat"]) == 0.0
+    assert squad_metrics.exact_match("The Cat!", ["dog", "cat"]) == 1.0
+    assert squad_metrics.exact_match("cats", ["cat"]) == 0.0
+    assert squad_metrics.exact_match("3–4", ["34"]) == 0.0
+    assert squad_metrics.exact_match("", [""]) == 1.0
+    assert squad_metrics.exact_match("the", ["!"]) == 1.0  # both empty once normalised
+    assert squad_metrics.exact_match("", ["cat"]) == 0.0
 
 
 def test_f1_by_hand():
-    assert evaluation.f1_score("", [""]) == 0.0
-    assert evaluation.f1_score("the", ["a"]) == 0.0
-    assert evaluation.f1_score("The Cat!", ["cat"]) == 1.0
-    assert evaluation.f1_score("black cat", ["cat"]) == pytest.approx(2 / 3)  # P 1/2, R 1
-    assert evaluation.f1_score("cat", ["the big black cat"]) == pytest.approx(1 / 2)  # P 1, R 1/3
-    assert evaluation.f1_score("b b b", ["b c"]) == pytest.approx(2 / 5)  # one b is shared, not 3
-    assert evaluation.f1_score("b c", ["c b"]) == 1.0  # order does not count
-    assert evaluation.f1_score("b c", ["x", "b c d", "b"]) == pytest.approx(0.8)  # best gold
+    assert squad_metrics.f1_score("", [""]) == 0.0
+    assert squad_metrics.f1_score("the", ["a"]) == 0.0
+    assert squad_metrics.f1_score("The Cat!", ["cat"]) == 1.0
+    assert squad_metrics.f1_score("black cat", ["cat"]) == pytest.approx(2 / 3)  # P 1/2, R 1
+    assert squad_metrics.f1_score("cat", ["the big black cat"]) == pytest.approx(1 / 2)  # P 1, R 1/3
+    assert squad_metrics.f1_score("b b b", ["b c"]) == pytest.approx(2 / 5)  # one b is shared, not 3
+    assert squad_metrics.f1_score("b c", ["c b"]) == 1.0  # order does not count
+    assert squad_metrics.f1_score("b c", ["x", "b c d", "b"]) == pytest.approx(0.8)  # best gold
 
 
 def test_golds_must_be_a_list():
     with pytest.raises(AssertionError, match="list"):
-        evaluation.exact_match("a", "abc")
+        squad_metrics.exact_match("a", "abc")
     with pytest.raises(AssertionError, match="list"):
-        evaluation.f1_score("a", "abc")
+        squad_metrics.f1_score("a", "abc")
 
 
 @QUICK
 @given(TEXT, st.lists(TEXT, min_size=1, max_size=3))
 def test_metrics_equal_an_independent_derivation(prediction, golds):
-    assert squad_text.normalize_answer(prediction) == " ".join(derived_words(prediction))
+    assert answer_text.normalize_answer(prediction) == " ".join(derived_words(prediction))
     exact = max(derived_words(prediction) == derived_words(gold) for gold in golds)
-    assert evaluation.exact_match(prediction, golds) == exact
+    assert squad_metrics.exact_match(prediction, golds) == exact
     expected = max(derived_f1(prediction, gold) for gold in golds)
-    assert evaluation.f1_score(prediction, golds) == pytest.approx(expected, abs=1e-12)
+    assert squad_metrics.f1_score(prediction, golds) == pytest.approx(expected, abs=1e-12)
 
 
 def test_interval_of_coin_flips_is_the_normal_one():
     """400 independent flips, 120 heads: 0.3 +- 1.96 sqrt(0.3 * 0.7 / 400) = 0.3 +- 0.0449."""
     flips = [1.0] * 120 + [0.0] * 280
-    out = evaluation.bootstrap_interval(flips, [1] * 400, range(400), draws=4000)
+    out = intervals.bootstrap_interval(flips, [1] * 400, range(400), draws=4000)
     assert out.value == pytest.approx(0.3)
     assert out.low == pytest.approx(0.3 - 0.0449, abs=0.006)
     assert out.high == pytest.approx(0.3 + 0.0449, abs=0.006)
@@ -117,7 +117,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     hits = 0
     for trial in range(200):
         luck = np.repeat(rng.random(40) < 0.5, 5).astype(float)
-        out = evaluation.bootstrap_interval(
+        out = intervals.bootstrap_interval(
             luck, np.ones(200), np.repeat(np.arange(40), 5), seed=trial, draws=200, level=0.9
         )
         hits += out.low <= 0.5 <= out.high
@@ -126,22 +126,22 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 
 def test_interval_resamples_contexts_not_questions():
     values = [1.0] * 50 + [0.0] * 50
-    alone = evaluation.bootstrap_interval(values, [1] * 100, range(100))
-    grouped = evaluation.bootstrap_interval(values, [1] * 100, [f"c{i // 10}" for i in range(100)])
+    alone = intervals.bootstrap_interval(values, [1] * 100, range(100))
+    grouped = intervals.bootstrap_interval(values, [1] * 100, [f"c{i // 10}" for i in range(100)])
     ratio = (grouped.high - grouped.low) / (alone.high - alone.low)
     assert ratio == pytest.approx(math.sqrt(10), rel=0.2)
-    one = evaluation.bootstrap_interval(values, [1] * 100, ["same"] * 100)
+    one = intervals.bootstrap_interval(values, [1] * 100, ["same"] * 100)
     assert one == (0.5, 0.5, 0.5)
 
 
 def test_interval_is_of_a_ratio_of_sums():
     """6 nats over 2 tokens and 1 nat over 8: 0.7 nats per token, not the mean of 3 and 1/8."""
-    out = evaluation.bootstrap_interval([6.0, 1.0], [2, 8], ["a", "b"])
+    out = intervals.bootstrap_interval([6.0, 1.0], [2, 8], ["a", "b"])
     assert out.value == pytest.approx(0.7)
     assert out.low == pytest.approx(1 / 8) and out.high == pytest.approx(3)
-    assert out == evaluation.bootstrap_interval([6.0, 1.0], [2, 8], ["a", "b"], seed=0)
-    assert all(math.isnan(x) for x in evaluation.bootstrap_interval([], [], []))
-    assert all(math.isnan(x) for x in evaluation.bootstrap_interval([0.0], [0], ["a"]))
+    assert out == intervals.bootstrap_interval([6.0, 1.0], [2, 8], ["a", "b"], seed=0)
+    assert all(math.isnan(x) for x in intervals.bootstrap_interval([], [], []))
+    assert all(math.isnan(x) for x in intervals.bootstrap_interval([0.0], [0], ["a"]))
 
 
 def test_paired_difference_takes_out_what_both_find_hard():
@@ -150,19 +150,19 @@ def test_paired_difference_takes_out_what_both_find_hard():
     policy = parent.copy()
     policy[:30] = 1.0
     gained = float((policy - parent).mean())
-    out = evaluation.paired_difference(policy, parent, np.ones(300), range(300))
+    out = intervals.paired_difference(policy, parent, np.ones(300), range(300))
     assert out.value == pytest.approx(gained) and 0 < out.low < gained < out.high
     assert out.high - out.low < 0.06  # two separate intervals are 0.11 wide each
-    back = evaluation.paired_difference(parent, policy, np.ones(300), range(300))
+    back = intervals.paired_difference(parent, policy, np.ones(300), range(300))
     assert back.value == pytest.approx(-gained)
-    assert evaluation.paired_difference(policy, policy, np.ones(300), range(300)) == (0, 0, 0)
+    assert intervals.paired_difference(policy, policy, np.ones(300), range(300)) == (0, 0, 0)
 
 
 def test_ties_are_half_a_win():
-    assert evaluation.points_in_order([3, 1, 2], [1, 3, 2]).tolist() == [1.0, 0.0, 0.5]
-    assert evaluation.win_rate([1.0, 2.0], [1.0, 2.0], ["a", "b"]) == (0.5, 0.5, 0.5)
-    assert evaluation.win_rate([2.0, 1, 1, 0], [1.0, 1, 1, 1], "abcd").value == pytest.approx(0.5)
-    assert evaluation.win_rate([2.0, 1, 1], [1.0, 1, 0], "abc").value == pytest.approx(5 / 6)
+    assert intervals.points_in_order([3, 1, 2], [1, 3, 2]).tolist() == [1.0, 0.0, 0.5]
+    assert intervals.win_rate([1.0, 2.0], [1.0, 2.0], ["a", "b"]) == (0.5, 0.5, 0.5)
+    assert intervals.win_rate([2.0, 1, 1, 0], [1.0, 1, 1, 1], "abcd").value == pytest.approx(0.5)
+    assert intervals.win_rate([2.0, 1, 1], [1.0, 1, 0], "abc").value == pytest.approx(5 / 6)
 
 
 CONTEXT = (
@@ -174,20 +174,20 @@ CONTEXT = (
 def test_types_and_spans():
     kinds = {"1804": "date", "12 May 1804": "date", "35": "number", "four marks": "number",
              "2,500.5": "number", "Dar Bek": "name", "Éva": "name", "tailor": "other", "": "other"}
-    assert {text: squad_text.answer_type(text) for text in kinds} == kinds
-    assert squad_text.typed_spans(CONTEXT, "date") == ["1804", "12 May 1804"]
-    assert squad_text.typed_spans(CONTEXT, "number") == ["35"]
-    assert squad_text.typed_spans(CONTEXT, "name") == [
+    assert {text: answer_text.answer_type(text) for text in kinds} == kinds
+    assert answer_text.typed_spans(CONTEXT, "date") == ["1804", "12 May 1804"]
+    assert answer_text.typed_spans(CONTEXT, "number") == ["35"]
+    assert answer_text.typed_spans(CONTEXT, "name") == [
         "Dar Bek", "Fenberg", "Belane Song", "Mira van Halen"
     ]
-    assert squad_text.typed_spans("blue sky", "other") == ["blue", "sky"]
+    assert answer_text.typed_spans("blue sky", "other") == ["blue", "sky"]
 
 
 def test_floors():
     train = ["1900", "1900", "Ana Lop", "12 May 1804", "40"]
     golds = [("12 May 1804",), ("35 marks", "35"), ("Mira van Halen",), ("a tailor",)]
     contexts = [CONTEXT, CONTEXT, CONTEXT[:40], ""]
-    floors = evaluation.floor_predictions(contexts, golds, train)
+    floors = baselines.floor_predictions(contexts, golds, train)
     assert floors.first_of_type == ["1804", "35", "Dar Bek", ""]
     assert floors.majority == ["1900", "40", "Ana Lop", ""]  # no training answer of type other
     assert floors.perfect_copy == ["12 May 1804", "35 marks", "", ""]  # what the window cut is lost
@@ -198,9 +198,9 @@ def test_floors():
 def test_random_span_is_seeded_uniform_and_as_long_as_training_answers():
     context = " ".join(f"w{i}" for i in range(10))
     many = [context] * 3000, [("w1",)] * 3000, ["one", "two words"]
-    spans = evaluation.floor_predictions(*many, seed=3).random_span
-    assert spans == evaluation.floor_predictions(*many, seed=3).random_span
-    assert spans != evaluation.floor_predictions(*many, seed=4).random_span
+    spans = baselines.floor_predictions(*many, seed=3).random_span
+    assert spans == baselines.floor_predictions(*many, seed=3).random_span
+    assert spans != baselines.floor_predictions(*many, seed=4).random_span
     starts = [int(span.split()[0][1:]) for span in spans]
     for start in range(10):
         assert starts.count(start) == pytest.approx(300, abs=70)  # 4 standard deviations
@@ -212,8 +212,8 @@ def test_f1_never_exceeds_one_and_is_symmetric():
     rng = random.Random(0)
     for _ in range(300):
         left, right = (" ".join(rng.choices("bcde", k=rng.randrange(5))) for _ in range(2))
-        score = evaluation.f1_score(left, [right])
-        assert 0 <= score <= 1 and score == pytest.approx(evaluation.f1_score(right, [left]))
+        score = squad_metrics.f1_score(left, [right])
+        assert 0 <= score <= 1 and score == pytest.approx(squad_metrics.f1_score(right, [left]))
 
 
 @pytest.mark.parametrize("limit", [1, 2])
@@ -246,7 +246,7 @@ def test_kl_of_samples_is_the_kl_of_what_was_drawn(limit):
     with torch.no_grad():
         exact = kl([1, 2, 0], limit)
     prompts = [([1], [[2, 0]] * 3000)]
-    found = evaluation.kl_of_samples(policy, parent, prompts, stop, max_new_tokens=limit)
+    found = kl.kl_of_samples(policy, parent, prompts, stop, max_new_tokens=limit)
     error = float(found.std()) / len(found) ** 0.5
     assert exact > 10 * error
     assert float(found.mean()) == pytest.approx(exact, abs=4 * error)

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from src.model.levels import Level
+from src.inference.logprobs import build_forest
 from src.model.model import MODELS, build_model
-from src.names import MODEL_TYPES, UserError
-from src.scoring import build_forest
+from src.model.prefix_tree import Level
+from src.utils.constants import MODEL_TYPES
+from src.utils.errors import UserError
 
 CONFIGS = [
     ("transformer", {"n_layer": 2, "n_embd": 32, "n_head": 4}),

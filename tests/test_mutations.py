@@ -9,8 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from src import evaluation, losses
-from src.data import squad_text
+from src import losses
+from src.data import answer_text
+from src.evaluation import squad_metrics
 from tests import mutations, test_losses, test_metrics
 from tests.mutations import Mutation
 

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.model.levels import Level
+from src.inference.logprobs import build_forest
+from src.model.linear import Linear, arranged
 from src.model.model import build_model
-from src.model.products import Linear, arranged
+from src.model.prefix_tree import Level
 from src.model.transformer.attention import attend_part
 from src.model.transformer.packing import SCORES_A_PART, pack, parts_pay, starts_of
-from src.scoring import build_forest
 from tests.test_models import CONFIGS, VOCAB, close
 
 HAND_TREES = [([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])]

@@ -10,10 +10,10 @@ from itertools import product
 import pytest
 
 from src.data import pico_facts
+from src.data.answer_text import normalize_answer
 from src.data.pico_squad import DIFFICULTIES, generate_articles, is_validation_name
-from src.data.squad_text import normalize_answer
 from src.data.squad_types import Paragraph, Question
-from src.names import UserError
+from src.utils.errors import UserError
 
 MONTHS = (
     "January February March April May June July August September October November December"

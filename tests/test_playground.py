@@ -15,16 +15,17 @@ from conftest import flags, outcome, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data.tokenizer import load_tokenizer
-from src.evaluation import Asked
-from src.generation import Sampling
-from src.held_out import ANSWER_ROOM, MAX_ANSWER_TOKENS
-from src.names import STAGES, UserError
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.evaluation.evaluation_set import ANSWER_ROOM, MAX_ANSWER_TOKENS
+from src.evaluation.squad_metrics import Asked
+from src.inference.sampling import Sampling
 from src.playground import answers as answers_module
 from src.playground import page, render
 from src.playground.answers import Settings, answer, answers, cut_prompt, pieces
-from src.playground.shelf import find_checkpoints, load_shelf
+from src.playground.checkpoints import find_checkpoints, load_shelf
 from src.utils.checkpoint_utils import load_checkpoint, save_checkpoint
+from src.utils.constants import STAGES
+from src.utils.errors import UserError
 
 ASKED = Asked("The Boru Fair began in 1204 in Vozar.", "When did it begin?", ("1204", "in 1204"))
 NAMES = ["kgram base", "kgram SFT", "kgram DPO", "kgram PPO"]

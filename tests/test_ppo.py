@@ -7,22 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from src import ppo
-from src.generation import Sampling, generate
+from src.inference.logprobs import build_forest, end_hidden, leaf_hidden
+from src.inference.sampling import Sampling, generate
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
-from src.names import MODEL_TYPES
-from src.ppo import (
-    Models,
-    Settings,
-    collect,
-    learn,
-    settings_of,
-)
-from src.ppo_figures import collapse, describe, next_kl_coef
-from src.rewards import model_rewards
-from src.scoring import build_forest, end_hidden, leaf_hidden
-from src.training import make_optimizer, optimizer_step
+from src.rl import ppo
+from src.rl.metrics import collapse, describe, next_kl_coef
+from src.rl.ppo import Models, Settings, collect, learn, settings_of
+from src.rl.rewards import model_rewards
+from src.training.optimizer import make_optimizer, optimizer_step
+from src.utils.constants import MODEL_TYPES
 
 VOCAB, STOP = 23, 0
 PROMPTS = [

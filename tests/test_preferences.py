@@ -7,23 +7,23 @@ from random import Random
 
 import pytest
 
-from src.data import squad_corruptions as corrupt
+from src.data import corruptions as corrupt
+from src.data.answer_text import normalize_answer
+from src.data.encoding import encode_paragraphs
 from src.data.pico_squad import generate_articles
-from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.data.squad_pairs import (
+from src.data.squad_preferences import CORRUPTIONS, Pair, make_pairs, parse_corruptions
+from src.data.squad_types import Paragraph, Question
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.preference.pair_batches import (
     PairTrees,
     evaluation_pair_trees,
     pair_batches,
     preference_trees,
 )
-from src.data.squad_preferences import CORRUPTIONS, Pair, make_pairs, parse_corruptions
-from src.data.squad_text import normalize_answer
-from src.data.squad_types import Paragraph, Question
-from src.data.tokenizer import load_tokenizer
-from src.names import CORRUPTIONS as KINDS
-from src.names import UserError
-from src.pairs import PairSet, length_rule
+from src.preference.pairs import PairSet, length_rule
+from src.utils.constants import CORRUPTIONS as KINDS
+from src.utils.errors import UserError
 
 SQUAD = Path(__file__).resolve().parents[2] / "shared" / "squad" / "train.json"
 PICO = load_tokenizer("pico")

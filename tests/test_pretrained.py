@@ -11,21 +11,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.byte_pairs import PATTERNS, byte_characters, vocabulary_of, vocabulary_of_json
-from src.data.tokenizer import Tokenizer
-from src.model.transformer.gguf_file import GgufFile
-from src.model.transformer.llama_folder import folder_source
-from src.model.transformer.llama_layout import (
-    BLOCK,
-    EMBEDDING,
-    GGUF_BLOCK,
-    GGUF_TOP,
-    gguf_source,
-    read_llama,
+from src.data.tokenizers.byte_pairs import (
+    PATTERNS,
+    byte_characters,
+    vocabulary_of,
+    vocabulary_of_json,
 )
-from src.names import UserError
-from src.pretrained import load_pretrained
+from src.data.tokenizers.tokenizer import Tokenizer
+from src.interop.gguf_file import GgufFile
+from src.interop.llama_folder import folder_source
+from src.interop.llama_layout import BLOCK, EMBEDDING, GGUF_BLOCK, GGUF_TOP, gguf_source, read_llama
+from src.interop.pretrained import load_pretrained
 from src.utils.checkpoint_utils import load_checkpoint, save_checkpoint
+from src.utils.errors import UserError
 from tests.conftest import outcome, refusal
 
 transformers = pytest.importorskip("transformers")
@@ -387,7 +385,7 @@ def test_the_vocabulary_of_smollm2():
         pytest.skip(f"{kept.name} is not cached: main_squad.py --init_from smollm2 fetches it")
     fields = GgufFile(kept).fields
     tokens, merges = (fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "merges"))
-    pretrained = importlib.import_module("src.pretrained")
+    pretrained = importlib.import_module("src.interop.pretrained")
     ours = Tokenizer.from_vocabulary(pretrained._gguf_vocabulary(kept))
     vocab = {text: i for i, text in enumerate(tokens)}
     theirs = hugging_face(vocab, [tuple(merge.split(" ")) for merge in merges])
@@ -397,7 +395,7 @@ def test_the_vocabulary_of_smollm2():
 
 def test_neither_hub_nor_wheel(tmp_path, monkeypatch):
     """Nothing cached and no network: one clear line. Only the fetching itself is replaced."""
-    pretrained = importlib.import_module("src.pretrained")
+    pretrained = importlib.import_module("src.interop.pretrained")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pretrained, "_cached", lambda hub_id: None)
     failing = pretrained.subprocess.CalledProcessError(1, "pip", stderr=b"no network")

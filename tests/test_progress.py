@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.progress import compare
+from src.training.console import compare
 
 ONES = [1.0] * 4
 # One context each. Points in percent, nats of four tokens each, nats an answer.

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from conftest import call, outcome, refusal
 
-from src.evaluation import f1_score
-from src.held_out import HeldOut, PolicyResult
-from src.names import STAGES, UserError
+from src.evaluation.evaluation_set import HeldOut, PolicyResult
+from src.evaluation.squad_metrics import f1_score
 from src.report.answers import answers_table, marked_words
-from src.report.chains import Chain, Stage, find_chains, group_chains, read_log
 from src.report.curves import by_step
 from src.report.html import VOID, tag
+from src.report.pipelines import Chain, Stage, find_chains, group_chains, read_log
 from src.report.summary_plots import hacking_track, mean_of, mean_track, quality_plot
+from src.utils.constants import STAGES
+from src.utils.errors import UserError
 
 SECTIONS = ["quality", "hacking", "rewards", *STAGES, "answers", "run"]
 # Elements that hold words only, and elements that are more than words (HTML's content models).
@@ -236,7 +237,7 @@ def test_a_mark_in_a_folders_name_stays_text(workplace):
 
 def made_up(questions, golds, answers):
     points = [f1_score(a, g) for a, g in zip(answers, golds, strict=True)]
-    from src.evaluation import Asked
+    from src.evaluation.squad_metrics import Asked
 
     asked = [Asked(f"c {q}", q, g) for q, g in zip(questions, golds, strict=True)]
     held_out = HeldOut([], [], asked, [str(n) for n in range(len(asked))], [], 0.0, 0)
@@ -364,7 +365,7 @@ def test_several_tracks_are_their_mean_where_all_have_an_evaluation():
 
 
 def test_rules_are_drawn_once_unless_the_questions_differ():
-    from src.evaluation import Interval
+    from src.evaluation.intervals import Interval
 
     def table(rule):
         policy = {"em": Interval(1, 0, 2)}
@@ -387,7 +388,7 @@ def test_ppo_logs_what_the_track_needs(chain_of):
 
 
 def test_several_seeds_are_their_mean_from_the_least_to_the_most():
-    from src.evaluation import Interval
+    from src.evaluation.intervals import Interval
 
     assert mean_of([Interval(1, 0, 2), Interval(4, 3, 5)]) == Interval(2.5, 1, 4)
     assert mean_of([Interval(1, 0, 2)]) == Interval(1, 0, 2)

@@ -15,11 +15,13 @@ import torch
 from conftest import call, flags, outcome, refusal
 from test_run import Toy, run_in
 
-from src import stages
-from src.names import STAGES, UserError
-from src.training import make_optimizer, save_last
+from src.training import stages
+from src.training.loop import save_last
+from src.training.optimizer import make_optimizer
+from src.training.run import set_up_torch
+from src.utils.constants import STAGES
+from src.utils.errors import UserError
 from src.utils.payload import load_payload
-from src.utils.run import set_up_torch
 from tests.faults.runs import assert_same, assert_same_runs, records
 
 ROOT = Path(__file__).resolve().parent.parent

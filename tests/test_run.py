@@ -15,14 +15,15 @@ import pytest
 import torch
 from torch import nn
 
-from src.names import UserError
-from src.training import learning_rate, make_optimizer, optimizer_step, save_last, steps
+from src.training.loop import save_last, steps
+from src.training.optimizer import learning_rate, make_optimizer, optimizer_step
+from src.training.rng_state import rng_state, set_rng_state
+from src.training.run import Run, set_up_torch
 from src.utils import cli
 from src.utils.cli import Parser, number
-from src.utils.ending import NonFiniteError, Stopped, command
+from src.utils.errors import UserError
+from src.utils.exit_handling import NonFiniteError, Stopped, command
 from src.utils.payload import load_payload, save_payload
-from src.utils.rng import rng_state, set_rng_state
-from src.utils.run import Run, set_up_torch
 
 ROOT = Path(__file__).resolve().parent.parent
 

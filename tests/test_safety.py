@@ -11,10 +11,11 @@ import pytest
 import torch
 from test_run import Toy, parser, run_in
 
-from src.training import make_optimizer, optimizer_step, steps
+from src.training.loop import steps
+from src.training.optimizer import make_optimizer, optimizer_step
+from src.training.run_lock import lock_folder
 from src.utils import payload as files
-from src.utils.ending import NonFiniteError, Stopped, command
-from src.utils.lock import lock_folder
+from src.utils.exit_handling import NonFiniteError, Stopped, command
 from src.utils.payload import clear_stale, load_payload, save_payload, write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from src import scoring
-from src.model.levels import LevelByLevel
-from src.model.model import build_model
-from src.scoring import (
+from src.inference import logprobs as scoring
+from src.inference.logprobs import (
     build_forest,
     end_hidden,
     leaf_hidden,
@@ -23,6 +21,8 @@ from src.scoring import (
     score_answers,
     score_text,
 )
+from src.model.model import build_model
+from src.model.prefix_tree import LevelByLevel
 
 VOCAB, STOP = 23, 22
 CONFIGS = {

@@ -9,17 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data import squad_encoding
+from src.data import encoding as squad_encoding
+from src.data.encoding import encode_paragraphs, encode_prompt, split_prompt
 from src.data.pico_squad import generate_articles
-from src.data.squad_dataset import (
-    batch_order,
-    indexed_batches,
-    steps_per_epoch,
-    training_units,
-)
-from src.data.squad_encoding import encode_paragraphs, encode_prompt, split_prompt
+from src.data.squad_dataset import batch_order, indexed_batches, steps_per_epoch, training_units
 from src.data.squad_types import Paragraph, Question
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizers.tokenizer import load_tokenizer
 
 PICO = load_tokenizer("pico")
 

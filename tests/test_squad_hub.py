@@ -8,7 +8,7 @@ import pytest
 from src.data import squad_loader
 from src.data.squad_loader import load_squad
 from src.data.squad_splits import split_by_title
-from src.names import UserError
+from src.utils.errors import UserError
 
 
 class Rows(list):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from src.data import squad_loader
 from src.data.squad_loader import Paragraph, Question, load_from_identity, load_squad
 from src.data.squad_parse import Dropped, parse_squad, read_json
-from src.names import UserError
+from src.utils.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
 needs_squad = pytest.mark.skipif(not SHARED.is_dir(), reason="real SQuAD is not beside the project")

@@ -9,20 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data import squad_windows
+from src.data import windows as squad_windows
+from src.data.encoding import encode_paragraphs
 from src.data.pico_squad import generate_articles
-from src.data.squad_dataset import (
-    evaluate_on,
-    indexed_batches,
-    training_trees,
-    training_units,
-)
-from src.data.squad_encoding import encode_paragraphs
+from src.data.squad_dataset import evaluate_on, indexed_batches, training_trees, training_units
 from src.data.squad_loader import load_squad
 from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph, Question
-from src.data.squad_windows import attach_answers, evaluation_trees, golds_lost
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.data.windows import attach_answers, evaluation_trees, golds_lost
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
 PICO = load_tokenizer("pico")

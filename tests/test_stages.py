@@ -12,17 +12,17 @@ from conftest import call, flags
 import main_squad
 import train_dpo
 import train_reward_model
-from src.controls import apply_control
+from src.data.encoding import encode_paragraphs
+from src.data.negative_controls import apply_control
 from src.data.squad_dataset import training_units
-from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.data.squad_pairs import PairTrees
 from src.data.squad_preferences import Pair
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.inference.logprobs import Tree
 from src.model.heads import RewardModel, ScalarHead
 from src.model.model import build_model
-from src.names import CORRUPTIONS, MODEL_TYPES
-from src.pairs import (
+from src.preference.pair_batches import PairTrees
+from src.preference.pairs import (
     PairSet,
     accuracy,
     accuracy_by_kind,
@@ -35,11 +35,12 @@ from src.pairs import (
     training_pairs,
     trees_of_steps,
 )
-from src.rewards import model_rewards
-from src.run_data import some_gold_trees
-from src.scoring import Tree
-from src.training import make_optimizer, optimizer_step, prepare
+from src.rl.rewards import model_rewards
+from src.training.loop import prepare
+from src.training.optimizer import make_optimizer, optimizer_step
+from src.training.run_data import some_gold_trees
 from src.utils.checkpoint_utils import load_checkpoint
+from src.utils.constants import CORRUPTIONS, MODEL_TYPES
 from src.utils.payload import file_hash, save_payload
 
 STOP = 0

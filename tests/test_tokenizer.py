@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.data import pico_facts
-from src.data.byte_pairs import Vocabulary
+from src.data.encoding import answer_text, context_text, question_text
 from src.data.pico_squad import generate_articles
-from src.data.ranks_file import read_ranks
-from src.data.squad_encoding import answer_text, context_text, question_text
 from src.data.squad_loader import load_squad
-from src.data.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
-from src.names import UserError
+from src.data.tokenizers.bpe_file import read_ranks
+from src.data.tokenizers.byte_pairs import Vocabulary
+from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
+from src.utils.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
 needs_squad = pytest.mark.skipif(not SHARED.is_dir(), reason="real SQuAD is not beside the project")

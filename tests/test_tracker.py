@@ -9,10 +9,10 @@ import torch
 from conftest import call, flags, outcome
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.names import UserError
+from src.training.run import Run
 from src.utils import cli
+from src.utils.errors import UserError
 from src.utils.payload import load_payload
-from src.utils.run import Run
 
 
 def run_in(folder, *argv):

@@ -9,16 +9,16 @@ import torch
 from conftest import flags, outcome, refusal
 from test_ppo import models_of, settings
 
-from src.data.tokenizer import load_tokenizer
-from src.evaluation import Asked
-from src.held_out import ANSWER_ROOM, MAX_ANSWER_TOKENS, HeldOut, evaluate_policy
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.evaluation.evaluation_set import ANSWER_ROOM, MAX_ANSWER_TOKENS, HeldOut, evaluate_policy
+from src.evaluation.squad_metrics import Asked
+from src.inference.logprobs import build_forest, end_hidden
 from src.model.model import build_model
-from src.names import UserError
-from src.ppo import Rollout, collect
-from src.ppo_figures import describe
-from src.ppo_models import Models, load_models, reward_and_kl
-from src.rewards import function_rewards, model_rewards, reward_function
-from src.scoring import build_forest, end_hidden
+from src.rl.metrics import describe
+from src.rl.models import Models, load_models, reward_and_kl
+from src.rl.ppo import Rollout, collect
+from src.rl.rewards import function_rewards, model_rewards, reward_function
+from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
 

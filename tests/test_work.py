@@ -11,11 +11,11 @@ from test_scoring import CONFIGS, STOP, TREES, perturbed
 from test_stages import BACKWARD, flags_of, model_of, trees_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from src.inference.logprobs import build_forest, end_hidden, score_answers, score_text
 from src.model.heads import RewardModel
 from src.model.transformer import transformer
-from src.names import MODEL_TYPES
-from src.ppo import collect, learn
-from src.scoring import build_forest, end_hidden, score_answers, score_text
+from src.rl.ppo import collect, learn
+from src.utils.constants import MODEL_TYPES
 
 
 def counted(name):

@@ -26,11 +26,11 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from src.data.byte_pairs import byte_characters
 from src.data.pico_squad import DIFFICULTIES, generate_articles
 from src.data.squad_types import Paragraph
-from src.data.tokenizer import PATTERNS, PICO_FILE
-from src.utils.ending import command
+from src.data.tokenizers.byte_pairs import byte_characters
+from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE
+from src.utils.exit_handling import command
 
 
 def squad_texts(path: Path) -> Iterator[str]:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from src.data import pico_facts as text
 from src.data.squad_types import Paragraph, Question
-from src.names import UserError
+from src.utils.errors import UserError
 
 SPLITS = ("train", "validation")
 DIFFICULTIES = (1, 2, 3, 4, 5)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.data.squad_encoding import EncodedParagraph
-from src.data.squad_windows import (
+from src.data.encoding import EncodedParagraph
+from src.data.random_streams import Stream, stream
+from src.data.windows import (
     EvaluationTrees,
     Place,
     Tree,
@@ -21,7 +22,6 @@ from src.data.squad_windows import (
     gold_asks,
     place,
 )
-from src.data.streams import Stream, stream
 
 POOL_BATCHES = 8
 

@@ -29,7 +29,7 @@ from src.data.squad_splits import (
     split_by_title,
 )
 from src.data.squad_types import Paragraph, Question
-from src.names import UserError
+from src.utils.errors import UserError
 
 __all__ = ["Paragraph", "Question", "SquadData", "load_from_identity", "load_squad"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src.data.squad_types import Paragraph, Question
-from src.names import UserError
+from src.utils.errors import UserError
 
 MAX_FILE_BYTES = 2 << 30
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
-from src.data import squad_corruptions as corrupt
+from src.data import corruptions as corrupt
 from src.data.squad_types import Paragraph
-from src.names import CORRUPTIONS as KINDS
-from src.names import UserError
+from src.utils.constants import CORRUPTIONS as KINDS
+from src.utils.errors import UserError
 
 Corruption = Callable[[corrupt.Scene, Random], Sequence[str]]
 

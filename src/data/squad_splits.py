@@ -7,7 +7,7 @@ from random import Random
 
 from src.data.squad_parse import Dropped
 from src.data.squad_types import Paragraph
-from src.names import UserError
+from src.utils.errors import UserError
 
 VALIDATION_SHARE = 0.1  # of a lone file's titles
 

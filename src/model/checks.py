@@ -1,6 +1,6 @@
 """Checks of configuration values that the three architectures share."""
 
-from src.names import UserError
+from src.utils.errors import UserError
 
 
 def require_positive_int(config: object, *fields: str) -> None:

@@ -9,7 +9,7 @@ from src.model.lstm.lstm import LSTM, LSTMConfig
 from src.model.transformer.block import TransformerConfig
 from src.model.transformer.copy_head import has_room, lay_out_copy_head
 from src.model.transformer.transformer import Transformer
-from src.names import UserError
+from src.utils.errors import UserError
 
 MODELS = {
     "transformer": (TransformerConfig, Transformer),

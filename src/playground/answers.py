@@ -10,17 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from src.data.squad_encoding import encode_prompt
-from src.data.squad_windows import evaluation_trees
-from src.data.tokenizer import Tokenizer
-from src.evaluation import Asked, f1_score
-from src.generation import Sampling, generate
-from src.held_out import ANSWER_ROOM, MAX_ANSWER_TOKENS
+from src.data.encoding import encode_prompt
+from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.windows import evaluation_trees
+from src.evaluation.evaluation_set import ANSWER_ROOM, MAX_ANSWER_TOKENS
+from src.evaluation.squad_metrics import Asked, f1_score
+from src.inference.logprobs import Forest, build_forest, leaf_hidden, pick
+from src.inference.sampling import Sampling, generate
 from src.losses import kl_divergence, token_logp
-from src.names import UserError
-from src.playground.shelf import Judge, Policy
-from src.rewards import model_rewards
-from src.scoring import Forest, build_forest, leaf_hidden, pick
+from src.playground.checkpoints import Judge, Policy
+from src.rl.rewards import model_rewards
+from src.utils.errors import UserError
 
 # More is no paragraph, and would only be cut away after it was encoded.
 MAX_CHARACTERS = 1_000_000

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import torch
 
 from src.data.squad_types import Paragraph
-from src.evaluation import Asked
-from src.generation import Sampling
-from src.names import UserError
+from src.evaluation.squad_metrics import Asked
+from src.inference.sampling import Sampling
 from src.playground import render
 from src.playground.answers import PolicyAnswers, Settings, answers
-from src.playground.shelf import Shelf
+from src.playground.checkpoints import Shelf
+from src.utils.errors import UserError
 
 HOST = "127.0.0.1"
 NO_JUDGE = "none"

@@ -5,7 +5,7 @@ Gradio's templates might read.
 import html
 from collections.abc import Sequence
 
-from src.evaluation import Asked
+from src.evaluation.squad_metrics import Asked
 from src.playground.answers import Alternative, PolicyAnswers, Sample, Token
 
 STOP_NAME = "end of answer"

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from src.data.squad_text import normalize_answer
-from src.evaluation import f1_score
-from src.held_out import HeldOut, PolicyResult
+from src.data.answer_text import normalize_answer
+from src.evaluation.evaluation_set import HeldOut, PolicyResult
+from src.evaluation.squad_metrics import f1_score
 from src.report.html import Markup, join, tag
 
 

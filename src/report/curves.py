@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.names import DPO, PPO, REWARD, SFT
-from src.report.chains import Series
 from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, legend, render
+from src.report.pipelines import Series
+from src.utils.constants import DPO, PPO, REWARD, SFT
 
 
 class Curve(NamedTuple):

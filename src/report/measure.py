@@ -6,11 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from src.comparison import comparison, measure_policy, rule_rows
-from src.data.squad_encoding import encode_paragraphs
+from src.data.encoding import encode_paragraphs
 from src.data.squad_loader import SquadData, load_from_identity
-from src.evaluation import Interval, bootstrap_interval
-from src.held_out import (
+from src.evaluation.compare_policies import comparison, measure_policy, rule_rows
+from src.evaluation.evaluation_set import (
     MAX_ANSWER_TOKENS,
     HeldOut,
     PolicyResult,
@@ -18,11 +17,13 @@ from src.held_out import (
     floors_of,
     held_out_questions,
 )
-from src.names import REWARD, SFT, UserError
-from src.pairs import PairSet, accuracy_by_kind, held_out_pairs, raw_scores
-from src.report.chains import Chain
+from src.evaluation.intervals import Interval, bootstrap_interval
+from src.preference.pairs import PairSet, accuracy_by_kind, held_out_pairs, raw_scores
+from src.report.pipelines import Chain
+from src.training.run import say
 from src.utils.checkpoint_utils import Checkpoint, require_same_tokenizer
-from src.utils.run import say
+from src.utils.constants import REWARD, SFT
+from src.utils.errors import UserError
 
 # What evaluations at step 0 of SFT say, the model before any training.
 BASE = "base"

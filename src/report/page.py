@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from src.evaluation import Interval
-from src.names import STAGES
+from src.evaluation.intervals import Interval
 from src.report.answers import answers_table
-from src.report.chains import Chain, Series
 from src.report.drawing import Plot
 from src.report.html import Markup, join, tag
 from src.report.measure import BASE, Measured
+from src.report.pipelines import Chain, Series
 from src.report.summary_plots import NAMES
 from src.utils.checkpoint_utils import Checkpoint
+from src.utils.constants import STAGES
 
 # metric -> (heading, unit)
 COLUMNS = {

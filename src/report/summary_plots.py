@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.evaluation import Interval
-from src.names import DPO, PPO, REWARD, SFT
-from src.report.chains import SNAPSHOT, Chain, Series
+from src.evaluation.intervals import Interval
 from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, bounds, legend, render
 from src.report.measure import BASE, Measured, interval_of
+from src.report.pipelines import SNAPSHOT, Chain, Series
+from src.utils.constants import DPO, PPO, REWARD, SFT
 
 # One standard deviation of the reward model's score is drawn as high as so many points of F1; a
 # reward that is F1 or EM itself goes from 0 to 1.

@@ -11,21 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.data.tokenizer import Tokenizer
+from src.data.tokenizers.tokenizer import Tokenizer
 from src.model.heads import RewardModel
 from src.model.model import build_model
-from src.names import (
-    MAX_BLOCK_SIZE,
-    MODEL_TYPES,
-    POLICY_STAGES,
-    REWARD,
-    SFT,
-    STAGES,
-    UserError,
-)
-from src.utils.distributed import gather, rank
+from src.training.distributed import gather, rank
+from src.training.sharding import whole
+from src.utils.constants import MAX_BLOCK_SIZE, MODEL_TYPES, POLICY_STAGES, REWARD, SFT, STAGES
+from src.utils.errors import UserError
 from src.utils.payload import file_hash, load_payload, save_payload
-from src.utils.sharding import whole
 
 # What a stage's final.pt holds besides its stage and model type.
 FIELDS = {

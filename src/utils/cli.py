@@ -5,14 +5,8 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
-from src.names import (
-    MAX_BLOCK_SIZE,
-    MODEL_TYPES,
-    PRETRAINED_DEFAULTS,
-    SFT,
-    TRACKERS,
-    UserError,
-)
+from src.utils.constants import MAX_BLOCK_SIZE, MODEL_TYPES, PRETRAINED_DEFAULTS, SFT, TRACKERS
+from src.utils.errors import UserError
 from src.utils.ranks import rank
 
 LARGEST_INT = 2**63 - 1

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.names import UserError
-from src.utils.ending import out_of_memory
+from src.utils.errors import UserError
+from src.utils.exit_handling import out_of_memory
 
 FORMAT = "pico-llm-rlhf"
 FORMAT_VERSION = 2

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
-from src.evaluation import Asked
-from src.names import STAGES
+from src.evaluation.squad_metrics import Asked
 from src.playground import answers, page
-from src.playground.shelf import find_checkpoints, load_shelf
+from src.playground.checkpoints import find_checkpoints, load_shelf
+from src.utils.constants import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MARKUP = (

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from src.names import MODEL_TYPES, UserError
 from src.utils import payload as files
 from src.utils.checkpoint_utils import load_checkpoint
+from src.utils.constants import MODEL_TYPES
+from src.utils.errors import UserError
 from src.utils.payload import weights_hash
 from tests.conftest import call, outcome
 from tests.faults.process import forked

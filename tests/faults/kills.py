@@ -18,7 +18,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from src.names import MODEL_TYPES, STAGES, UserError
+from src.utils.constants import MODEL_TYPES, STAGES
+from src.utils.errors import UserError
 from src.utils.payload import load_payload
 from tests.conftest import call, outcome
 from tests.faults.process import forked

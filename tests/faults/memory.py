@@ -12,8 +12,8 @@ import os
 import sys
 import tempfile
 
-from src import stages
-from src.names import MODEL_TYPES, STAGES
+from src.training import stages
+from src.utils.constants import MODEL_TYPES, STAGES
 from tests.conftest import SHAPES, outcome
 from tests.faults.process import forked, open_files, rss_mb
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from src.names import STAGES
+from src.utils.constants import STAGES
 from src.utils.payload import load_payload
 from tests.conftest import SHAPES
 

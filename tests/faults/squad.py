@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 
 import main_squad
-from src import run_data, stages
 from src.data.squad_dataset import indexed_batches
-from src.data.tokenizer import load_tokenizer
-from src.held_out import evaluate_policy
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.evaluation.evaluation_set import evaluate_policy
 from src.model.model import build_model
-from src.names import MODEL_TYPES, UserError
+from src.training import run_data, stages
+from src.utils.constants import MODEL_TYPES
+from src.utils.errors import UserError
 from tests.faults.runs import small_squad
 
 BLOCK = 96

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.model.checks import require_positive_int
-from src.model.levels import LevelByLevel
-from src.model.products import Linear
+from src.model.linear import Linear
+from src.model.prefix_tree import LevelByLevel
 
 
 @dataclass(frozen=True)

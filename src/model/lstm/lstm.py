@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from src.model.checks import require_positive_int
-from src.model.levels import LevelByLevel
-from src.model.products import TiedEmbedding
+from src.model.linear import TiedEmbedding
+from src.model.prefix_tree import LevelByLevel
 
 
 @dataclass(frozen=True)

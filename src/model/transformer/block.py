@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.model.checks import require_positive_int
-from src.model.products import Linear
-from src.names import UserError
+from src.model.linear import Linear
+from src.utils.errors import UserError
 
 # Without gradients a block ends in pieces of so many tokens, so that what lies between stays in the
 # processor's cache.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.model.levels import Level
+from src.model.prefix_tree import Level
 from src.model.transformer.attention import Part, Parts, attend_shown, shown_of
 
 # What a part's calls cost, in scores of one channel that could be worked out meanwhile: 0.1 ms,

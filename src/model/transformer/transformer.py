@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.model.levels import Level
-from src.model.products import Linear, TiedEmbedding
+from src.model.linear import Linear, TiedEmbedding
+from src.model.prefix_tree import Level
 from src.model.transformer.attention import Parts
 from src.model.transformer.block import Block, TransformerConfig, rotary_tables
 from src.model.transformer.packing import Packed, Rows, pack, parts_pay, starts_of, to_rows

@@ -1,0 +1,48 @@
+"""Baselines that read nothing, and the ceiling of a perfect copier."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from src.data.answer_text import answer_type, typed_spans
+
+
+class Floors(NamedTuple):
+    """One answer a question from each rule that reads nothing, and from a perfect copier."""
+
+    random_span: list[str]
+    first_of_type: list[str]
+    majority: list[str]
+    perfect_copy: list[str]
+
+
+def floor_predictions(
+    contexts: Sequence[str], golds: Sequence[Sequence[str]], train_answers: Sequence[str],
+    seed: int = 0,
+) -> Floors:
+    """What rules score that understand nothing, and what the best copier could score.
+
+    contexts: per question, the text that the model sees, cut to its window. golds: per question.
+    random_span: a uniform start, as many words as a random training answer has.
+    first_of_type: the first span of the gold's own type. The rule is told the type, which a model
+        has to work out from the question, so it is a floor that a model must earn.
+    majority: the most frequent training answer of that type, told likewise.
+    perfect_copy: the gold where the context still holds one, else nothing: 1 less what was cut off.
+    """
+    rng = random.Random(seed)
+    lengths = [len(answer.split()) for answer in train_answers] or [1]
+    by_type: dict[str, Counter] = {}
+    for answer in train_answers:
+        by_type.setdefault(answer_type(answer), Counter())[answer] += 1
+    floors = Floors([], [], [], [])
+    for context, answers in zip(contexts, golds, strict=True):
+        words = context.split()
+        start, length = rng.randrange(len(words) or 1), rng.choice(lengths)
+        kind = answer_type(answers[0])
+        floors.random_span.append(" ".join(words[start : start + length]))
+        floors.first_of_type.append(next(iter(typed_spans(context, kind)), ""))
+        known = by_type.get(kind)
+        floors.majority.append(known.most_common(1)[0][0] if known else "")
+        floors.perfect_copy.append(next((a for a in answers if a in context), ""))
+    return floors

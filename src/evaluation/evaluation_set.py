@@ -1,0 +1,186 @@
+"""Held-out questions as policies meet them, chosen once and the same for all who are compared."""
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from src.data.encoding import CONTEXT_HEAD, EncodedParagraph
+from src.data.squad_dataset import evaluate_on
+from src.data.squad_types import Paragraph
+from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.windows import golds_lost
+from src.evaluation.baselines import Floors, floor_predictions
+from src.evaluation.intervals import Figures
+from src.evaluation.squad_metrics import Asked, metric_points
+from src.inference.logprobs import Tree, answer_logps
+from src.inference.sampling import PromptTree, generate_all
+from src.training.distributed import by_rank
+from src.utils.errors import UserError
+
+# Tokens that an answer may take at evaluation, its stop token included.
+MAX_ANSWER_TOKENS = 32
+# What a window leaves for it: a reward model reads a stop token after an answer that was cut off.
+ANSWER_ROOM = MAX_ANSWER_TOKENS + 1
+
+
+class HeldOut(NamedTuple):
+    """Lists run question after question in the order of the prompts.
+
+    prompts: cut to their windows; golds: ids of each question's first gold.
+    groups: the paragraph of each question, for intervals. lost: share of questions of which the
+    window keeps no gold; dropped: questions that leave no room for a context.
+    """
+
+    prompts: list[PromptTree]
+    golds: list[list[int]]
+    asked: list[Asked]
+    ids: list[str]
+    groups: list[int]
+    lost: float
+    dropped: int
+
+    def gold_tokens(self) -> list[int]:
+        """Tokens of each gold and its stop, (Q,); 0 where they are more than an answer may have:
+        the windows leave MAX_ANSWER_TOKENS, so a longer gold has no place in them, and no loss.
+        """
+        counts = (len(gold) + 1 for gold in self.golds)
+        return [n if n <= MAX_ANSWER_TOKENS else 0 for n in counts]
+
+    def told(self) -> str:
+        """How many questions there are, and what of them was dropped or cut."""
+        return (
+            f"{len(self.asked)} held out ({self.dropped} more leave no room for an answer); "
+            f"windows cut off {self.lost:.1%} of the held-out golds; "
+            f"{self.gold_tokens().count(0)} are longer than an answer may be and have no loss"
+        )
+
+    def with_answers(self, ids: Sequence[Sequence[int]]) -> list[Tree]:
+        """The prompts with one answer (Q,) each, as trees."""
+        answers = iter(ids)
+        return [(context, [(q, [next(answers)]) for q in qs]) for context, qs in self.prompts]
+
+
+def choose_questions(
+    paragraphs: Sequence[Paragraph], limit: int | None, seed: int
+) -> list[Paragraph]:
+    """`limit` questions of whole paragraphs in a seeded order, the last paragraph cut; None: all.
+    """
+    if limit is None or limit >= sum(len(p.questions) for p in paragraphs):
+        return list(paragraphs)
+    order = list(range(len(paragraphs)))
+    random.Random(seed).shuffle(order)
+    chosen, left = [], limit
+    for index in order:
+        paragraph = paragraphs[index]
+        chosen.append(paragraph._replace(questions=paragraph.questions[:left]))
+        left -= len(chosen[-1].questions)
+        if not left:
+            break
+    return chosen
+
+
+def held_out_questions(
+    paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], block_size: int
+) -> HeldOut:
+    """All questions of some paragraphs, each context read from its start, wherever its golds
+    are.
+    """
+    trees = evaluate_on(encoded, block_size=block_size, answer_room=ANSWER_ROOM)
+    places = [place for index in trees.index for place in index]
+    if not places:
+        raise UserError(
+            f"no held-out question leaves room for an answer of {MAX_ANSWER_TOKENS} tokens in a "
+            f"block of {block_size}, expected a larger --block_size of main_squad.py"
+        )
+    questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
+    return HeldOut(
+        [(context, [q for q, _ in qs]) for context, qs in trees.trees],
+        [encoded[p].questions[q].golds[0] for p, q in places],
+        [Asked(p.context, q.text, q.answers) for p, q in questions],
+        [q.id for _, q in questions],
+        [p for p, _ in places],
+        golds_lost(encoded, trees),
+        len(trees.dropped),
+    )
+
+
+class PolicyResult(NamedTuple):
+    """answers, ids: greedy texts and tokens; em, f1: points (Q,); nats, tokens: of the first gold
+    and its stop (Q,), 0 where that gold is longer than an answer may be.
+    """
+
+    answers: list[str]
+    ids: list[list[int]]
+    em: list[float]
+    f1: list[float]
+    nats: list[float]
+    tokens: list[int]
+
+    def figures(self, groups: Sequence[int]) -> Figures:
+        """EM and F1 in percent and the answer loss in nats a token."""
+        percent = [0.01] * len(self.em)
+        return {
+            "em": (self.em, percent, groups),
+            "f1": (self.f1, percent, groups),
+            "answer_loss_nats": (self.nats, self.tokens, groups),
+        }
+
+
+def evaluate_policy(
+    model: nn.Module, tokenizer: Tokenizer, held_out: HeldOut, device="cpu"
+) -> PolicyResult:
+    """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions."""
+    stop_id = tokenizer.stop_id
+
+    def answer(prompts: Sequence[PromptTree]) -> list[list[int]]:
+        options = {"max_new_tokens": MAX_ANSWER_TOKENS, "device": device}
+        return generate_all(model, prompts, stop_id, **options)
+
+    ids = [row for part in by_rank(model, held_out.prompts, answer) for row in part]
+    answers = [tokenizer.decode(answer).strip() for answer in ids]
+    em, f1 = metric_points(answers, held_out.asked)
+    tokens = held_out.gold_tokens()
+    golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
+    trees = held_out.with_answers(golds)
+    logp = torch.cat(by_rank(model, trees, lambda t: answer_logps(model, t, stop_id, device)))
+    nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
+    return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens)
+
+
+def floors_of(
+    held_out: HeldOut, tokenizer: Tokenizer, train: Sequence[Paragraph]
+) -> Floors:
+    """The rules' answers to the same questions, in the text that the policies see."""
+    texts = (tokenizer.decode(context) for context, qs in held_out.prompts for _ in qs)
+    # Without "Context:", which would be the first name of each.
+    seen = [text.removeprefix(CONTEXT_HEAD).strip() for text in texts]
+    train_answers = [q.answers[0] for p in train for q in p.questions]
+    return floor_predictions(seen, [a.golds for a in held_out.asked], train_answers)
+
+
+def spread(total: int, number: int = 3) -> list[int]:
+    """The same few places, evenly spread over so many, every time.
+
+    >>> spread(10), spread(2)
+    ([0, 3, 6], [0, 1])
+    """
+    return list(range(0, total, max(1, total // number)))[:number]
+
+
+def sample_lines(
+    held_out: HeldOut, answers: Sequence[str], before: Sequence[str] = ()
+) -> list[str]:
+    """A few fixed questions with the gold, an answer and, where given, the answer before training
+    (one a question shown), for people to read.
+    """
+    lines = []
+    for number, place in enumerate(spread(len(answers))):
+        about, was = held_out.asked[place], before[number : number + 1]
+        told = f"  before: {was[0]!r}" if was else ""
+        lines.append(
+            f"  Q: {about.question}  gold: {about.golds[0]!r}  answer: {answers[place]!r}{told}"
+        )
+    return lines

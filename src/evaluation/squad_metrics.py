@@ -1,0 +1,49 @@
+"""Exact match and F1 as SQuAD v1.1 defines them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from src.data.answer_text import normalize_answer
+
+
+def exact_match(prediction: str, golds: Sequence[str]) -> float:
+    """1 if the prediction equals any gold after normalisation, else 0; two empty strings: 1.
+
+    Source: evaluate-v1.1.py of SQuAD, exact_match_score under metric_max_over_ground_truths.
+    """
+    assert not isinstance(golds, str), "golds is a string, expected a list of them"
+    return float(any(normalize_answer(prediction) == normalize_answer(gold) for gold in golds))
+
+
+def f1_score(prediction: str, golds: Sequence[str]) -> float:
+    """Best F1 with any gold over the words left by normalisation, each counted as often as it is.
+
+    0 where no word is shared, two empty strings included (v2.0 says 1 there, v1.1 says 0).
+    Source: evaluate-v1.1.py of SQuAD, f1_score under metric_max_over_ground_truths.
+    """
+    assert not isinstance(golds, str), "golds is a string, expected a list of them"
+    best = 0.0
+    predicted = normalize_answer(prediction).split()
+    for gold in golds:
+        wanted = normalize_answer(gold).split()
+        shared = (Counter(predicted) & Counter(wanted)).total()
+        if shared:
+            precision, recall = shared / len(predicted), shared / len(wanted)
+            best = max(best, 2 * precision * recall / (precision + recall))
+    return best
+
+
+class Asked(NamedTuple):
+    """A held-out or training question as people read it."""
+
+    context: str
+    question: str
+    golds: tuple[str, ...]
+
+
+def metric_points(predictions: Sequence[str], asked: Sequence[Asked]) -> tuple[list, list]:
+    """Exact match and F1 of each prediction."""
+    em = [exact_match(p, q.golds) for p, q in zip(predictions, asked, strict=True)]
+    f1 = [f1_score(p, q.golds) for p, q in zip(predictions, asked, strict=True)]
+    return em, f1

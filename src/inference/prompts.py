@@ -1,0 +1,99 @@
+"""Prompts as people give them: flags, files of JSON lines, a pipe."""
+
+import argparse
+import json
+import sys
+
+from src.data.encoding import encode_prompt, split_prompt
+from src.data.squad_loader import load_from_identity
+from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.windows import cut_context
+from src.training.run import say
+from src.utils.checkpoint_utils import Checkpoint
+from src.utils.errors import UserError
+
+# (context, question), or (None, raw prompt)
+Prompt = tuple[str | None, str]
+
+
+def prompts_of_file(path: str) -> list[Prompt]:
+    """The prompt of each line of a JSON-lines file."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [(n, line) for n, line in enumerate(file, 1) if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts_file {path} given, expected JSON lines ({error})") from None
+    prompts = []
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        keys = set(row) if isinstance(row, dict) else set()
+        wanted = ("context", "question") if {"context", "question"} <= keys else ("prompt",)
+        if not set(wanted) <= keys or not all(isinstance(row[k], str) for k in wanted):
+            raise UserError(
+                f"--prompts_file {path} line {number}: expected a JSON object with texts under "
+                "prompt, or under context and question"
+            )
+        prompts.append((row.get("context") if len(wanted) == 2 else None, row[wanted[-1]]))
+    if not prompts:
+        raise UserError(f"--prompts_file {path} given, expected JSON lines, found an empty file")
+    return prompts
+
+
+def prompts_of_pipe() -> list[Prompt]:
+    """The lines of standard input, a written \\n standing for a line end; none if it is closed."""
+    try:
+        lines = [line.rstrip("\n") for line in sys.stdin or () if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input given, expected UTF-8 text ({error})") from None
+    return [(None, line.replace("\\n", "\n")) for line in lines]
+
+
+def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Prompt]:
+    """All prompts there are, but for those of a terminal: (context, question) or (None, prompt)."""
+    if args.prompt is not None:
+        return [(None, args.prompt)]
+    if args.question is not None:
+        return [(args.context, args.question)]
+    if args.prompts_file is not None:
+        return prompts_of_file(args.prompts_file)
+    piped = prompts_of_pipe()
+    if piped:
+        return piped
+    if not checkpoint.data:
+        raise UserError(
+            f"no prompt given with {checkpoint.path}, which was trained on no questions here, "
+            "expected --prompt, or --context and --question"
+        )
+    say("no prompt given: three held-out questions")
+    paragraphs = load_from_identity(checkpoint.data).validation[:3]
+    asked = [(p.context, p.questions[0]) for p in paragraphs]
+    for _, question in asked:
+        say(f"  Q: {question.text}  gold: {question.answers[0]!r}")
+    return [(context, question.text) for context, question in asked]
+
+
+def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list[int], list[int]]:
+    """(context ids, question ids) of at most `room` tokens: the context cut as at evaluation, which
+    is said. UserError where the prompt is empty, or too long without its context.
+    """
+    context, question = prompt
+    if not question.strip():
+        raise UserError("an empty prompt given, expected some text")
+    if context is not None:
+        ids = encode_prompt(tokenizer, context, question)
+    else:
+        ids = tuple(tokenizer.encode(part) for part in split_prompt(question))
+    most = room - bool(ids[0])  # of a context at least the line's end stays
+    if len(ids[1]) > most:
+        raise UserError(
+            f"a prompt of {len(ids[1])} tokens given (without its context), expected at most "
+            f"{most} beside the answer, shorten it or lower --max_new_tokens"
+        )
+    kept = cut_context(ids[0], room - len(ids[1]))
+    if len(kept) < len(ids[0]):
+        say(f"the context is cut to its first {len(kept)} of {len(ids[0])} tokens: a longer one "
+            "does not fit the model's block beside question and answer")  # fmt: skip
+    return kept, ids[1]

@@ -1,0 +1,274 @@
+"""Checkpoints in the Llama layout, made into our `Transformer`: names, shapes, and what is refused.
+
+Whatever the file, its configuration comes as config.json has it and its tensors under the names of
+transformers; a .gguf file's are translated in `gguf_source`, a folder's in llama_folder.py. A field
+that our model does not implement is refused by name; shapes are held against the configuration
+before memory is taken.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from src.interop.gguf_file import GgufFile
+from src.model.transformer.block import TransformerConfig, rotary_tables
+from src.model.transformer.transformer import Transformer
+from src.utils.errors import UserError
+
+# Where our configuration comes from; a None must be given.
+SIZES: dict[str, tuple[str, Any]] = {
+    "vocab_size": ("vocab_size", None),
+    "n_layer": ("num_hidden_layers", None),
+    "n_embd": ("hidden_size", None),
+    "n_head": ("num_attention_heads", None),
+    "n_inner": ("intermediate_size", None),
+    "block_size": ("max_position_embeddings", 2048),
+    "norm_eps": ("rms_norm_eps", 1e-6),
+    "tied": ("tie_word_embeddings", False),
+}
+# What must have one of these values where it is given: our model is nothing else.
+ONLY: dict[str, tuple[Any, ...]] = {
+    "model_type": ("llama",),
+    "architectures": (["LlamaForCausalLM"], None),
+    "hidden_act": ("silu",),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "attention_dropout": (0, None),
+    "rope_scaling": (None,),
+    "rope_interleaved": (False, None),
+    "partial_rotary_factor": (1, None),
+    "sliding_window": (None,),
+    "use_sliding_window": (False, None),
+    "quantization_config": (None,),
+    "pretraining_tp": (1, None),
+    "is_encoder_decoder": (False, None),
+}
+READ = {"num_key_value_heads", "head_dim", "rope_theta", "rope_parameters"}
+# What changes no number that the model computes.
+HARMLESS = {
+    "_name_or_path", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
+    "transformers_version", "use_cache", "initializer_range", "is_llama_config",
+    "transformers.js_config", "return_dict", "output_attentions", "output_hidden_states",
+}  # fmt: skip
+# The longest window that a table is made for; a longer one is cut to it.
+MAX_POSITIONS = 1 << 18
+
+# One block's tensors in transformers' names, in the order in which ours are joined from them.
+BLOCK = {
+    "attention_norm.weight": ("input_layernorm.weight",),
+    "query.weight": ("self_attn.q_proj.weight",),
+    "key_value.weight": ("self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+    "attention_out.weight": ("self_attn.o_proj.weight",),
+    "mlp_norm.weight": ("post_attention_layernorm.weight",),
+    "gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+    "down.weight": ("mlp.down_proj.weight",),
+}
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+GGUF_BLOCK = {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+GGUF_TOP = {"token_embd.weight": EMBEDDING, "output_norm.weight": NORM, "output.weight": HEAD}
+GGUF_FIELDS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+    "vocab_size": "vocab_size",
+}
+
+
+class LlamaSource(NamedTuple):
+    """A checkpoint before it is read. config: as in config.json; shapes: of each tensor, by name;
+    read: a tensor in float32 by its name."""
+
+    path: Path
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], Tensor]
+
+
+def config_of(source: LlamaSource) -> TransformerConfig:
+    """Our configuration of a config.json's fields; UserError names the field that is refused."""
+    fields, path = source.config, source.path
+    for name, value in fields.items():
+        known = name in ONLY or name in READ or name in HARMLESS
+        if not known and name not in {theirs for theirs, _ in SIZES.values()}:
+            raise UserError(f"{path}: {name} {str(value)[:60]!r} given, a field that this project "
+                            "does not know: it may change what the model computes")  # fmt: skip
+        if name in ONLY and value not in ONLY[name]:
+            raise UserError(f"{path}: {name} {str(value)[:60]!r} given, expected "
+                            f"{ONLY[name][0]!r}: our transformer has nothing else")  # fmt: skip
+    if fields.get("model_type") is None:
+        raise UserError(f"{path}: no model_type given, expected llama")
+    values = {ours: fields.get(theirs, default) for ours, (theirs, default) in SIZES.items()}
+    for ours, (theirs, _) in SIZES.items():
+        kind = {"tied": bool, "norm_eps": float}.get(ours, int)
+        if type(values[ours]) is not kind:
+            raise UserError(f"{path}: {theirs} {values[ours]!r:.60} given, expected a number")
+    values["n_kv_head"] = fields.get("num_key_value_heads")
+    values["rope_theta"] = _rope_theta(fields, path)
+    values["block_size"] = min(values["block_size"], MAX_POSITIONS)
+    if not 0 < values["norm_eps"] < 1:
+        raise UserError(f"{path}: rms_norm_eps {values['norm_eps']} given, expected 0 to 1")
+    try:
+        config = TransformerConfig(**values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    size = fields.get("head_dim")
+    if size not in (None, config.n_embd // config.n_head):
+        raise UserError(f"{path}: head_dim {size!r:.40} given, expected hidden_size / "
+                        f"num_attention_heads, {config.n_embd // config.n_head}")  # fmt: skip
+    return config
+
+
+def _rope_theta(fields: Mapping[str, Any], path: Path) -> float:
+    """The base of the rotary positions, of which only the plain kind is implemented."""
+    rope = fields.get("rope_parameters")
+    theta = fields.get("rope_theta", 10000.0)
+    if rope is not None:
+        if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+            raise UserError(f"{path}: rope_parameters {str(rope)[:80]} given, expected the type "
+                            "default: our transformer has no other")  # fmt: skip
+        for name in rope.keys() - {"rope_type", "rope_theta"}:
+            if name != "partial_rotary_factor" or rope[name] != 1:
+                raise UserError(f"{path}: {name[:40]} in rope_parameters given, expected none: "
+                                "our transformer has nothing like it")  # fmt: skip
+        theta = rope.get("rope_theta", theta)
+    if type(theta) not in (int, float) or not 1 < theta < 1e12:
+        raise UserError(f"{path}: rope_theta {str(theta)[:40]!r} given, expected a number above 1")
+    return float(theta)
+
+
+def expected_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Each tensor of a configuration, in transformers' names."""
+    width, inner = config.n_embd, config.n_inner
+    keys = width // config.n_head * config.n_kv_head
+    rows = {"self_attn.k_proj": keys, "self_attn.v_proj": keys, "mlp.gate_proj": inner,
+            "mlp.up_proj": inner}  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, width), NORM: (width,)}
+    if not config.tied:
+        shapes[HEAD] = (config.vocab_size, width)
+    for layer in range(config.n_layer):
+        for name in (name for names in BLOCK.values() for name in names):
+            full = f"model.layers.{layer}.{name}"
+            if "norm" in name:
+                shapes[full] = (width,)
+            else:
+                columns = inner if "down_proj" in name else width
+                shapes[full] = (rows.get(name.removesuffix(".weight"), width), columns)
+    return shapes
+
+
+def shorten(model: Transformer, block_size: int) -> None:
+    """Let a model read fewer tokens than it was made for: smaller tables, nothing else."""
+    model.config = replace(model.config, block_size=block_size)
+    model.cos, model.sin = rotary_tables(model.config)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights as they were allocated: drawing 135 million only to overwrite them takes seconds, and
+    so does loading torch's compiler, as its meta device does.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def read_llama(source: LlamaSource) -> Transformer:
+    """The model of a checkpoint, in float32; UserError in one line where it is not whole."""
+    config = config_of(source)
+    if config.n_layer > len(source.shapes):  # before a table of that many names is made
+        raise UserError(f"{source.path}: {config.n_layer} layers given, but {len(source.shapes)} "
+                        "tensors")  # fmt: skip
+    wanted, found = expected_shapes(config), dict(source.shapes)
+    copied_head = found.pop(HEAD, None) if config.tied else None
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name) and not name.endswith("rotary_emb.inv_freq"):
+            raise UserError(
+                f"{source.path}: the tensor {name[:80]} is {found.get(name, 'missing')}, expected "
+                f"{wanted.get(name, 'none of that name: our transformer has no place for it')}"
+            )
+
+    def read(*names: str) -> Tensor:
+        parts = [source.read(name) for name in names]
+        for name, part in zip(names, parts, strict=True):
+            if not bool(torch.isfinite(part).all()):
+                raise UserError(f"{source.path}: the tensor {name} holds what is no finite number")
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    weights = {"embedding.weight": read(EMBEDDING), "norm.weight": read(NORM)}
+    if not config.tied:
+        weights["head.weight"] = read(HEAD)
+    elif copied_head and not torch.equal(read(HEAD), weights["embedding.weight"]):
+        raise UserError(f"{source.path}: tie_word_embeddings given, but {HEAD} is another matrix")
+    for layer in range(config.n_layer):
+        for ours, theirs in BLOCK.items():
+            names = (f"model.layers.{layer}.{name}" for name in theirs)
+            weights[f"blocks.{layer}.{ours}"] = read(*names)
+    with _Undrawn():
+        model = Transformer(config)
+    model.load_state_dict(weights, assign=True)
+    return model.requires_grad_(True)
+
+
+def gguf_source(path: str | Path) -> LlamaSource:
+    """A .gguf file of the architecture llama, under transformers' names."""
+    file = GgufFile(path)
+    kind = file.fields.get("general.architecture")
+    if kind != "llama":
+        raise UserError(f"{path}: general.architecture {kind!r:.40} given, expected 'llama'")
+    names = {}
+    for name in file.tensors:
+        block = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
+        if block and block[2] in GGUF_BLOCK:
+            names[f"model.layers.{block[1]}.{GGUF_BLOCK[block[2]]}.weight"] = name
+        else:
+            names[GGUF_TOP.get(name, name)] = name
+    config: dict[str, Any] = {"model_type": "llama"}
+    for name, value in file.fields.items():
+        kept = name.removeprefix("llama.")
+        if kept == name:
+            continue
+        if kept in ("rope.dimension_count", "attention.value_length"):
+            size = file.fields.get("llama.embedding_length", 0)
+            heads = file.fields.get("llama.attention.head_count", 0)
+            if {type(size), type(heads), type(value)} != {int} or value * heads != size:
+                raise UserError(f"{path}: {name} {str(value)[:40]} given, expected a head's width")
+        elif name != "llama.rope.scaling.type" or value != "none":
+            config[GGUF_FIELDS.get(kept, name)] = value
+    if EMBEDDING in names:
+        config.setdefault("vocab_size", file.tensors[names[EMBEDDING]].shape[0])
+    config["tie_word_embeddings"] = HEAD not in names
+    heads = config.get("num_attention_heads")
+    groups = {"q_proj": heads, "k_proj": config.get("num_key_value_heads", heads)}
+
+    def read(name: str) -> Tensor:
+        values = file.tensor(names[name])
+        count = groups.get(name.split(".")[-2])
+        if count is not None and "self_attn" in name:
+            # llama.cpp rotates neighbours against each other, Llama halves: undo its order of rows.
+            rows, columns = values.shape
+            values = values.reshape(count, rows // count // 2, 2, columns).swapaxes(1, 2)
+            values = values.reshape(rows, columns)
+        return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
+
+    shapes = {name: file.tensors[theirs].shape for name, theirs in names.items()}
+    return LlamaSource(Path(path), config, shapes, read)

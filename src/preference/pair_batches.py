@@ -1,0 +1,114 @@
+"""Preference pairs as trees: every question carries two answers, [chosen, rejected], in this order.
+
+The trees of a set of pairs are made once, windows included, so that whatever a frozen reference
+says about a pair holds for the whole run; epochs only change their order.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from src.data.encoding import EncodedParagraph, answer_text
+from src.data.random_streams import Stream, stream
+from src.data.squad_dataset import batch_order, evaluate_on, steps_per_epoch
+from src.data.squad_preferences import Pair
+from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.windows import Ask, Tree, attach_answers, chunks, make_ask, place
+
+
+class PairTrees(NamedTuple):
+    """index: per tree, for each of its questions the number of its pair in the list of pairs;
+    dropped: pairs that no window of the block can hold."""
+
+    trees: list[Tree]
+    index: list[list[int]]
+    dropped: int
+
+
+class PairBatch(NamedTuple):
+    """Some of the trees, with their index."""
+
+    trees: list[Tree]
+    index: list[list[int]]
+
+
+def preference_trees(
+    encoded: Sequence[EncodedParagraph],
+    pairs: Sequence[Pair],
+    tokenizer: Tokenizer,
+    block_size: int,
+    *,
+    seed: int,
+    max_questions: int = 16,
+) -> PairTrees:
+    """Training pairs, grouped by context; where a context is too long, in windows with the gold."""
+    answers = _answers(pairs, tokenizer)
+    trees: list[Tree] = []
+    index: list[list[int]] = []
+    for p, numbers in _by_paragraph(pairs).items():
+        asks: dict[int, Ask] = {}
+        for n in numbers:
+            question = encoded[p].questions[pairs[n].question]
+            ask = make_ask(encoded[p], question, pairs[n].gold, answers[n], block_size)
+            if ask is not None:
+                asks[n] = ask
+        for group in chunks(list(asks), max_questions):
+            rng = stream(Stream.PAIR_WINDOWS, seed, p, pairs[group[0]].question)
+            for context, members in place(encoded[p], [asks[n] for n in group], block_size, rng):
+                chosen = [group[i] for i in members]
+                trees.append((context, [(asks[n].tokens, asks[n].answers) for n in chosen]))
+                index.append(chosen)
+    return PairTrees(trees, index, len(pairs) - sum(map(len, index)))
+
+
+def evaluation_pair_trees(
+    encoded: Sequence[EncodedParagraph],
+    pairs: Sequence[Pair],
+    tokenizer: Tokenizer,
+    block_size: int,
+    *,
+    answer_room: int,
+    max_questions: int = 16,
+) -> PairTrees:
+    """Held-out pairs below the contexts that evaluation reads: the first tokens, whatever the gold.
+
+    answer_room: tokens for an answer and its stop; a pair with a longer answer is dropped.
+    """
+    answers = dict(enumerate(_answers(pairs, tokenizer)))
+    numbers = {(pair.paragraph, pair.question): n for n, pair in enumerate(pairs)}
+    evaluation = evaluate_on(
+        encoded, block_size=block_size, answer_room=answer_room, max_questions=max_questions
+    )
+    by_place = {where: answers[n] for where, n in numbers.items()}
+    trees, places = attach_answers(evaluation, by_place, answer_room)
+    index = [[numbers[where] for where in row] for row in places]
+    return PairTrees(trees, index, len(pairs) - sum(map(len, index)))
+
+
+def pair_batches(
+    pair_trees: PairTrees, *, batch_size: int, seed: int, start_step: int = 0
+) -> Iterator[PairBatch]:
+    """Batches of `batch_size` trees without end, from any step on; `seed` decides the order."""
+    if not pair_trees.trees:
+        raise ValueError("no preference pair fits the block")
+    lengths = [len(context) for context, _ in pair_trees.trees]
+    epoch, skip = divmod(start_step, steps_per_epoch(len(lengths), batch_size))
+    while True:
+        for chosen in batch_order(lengths, batch_size, seed, epoch)[skip:]:
+            trees = [pair_trees.trees[i] for i in chosen]
+            yield PairBatch(trees, [pair_trees.index[i] for i in chosen])
+        epoch, skip = epoch + 1, 0
+
+
+def _answers(pairs: Sequence[Pair], tokenizer: Tokenizer) -> list[list[list[int]]]:
+    """[chosen ids, rejected ids] of each pair."""
+    chosen = tokenizer.encode_batch([answer_text(pair.chosen) for pair in pairs])
+    rejected = tokenizer.encode_batch([answer_text(pair.rejected) for pair in pairs])
+    return [list(both) for both in zip(chosen, rejected, strict=True)]
+
+
+def _by_paragraph(pairs: Sequence[Pair]) -> dict[int, list[int]]:
+    """Numbers of the pairs of each paragraph, in order."""
+    grouped: dict[int, list[int]] = {}
+    for number, pair in enumerate(pairs):
+        grouped.setdefault(pair.paragraph, []).append(number)
+    return grouped

@@ -1,0 +1,197 @@
+"""Preference pairs of a run: training and held-out, their scores, and what a length rule makes of
+them.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src.data.encoding import EncodedParagraph
+from src.data.squad_preferences import Pair, make_pairs
+from src.data.squad_types import Paragraph
+from src.data.tokenizers.tokenizer import Tokenizer
+from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
+from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
+from src.inference.logprobs import Tree, answer_logps
+from src.model.heads import RewardModel
+from src.preference.pair_batches import (
+    PairTrees,
+    evaluation_pair_trees,
+    pair_batches,
+    preference_trees,
+)
+from src.rl.rewards import model_rewards
+from src.training.distributed import by_rank, gather, rank
+from src.training.run import say
+from src.utils.constants import CORRUPTIONS
+from src.utils.errors import UserError
+from src.utils.payload import load_payload, save_payload, weights_hash
+
+REFERENCE_DIR = ".cache/reference"
+
+
+class PairSet(NamedTuple):
+    """Pairs and their trees. Arrays called (P,) run pair after pair in the order of the trees."""
+
+    pairs: list[Pair]
+    trees: PairTrees
+
+    def in_order(self) -> list[Pair]:
+        """The pairs that the trees hold, in their order."""
+        return [self.pairs[n] for numbers in self.trees.index for n in numbers]
+
+
+def training_pairs(
+    paragraphs: Sequence[Paragraph],
+    encoded: Sequence[EncodedParagraph],
+    tokenizer: Tokenizer,
+    block_size: int,
+    data_name: str,
+    weights: dict[str, float],
+    seed: int,
+) -> PairSet:
+    """One pair a training question, in windows that hold its gold."""
+    pairs = make_pairs(paragraphs, seed, data_name, weights)
+    return PairSet(pairs, preference_trees(encoded, pairs, tokenizer, block_size, seed=seed))
+
+
+def held_out_pairs(
+    paragraphs: Sequence[Paragraph],
+    encoded: Sequence[EncodedParagraph],
+    tokenizer: Tokenizer,
+    block_size: int,
+    data_name: str,
+    weights: dict[str, float],
+) -> PairSet:
+    """One pair a held-out question, below the context's first tokens; the same for every seed."""
+    pairs = make_pairs(paragraphs, 0, data_name, weights)
+    room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
+    trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_room=room)
+    return PairSet(pairs, trees)
+
+
+def policy_scores(
+    model: nn.Module, trees: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Log-probabilities (P, 2) in nats of chosen and rejected answers, stop tokens included."""
+    parts = by_rank(model, trees, lambda mine: answer_logps(model, mine, stop_id, device))
+    return torch.cat(parts).view(-1, 2)
+
+
+def raw_scores(
+    reward: RewardModel, trees: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Raw scores (N,) of every answer of the trees, of pairs chosen and rejected in turn; the ranks
+    share the work.
+    """
+    parts = by_rank(reward, trees, lambda t: model_rewards(reward, t, stop_id, device, raw=True))
+    return torch.cat(parts)
+
+
+def normalise_on(
+    reward: RewardModel, golds: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
+) -> None:
+    """Make the scores of right answers mean 0, standard deviation 1; says where they do not differ.
+    """
+    raw = raw_scores(reward, golds, stop_id, device)
+    reward.set_normalisation(raw)
+    if not raw.std(correction=0) > 1e-6:
+        say(f"the scores of {len(raw)} gold answers do not differ: they keep their scale")
+
+
+def pair_points(scores: Tensor, pair_set: PairSet) -> tuple[list[float], list[float], list[int]]:
+    """Share of pairs, in percent, whose chosen answer scores higher, ties half, as one of
+    `Figures`. scores: (P, 2).
+    """
+    points = points_in_order(*scores.numpy().T).tolist()
+    return points, [0.01] * len(points), [p.paragraph for p in pair_set.in_order()]
+
+
+def accuracy(scores: Tensor, pair_set: PairSet) -> Interval:
+    """`pair_points` with its interval."""
+    return bootstrap_interval(*pair_points(scores, pair_set))
+
+
+def accuracy_by_kind(scores: Tensor, pair_set: PairSet) -> dict[str, Interval]:
+    """`accuracy` for each kind of corruption that occurs."""
+    pairs = pair_set.in_order()
+    points = points_in_order(scores[:, 0].numpy(), scores[:, 1].numpy())
+    table = {}
+    for kind in CORRUPTIONS:
+        rows = np.flatnonzero([pair.kind == kind for pair in pairs])
+        if len(rows):
+            groups = [pairs[i].paragraph for i in rows]
+            table[kind] = bootstrap_interval(points[rows], [0.01] * len(rows), groups)
+    return table
+
+
+def length_rule(pair_set: PairSet) -> Interval:
+    """What 'the shorter answer wins' scores, in percent: near 50, or length gives the answer away.
+    """
+    pairs = pair_set.in_order()
+    points = points_in_order([len(p.rejected) for p in pairs], [len(p.chosen) for p in pairs])
+    return bootstrap_interval(points, [0.01] * len(pairs), [p.paragraph for p in pairs])
+
+
+def trees_of_steps(pair_set: PairSet, args: argparse.Namespace, steps: int) -> PairTrees:
+    """The trees that the first `steps` steps of the first epoch will see."""
+    batches = pair_batches(pair_set.trees, batch_size=args.batch_size, seed=args.seed)
+    seen = list(itertools.islice(batches, steps))
+    return PairTrees(
+        [tree for batch in seen for tree in batch.trees],
+        [numbers for batch in seen for numbers in batch.index],
+        0,
+    )
+
+
+def reference_logps(
+    reference: nn.Module,
+    pair_set: PairSet,
+    needed: PairTrees,
+    stop_id: int,
+    device: torch.device,
+    cache_dir: str = REFERENCE_DIR,
+) -> Tensor:
+    """What a frozen reference says of pairs: log-probs (pairs, 2) in nats.
+
+    Row n is pair number n; NaN where the pair is not needed, so that a missing entry shows. Cached
+    on disk under a hash of the weights, of how they are computed with, and of every token that was
+    read, so a resumed run finds it. A damaged file is computed anew; a folder that cannot be
+    written is left alone, the cache only saves time.
+    """
+    started = time.perf_counter()
+    precision = device.type, torch.is_autocast_enabled(device.type), torch.get_num_threads()
+    read = f"{weights_hash(reference)}{precision}{stop_id}{needed}"
+    key = hashlib.sha256(read.encode()).hexdigest()
+    path = Path(cache_dir) / f"{key}.pt"
+    numbers = [n for row in needed.index for n in row]
+    rows = torch.full((len(pair_set.pairs), 2), torch.nan)
+    found = _cached(path, len(numbers))
+    if not all(gather(found is not None)):
+        found = policy_scores(reference, needed.trees, stop_id, device)
+        if not rank():
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_payload(path, {"logp": found})
+    rows[numbers] = found
+    seconds = time.perf_counter() - started
+    say(f"reference log-probs of {len(numbers)} training pairs: {seconds:.1f} s")
+    return rows
+
+
+def _cached(path: Path, count: int) -> Tensor | None:
+    """Log-probs (count, 2) from the cache; None where there are none, or where they are damaged."""
+    try:
+        found = load_payload(path).get("logp")
+    except (UserError, OSError):
+        return None
+    return found if isinstance(found, Tensor) and found.shape == (count, 2) else None

@@ -1,0 +1,241 @@
+"""Chains as they lie on the disk: the stages' checkpoints, their lineage, flags and logs."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
+from src.utils.constants import MODEL_TYPES, POLICY_STAGES, PPO, SFT, STAGES
+from src.utils.errors import UserError
+
+# What SFT was on its way, where the later stages start from that.
+SNAPSHOT = "snapshot"
+# Flags in which two runs may differ and still be repetitions of one another.
+REPETITION_FLAGS = {
+    "seed", "output_dir", "checkpoint", "reward_checkpoint", "device", "threads", "tracker",
+    "save_every", "log_every", "micro_batch_size", "resume", "overwrite", "skip_nonfinite",
+}  # fmt: skip
+
+
+class Stage(NamedTuple):
+    """One run of a stage. checkpoint: None until it is finished; snapshot: from on its way, where
+    one was written; steps: its log, a dict a training step; evaluations: a dict an evaluation,
+    without the `eval_` of their names; NaN for null.
+    """
+
+    folder: Path
+    checkpoint: Checkpoint | None
+    snapshot: Checkpoint | None
+    steps: list[dict]
+    evaluations: list[dict]
+    flags: dict
+    machine: dict
+
+
+class Chain(NamedTuple):
+    """One SFT run and what was made from it. notes: what is missing or does not fit together."""
+
+    folder: Path
+    model_type: str
+    stages: dict[str, Stage]
+    notes: list[str]
+
+    def checkpoint(self, stage: str) -> Checkpoint | None:
+        """The finished checkpoint of a stage, if there is one."""
+        return self.stages[stage].checkpoint if stage in self.stages else None
+
+    def policies(self) -> dict[str, Checkpoint]:
+        """Stage -> its finished policy, SFT's snapshot first."""
+        sft = self.stages.get(SFT)
+        found = {SNAPSHOT: sft.snapshot if sft else None}
+        found |= {name: self.checkpoint(name) for name in POLICY_STAGES}
+        return {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
+
+
+class Series(NamedTuple):
+    """Chains of one model type and the same flags: repetitions, which differ in their seeds."""
+
+    label: str
+    chains: list[Chain]
+
+
+def read_log(path: Path) -> tuple[list[dict], list[dict]]:
+    """(training steps, evaluations) of a metrics.jsonl, numbers only, NaN for null.
+
+    Raises UserError for a line that no run wrote. A last line without its end is still being
+    written, and left out.
+    """
+    steps, evaluations = [], []
+    if not path.is_file():
+        return steps, evaluations
+    text = path.read_bytes()
+    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            record = json.loads(line)
+            event = record.pop("event", None)
+            values = {k: math.nan if v is None else float(v) for k, v in record.items()}
+            values["step"] = int(record["step"])
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError, OverflowError):
+            raise UserError(
+                f"{path} line {number} is no line of a log, expected a JSON object of numbers with "
+                "a step, restore it or leave its folder out"
+            ) from None
+        if event == "evaluation":
+            evaluations.append({k.removeprefix("eval_"): v for k, v in values.items()})
+        elif event is None:
+            steps.append(values)
+    return steps, evaluations
+
+
+def _read_json(path: Path) -> dict:
+    """A JSON object that only informs; empty where it cannot be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_stage(folder: Path) -> tuple[str, str, Stage] | None:
+    """(model type, stage, what is there) of a stage's folder; None for any other folder.
+
+    A finished stage says itself what it is, an unfinished one in its args.json. Raises UserError
+    for a file that is damaged.
+    """
+    final, log = folder / "final.pt", folder / "metrics.jsonl"
+    if final.is_file():
+        found = load_checkpoint(final)
+        model_type, name, flags = found.model_type, found.stage, found.flags
+    elif log.is_file():
+        found, flags = None, _read_json(folder / "args.json")
+        model_type, name = flags.get("model_type"), flags.pop("stage", None)
+        if model_type not in MODEL_TYPES or name not in STAGES:
+            raise UserError(f"{folder}: no final.pt, and no args.json that names its stage")
+    else:
+        return None
+    early = folder / "snapshot.pt"
+    snapshot = load_checkpoint(early) if early.is_file() else None
+    return model_type, name, Stage(
+        folder, found, snapshot, *read_log(log), flags, _read_json(folder / "machine.json")
+    )
+
+
+def find_chains(folders: Sequence[str]) -> list[Chain]:
+    """The chains in folders of stages' folders (or in a stage's own folder), one for each model
+    type and folder, completed from the lineage of their checkpoints.
+
+    A damaged stage is left out and noted. Raises UserError where there is nothing at all.
+    """
+    chains, damaged = [], []
+    tops = list({Path(name).resolve(): Path(name) for name in folders}.items())
+    for _, top in tops:
+        found: dict[str, Chain] = {}
+        children = sorted(p for p in top.iterdir() if p.is_dir()) if top.is_dir() else []
+        for folder in [top, *children]:
+            try:
+                stage = read_stage(folder)
+            except UserError as error:
+                damaged.append(error)
+                continue
+            if stage is None:
+                continue
+            model_type, stage_name, content = stage
+            chain = found.setdefault(model_type, Chain(top, model_type, {}, []))
+            known = chain.stages.get(stage_name)
+            named = folder.name == f"{model_type}_{stage_name}"
+            if known is None or named:
+                chain.stages[stage_name] = content
+            left_out = known and (known.folder if named else folder)
+            if left_out and left_out.resolve() not in dict(tops):
+                chain.notes.append(
+                    f"{left_out} is a second {stage_name}, left out: give it as a folder of its "
+                    "own to --checkpoints"
+                )
+        chains += [_complete(found[t]) for t in MODEL_TYPES if t in found]
+    if not chains:
+        raise damaged[0] if damaged else UserError(
+            f"--checkpoints {' '.join(folders)} given, expected folders that hold "
+            "{model_type}_{stage}/final.pt or metrics.jsonl, run a stage first: python "
+            "main_squad.py --model_type transformer"
+        )
+    chains[0].notes.extend(f"left out: {error}" for error in damaged)
+    return chains
+
+
+def _hashes(stage: Stage) -> set[str]:
+    """What a child's lineage may call this stage."""
+    return {c.sha256 for c in (stage.checkpoint, stage.snapshot) if c is not None}
+
+
+def _complete(chain: Chain) -> Chain:
+    """The chain with its ancestors from elsewhere, in the order of the stages, and what to note."""
+    stages, notes = dict(chain.stages), list(chain.notes)
+    for child in chain.stages.values():
+        for entry in child.checkpoint.lineage if child.checkpoint else ():
+            name, path = entry.get("stage"), Path(str(entry.get("path")))
+            here = stages.get(name)
+            if here is None and name in STAGES and path.is_file():
+                try:
+                    found = read_stage(path.parent)
+                except UserError as error:
+                    notes.append(f"left out: {error}")
+                    continue
+                if found and entry.get("sha256") in _hashes(found[2]):
+                    here = stages[name] = found[2]
+            if here and _hashes(here) and entry.get("sha256") not in _hashes(here):
+                notes.append(
+                    f"{child.folder} did not start from {here.folder} as it is now, but from an "
+                    f"earlier {name} (sha256 {str(entry.get('sha256'))[:12]})"
+                )
+    for name in STAGES:
+        if name not in stages:
+            notes.append(f"{name}: no run of it was found")
+        elif stages[name].checkpoint is None:
+            notes.append(f"{name}: {stages[name].folder} is not finished, only its log is shown")
+        elif not stages[name].steps and not stages[name].evaluations:
+            notes.append(f"{name}: {stages[name].folder} has no log (metrics.jsonl), no curves")
+    ppo = stages.get(PPO)
+    if ppo and ppo.evaluations and not {"reward", "kl_nats"} <= ppo.evaluations[0].keys():
+        notes.append(f"train_ppo: {ppo.folder} logged no reward and KL beside F1: it is an old run")
+    ordered = {name: stages[name] for name in STAGES if name in stages}
+    return chain._replace(stages=ordered, notes=notes)
+
+
+def _repeats(chain: Chain, other: Chain) -> bool:
+    """Whether the two ran the same stages with the same flags but for a repetition's, apart from
+    one another; a stage that one has not got to yet does not part them.
+    """
+    both = [(chain.stages[name], other.stages[name]) for name in chain.stages.keys() & other.stages]
+    return chain.model_type == other.model_type and bool(both) and all(
+        a.folder.resolve() != b.folder.resolve() and _choices(a) == _choices(b) for a, b in both
+    )
+
+
+def _choices(stage: Stage) -> str:
+    """The flags in which repetitions agree."""
+    flags = {k: v for k, v in stage.flags.items() if k not in REPETITION_FLAGS}
+    return json.dumps(flags, sort_keys=True, default=str)
+
+
+def group_chains(chains: Sequence[Chain]) -> list[Series]:
+    """Chains of like flags together; labelled by the model type, and the folder where needed."""
+    groups: list[list[Chain]] = []
+    for chain in chains:
+        group = next((g for g in groups if _repeats(g[0], chain)), None)
+        if group is None:
+            groups.append([chain])
+        else:
+            group.append(chain)
+    types = [group[0].model_type for group in groups]
+    series = []
+    for group in groups:
+        label = group[0].model_type
+        if types.count(label) > 1:
+            label += f" ({group[0].folder})"
+        if len(group) > 1:
+            seeds = {stage.flags.get("seed") for c in group for stage in c.stages.values()}
+            label += f", {len(group)} {'seeds' if len(seeds) >= len(group) else 'runs'}"
+        series.append(Series(label, group))
+    return series

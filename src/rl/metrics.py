@@ -1,0 +1,51 @@
+"""What a batch of episodes looks like, and what follows from its KL."""
+
+import argparse
+
+import torch
+
+from src.losses import (
+    adaptive_kl_coefficient,
+    explained_variance,
+    kl_estimates,
+    masked_mean,
+    sequence_sum,
+)
+from src.rl.ppo import Rollout, Settings
+
+
+def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
+    """What a batch of episodes looks like: the figures in which a collapse shows."""
+    mask = rollout.mask
+    questions = [question for _, questions in rollout.trees for question in questions]
+    texts = [(q, tuple(a)) for q, (_, answers) in enumerate(questions) for a in answers]
+    k3 = sequence_sum(kl_estimates(rollout.logp, rollout.reference_logp).k3, mask)
+    figures = {
+        "reward_mean": rollout.score.mean(),
+        "reward_std": rollout.score.std(correction=0),
+        "kl_nats": k3.mean(),
+        # The mean of -log p of draws from p is an unbiased estimate of the entropy.
+        "entropy_nats": -masked_mean(rollout.logp, mask),
+        "stopped_share": rollout.stopped.float().mean(),
+        "answer_tokens": mask.sum(1).float().mean(),
+        "distinct_share": torch.tensor(len(set(texts)) / len(texts)),
+    }
+    if s.algorithm == "ppo":
+        explained = explained_variance(rollout.values, rollout.returns, mask)
+        figures["explained_variance"] = explained  # NaN, null in the log, where returns are equal
+    return {name: float(value) for name, value in figures.items()}
+
+
+def next_kl_coef(args: argparse.Namespace, kl_coef: float, kl_nats: float, episodes: int) -> float:
+    """The coefficient adapted to --kl_target, if there is one (Ziegler et al. 2019, sect. 2.2)."""
+    if not args.kl_target:
+        return kl_coef
+    return adaptive_kl_coefficient(kl_coef, kl_nats, args.kl_target, episodes, args.kl_horizon)
+
+
+def collapse(kl_nats: float, limit: float) -> str:
+    """What to say where a step's KL is above --kl_limit."""
+    return (
+        f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit {limit}: "
+        "a collapse, raise --kl_coef or lower --lr"
+    )

@@ -1,0 +1,78 @@
+"""What people are told while a stage trains: speeds, the same few questions, better or worse."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from src.data.squad_types import Paragraph
+from src.evaluation.evaluation_set import spread
+from src.evaluation.intervals import Figures, paired_difference
+from src.inference.logprobs import Tree
+from src.preference.pairs import PairSet
+from src.training.run import say
+
+# Figures that are good when they are high (1) or low (-1); others, as a KL, are neither.
+GOOD = {
+    "em": 1, "f1": 1, "answer_loss_nats": -1, "preference_accuracy": 1, "accuracy": 1, "reward": 1,
+}  # fmt: skip
+
+
+def tokens_read(trees: Sequence[Tree]) -> int:
+    """Tokens of contexts, questions, answers and stop tokens, each counted once, as it is read.
+
+    >>> tokens_read([([1, 2, 3], [([4, 5], [[6], [7, 8]])])])
+    10
+    """
+    return sum(
+        len(context) + sum(len(q) + sum(len(a) + 1 for a in answers) for q, answers in questions)
+        for context, questions in trees
+    )
+
+
+def say_pairs(
+    extra: dict, scores: Tensor, pair_set: PairSet, paragraphs: Sequence[Paragraph]
+) -> None:
+    """Say the scores (P, 2), in nats, of the same few pairs, beside those from before training.
+
+    extra: keeps the scores of the first call, so that a resumed run still has them.
+    """
+    places = spread(len(scores))
+    before = extra.setdefault("sample_scores", scores[places].tolist())
+    pairs = pair_set.in_order()
+    for place, was in zip(places, before, strict=True):
+        pair, now = pairs[place], scores[place].tolist()
+        question = paragraphs[pair.paragraph].questions[pair.question].text
+        say(
+            f"  Q: {question}  chosen: {pair.chosen!r} {now[0]:.2f} (before {was[0]:.2f})"
+            f"  {pair.kind}: {pair.rejected!r} {now[1]:.2f} (before {was[1]:.2f})"
+        )
+
+
+def compare(stage: str, before: Figures, after: Figures) -> dict[str, float]:
+    """Say whether each figure is above the parent's, by the interval of the paired difference, and
+    in one line at the end where the stage is better or worse than the model it started from.
+
+    Returns the figures from after training, and what was gained with its 95% interval.
+    """
+    metrics = {}
+    verdicts: dict[str, list[str]] = {"better": [], "worse": [], "not clearly different": []}
+    for name, (values, denominators, groups) in after.items():
+        if not any(denominators):
+            say(f"{name}: no held-out question to measure it on")
+            continue
+        gain = paired_difference(values, before[name][0], denominators, groups)
+        place = "above" if gain.low > 0 else "below" if gain.high < 0 else "not different from"
+        metrics[name] = sum(values) / sum(denominators)
+        metrics |= {f"{name}_gain": gain.value}
+        metrics |= {f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
+        say(
+            f"{name} {metrics[name]:.2f}: {place} the figure before training, by "
+            f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+        )
+        better = GOOD.get(name, 0) * ((gain.low > 0) - (gain.high < 0))
+        verdict = {1: "better", -1: "worse", 0: "not clearly different"}[better]
+        if name in GOOD:
+            verdicts[verdict].append(f"{name} ({gain.value:+.2f})")
+    told = [f"{verdict} in {', '.join(names)}" for verdict, names in verdicts.items() if names]
+    say(f"{stage}, against the model it started from: {'; '.join(told)}")
+    return metrics

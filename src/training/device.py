@@ -1,0 +1,38 @@
+"""Where a run computes, and in which precision."""
+
+import argparse
+import os
+
+import torch
+
+from src.utils.errors import UserError
+from src.utils.ranks import world_size
+
+
+def choose_device(args: argparse.Namespace) -> torch.device:
+    """The device of --device; also sets what --dtype says for the whole run."""
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        # The GPU of this rank, as torchrun numbers them on a machine.
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if world_size() > 1 else "cuda"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name} given, expected auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name} given, but torch finds no CUDA device, use --device cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} given, expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    if args.dtype == "auto":
+        has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        args.dtype = "bfloat16" if has_it else "float32"
+    # For the whole run; the scalar heads leave it (src/model/heads.py), losses hold no products.
+    torch.set_autocast_dtype(device.type, torch.bfloat16)
+    torch.set_autocast_enabled(device.type, args.dtype == "bfloat16")
+    # Cached casts of the weights would outlive the optimizer's step.
+    torch.set_autocast_cache_enabled(False)
+    return device

@@ -1,0 +1,167 @@
+"""What every training loop needs: optimizer, schedule, one step, exact resume. Functions, no
+trainer.
+"""
+
+import argparse
+import copy
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.training.distributed import gather, rank, world_size
+from src.training.rng_state import rng_state, set_rng_state
+from src.training.run import Run, say
+from src.training.sharding import parted, parted_optimizer, shard, whole
+from src.utils.errors import UserError
+from src.utils.payload import save_payload
+
+
+def prepare(
+    modules: dict[str, nn.Module], args: argparse.Namespace, device: torch.device
+) -> dict[str, nn.Module]:
+    """Compile and divide the modules to be trained, in place, as --compile and --shard say.
+
+    After copies of them were made: a copy of a compiled module would run the original.
+    """
+    if args.shard and world_size() == 1:
+        raise UserError(
+            "--shard given to one process, expected several to divide the model among: "
+            "torchrun --nproc_per_node N"
+        )
+    if args.shard and args.compile:
+        raise UserError("--shard and --compile given, expected one: not made to go together")
+    for module in modules.values():
+        trunk = getattr(module, "trunk", module)
+        if args.compile:
+            # Of a transformer the pass that training and scoring make, without sampling's small
+            # steps; of the others `forward`, which does both.
+            name = "read_packed" if hasattr(trunk, "read_packed") else "forward"
+            trunk.in_rows = True  # of a transformer: parts are other calls for each batch
+            setattr(trunk, name, torch.compile(getattr(trunk, name), dynamic=True))
+        if args.shard:
+            shard(module, device)
+    return modules
+
+
+def steps(
+    run: Run,
+    max_steps: int,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+    several_updates: bool = False,
+) -> Iterator[int]:
+    """Yield the steps that are left; after each, save last.pt when due and stop if that was asked.
+
+    modules: everything with weights that training changes. extra: plain values and tensors that the
+    loop changes in place (a coefficient, figures from before training); saved and restored too.
+    several_updates: a step updates the weights more than once, so that what it started from has to
+    be copied to be saved where the step fails, unless last.pt holds it.
+    """
+    first = restore(run, modules, optimizer, extra)
+    for step in range(first, max_steps):
+        state = _state(modules, optimizer, extra)
+        if several_updates and run.saved_step < step:
+            state = copy.deepcopy(state)
+        run.begin_step(step + 1, functools.partial(_write_last, run, step, state))
+        yield step
+        done = step + 1
+        run.agree_on_stop()
+        if done % run.args.save_every == 0 or done == max_steps or run.stop_asked:
+            save_last(run, done, modules, optimizer, extra)
+        run.stop_if_asked()
+    run.begin_step(max_steps, None)
+    run.agree_on_stop()
+    run.stop_if_asked()  # a signal that came between these lines
+
+
+def save_last(
+    run: Run,
+    step: int,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+) -> None:
+    """Write last.pt: all that the next step depends on. All ranks call it, rank 0 writes."""
+    _write_last(run, step, _state(modules, optimizer, extra))
+
+
+def _state(
+    modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, extra: dict[str, Any]
+) -> dict[str, Any]:
+    """What training changes. The tensors are the live ones."""
+    return {
+        "modules": {name: module.state_dict() for name, module in modules.items()},
+        "optimizer": optimizer.state_dict(),
+        "rng": rng_state(),
+        "extra": dict(extra),
+    }
+
+
+def _write_last(run: Run, step: int, state: dict[str, Any]) -> None:
+    run_fields = {
+        "stage": run.stage, "step": step, "args": vars(run.args), "asked": run.asked,
+        "inputs": run.inputs, "ranks": world_size(), "metrics_bytes": run.log_position(),
+    }  # fmt: skip
+    payload = {**run_fields, **whole(state)}
+    if not rank():
+        save_payload(run.folder / "last.pt", payload)
+    gather(None)  # no rank goes on, or ends, before the file is there
+    run.saved_step = step
+
+
+def restore(
+    run: Run,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+) -> int:
+    """Put back what `save_last` wrote, if the run is resumed; returns the steps already done."""
+    if run.last is None:
+        return 0
+    try:
+        for name, module in modules.items():
+            stored, own = run.last["modules"][name], module.state_dict()
+            if not all(torch.isfinite(w).all() for w in stored.values()):
+                raise ValueError(f"the weights of {name} are not finite")
+            module.load_state_dict({k: parted(w, own.get(k)) for k, w in stored.items()})
+        _check_optimizer(run.last["optimizer"], optimizer)
+        optimizer.load_state_dict(parted_optimizer(run.last["optimizer"], optimizer))
+        set_rng_state(run.last["rng"])
+        extra.clear()
+        extra.update(run.last["extra"])
+    except (
+        RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"{run.folder / 'last.pt'} does not fit this run's models ({reason}), "
+            "give the parent it started from or start anew with --overwrite"
+        ) from None
+    step = run.last["step"]
+    say(f"{run.folder}: resumed after step {step}")
+    return step
+
+
+def _check_optimizer(stored: dict, optimizer: torch.optim.Optimizer) -> None:
+    """ValueError unless a stored state is that of this optimizer: torch looks at the counts alone,
+    and would find the rest out in the middle of a step.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for old, own in zip(stored["param_groups"], optimizer.param_groups, strict=True):
+        for name, value in own.items():
+            if type(old[name]) is not type(value):
+                raise ValueError(f"the optimizer's {name} is {str(old[name])[:40]}")
+    for number, moments in stored["state"].items():
+        if type(number) is not int or not 0 <= number < len(parameters):
+            raise ValueError(f"the optimizer's state is of a parameter {str(number)[:40]}")
+        for name, shape in (
+            ("exp_avg", parameters[number].shape),
+            ("exp_avg_sq", parameters[number].shape),
+            ("step", ()),
+        ):
+            if moments[name].shape != shape or not torch.isfinite(moments[name]).all():
+                raise ValueError(f"the optimizer's {name} of parameter {number}")

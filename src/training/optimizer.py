@@ -1,0 +1,87 @@
+"""Optimizer, learning-rate schedule and one optimizer step."""
+
+import torch
+from torch import nn
+
+from src.training.distributed import sum_gradients
+from src.training.run import Run
+from src.training.sharding import whole
+from src.utils.exit_handling import NonFiniteError
+from src.utils.progress_bar import say
+
+
+def make_optimizer(
+    modules: dict[str, nn.Module],
+    weight_decay: float = 0.0,
+    eps: float = 1e-8,
+) -> torch.optim.AdamW:
+    """AdamW over all parameters; decay on matrices only, never on embeddings, norms or biases.
+
+    eps: PPO takes 1e-5 (N, "Adam epsilon"): a parameter whose gradient is nearly 0 then stays put.
+    From scratch 1e-8: the gradients of attention are that small until it has learnt to look.
+    """
+    decayed, free = [], []
+    for module in modules.values():
+        for name, parameter in module.named_parameters():
+            matrix = parameter.ndim >= 2 and "embedding" not in name
+            (decayed if matrix else free).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    # fused: one pass over the weights instead of several; the learning rate is set at every step.
+    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=eps, fused=True)
+
+
+def learning_rate(
+    step: int, max_steps: int, warmup: int, peak: float, hold: float = 0.0
+) -> float:
+    """Linear from 0 to `peak` over `warmup` steps, held for the first `hold` share of the run, then
+    linear to 0 at the end; step counts from 0.
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    falls = max(warmup, hold * max_steps)
+    return peak * min(1.0, (max_steps - step) / max(1, max_steps - falls))
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    grad_clip: float,
+    loss: float,
+    skip_nonfinite: bool,
+) -> float:
+    """Sum the gradients over the ranks, clip, step at learning rate `rate`, clear; returns the norm
+    before clipping.
+
+    Raises NonFiniteError, with the weights untouched, when the loss or a gradient is not finite;
+    with skip_nonfinite the step is left out instead, and said.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    sum_gradients(parameters)
+    norm = whole(nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True))
+    finite = bool(torch.isfinite(norm)) and torch.isfinite(torch.tensor(loss))
+    if not finite:
+        optimizer.zero_grad(set_to_none=True)
+        what = "gradient" if loss == loss and abs(loss) != float("inf") else "loss"
+        message = f"the {what} is not finite (loss {loss}, gradient norm {float(norm)})"
+        if not skip_nonfinite:
+            raise NonFiniteError(message)
+        say(f"{message}: step left out")
+        return float(norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(norm)
+
+
+def update(
+    run: Run, optimizer: torch.optim.Optimizer, step: int, max_steps: int, loss: float
+) -> dict[str, float]:
+    """`optimizer_step` at the schedule's rate, as the flags say; returns what to log."""
+    args = run.args
+    rate = learning_rate(step, max_steps, args.warmup, args.lr, args.hold)
+    norm = optimizer_step(optimizer, rate, args.grad_clip, loss, args.skip_nonfinite)
+    return {"learning_rate": rate, "gradient_norm": norm}

@@ -1,0 +1,76 @@
+"""--shard: parameters, gradients and optimizer state divided among the ranks (torch's fully_shard).
+
+A layer's parameters are gathered while it computes. Files hold whole tensors, so that every script
+reads them, whatever wrote them.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.training.distributed import world_size
+
+# What else than `forward` computes with a trunk's parameters.
+FORWARDS = ("read", "read_levels", "read_leaves", "read_ends", "prefill", "logits")
+
+
+def shard(module: nn.Module, device: torch.device) -> None:
+    """Divide the parameters of a policy, reward model or critic among the ranks, in place.
+
+    Each linear layer is a unit of its own; a trunk's embedding and norms are another, gathered by
+    its `forward` and those of FORWARDS. Gradients are summed, not averaged: losses are divided by
+    global counts already.
+    """
+    # Imported here: these take as long as a third of torch, and few runs need them.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+    # It fears writes into its views; nothing here writes in place where gradients flow.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+    mesh = init_device_mesh(device.type, (world_size(),))
+    trunk = getattr(module, "trunk", module)
+    # What a class inherits calls these, and must not count as a forward of its own.
+    own = [name for name in FORWARDS if name in vars(type(trunk))]
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            fully_shard(part, mesh=mesh)
+    fully_shard(trunk, mesh=mesh)
+    for name in own:
+        register_fsdp_forward_method(trunk, name)
+    for part in filter(lambda part: isinstance(part, FSDPModule), module.modules()):
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+
+
+def whole(value: Any) -> Any:
+    """A state dict with every sharded tensor gathered; all ranks must call it."""
+    if hasattr(value, "full_tensor"):  # a DTensor
+        return value.full_tensor()
+    if isinstance(value, dict):
+        return type(value)((key, whole(part)) for key, part in value.items())
+    if isinstance(value, list):
+        return [whole(part) for part in value]
+    return value
+
+
+def parted(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor cut as `like` is; itself where `like` is not sharded or of another shape."""
+    if not hasattr(like, "full_tensor") or value.shape != like.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, like.device_mesh, like.placements)
+
+
+def parted_optimizer(state: dict, optimizer: torch.optim.Optimizer) -> dict:
+    """An optimizer's state dict of whole tensors, cut as its parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if not any(hasattr(p, "full_tensor") for p in parameters):
+        return state
+    moments = {
+        number: {name: parted(value, parameters[number]) for name, value in of_one.items()}
+        for number, of_one in state["state"].items()
+    }
+    return {**state, "state": moments}

@@ -1,0 +1,72 @@
+"""The log of a run sent to a tracker beside metrics.jsonl. A tracker is told, never asked: nothing
+that a run computes, saves or resumes from depends on it.
+"""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.utils.errors import UserError
+
+# --tracker -> (the module that it needs, how to get it)
+PACKAGES = {
+    "tensorboard": ("tensorboard", "pip install tensorboard==2.21.0"),
+    "wandb": ("wandb", "pip install wandb"),
+}
+
+
+class Tracker(NamedTuple):
+    """log: takes what goes into a line of metrics.jsonl; close: ends it, however the run ended."""
+
+    log: Callable[[dict[str, Any]], None]
+    close: Callable[[], None]
+
+
+NO_TRACKER = Tracker(lambda record: None, lambda: None)
+
+
+def require_tracker(name: str) -> None:
+    """UserError with the command that installs it, where a tracker is named that is not there."""
+    if name == "none":
+        return
+    package, advice = PACKAGES[name]
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise UserError(
+            f"--tracker {name} given, but it is not installed, run: {advice}"
+        ) from None
+
+
+def open_tracker(name: str, stage: str, folder: Path, flags: dict, steps_done: int) -> Tracker:
+    """The tracker of a run; NO_TRACKER for "none".
+
+    tensorboard: event files in the run's folder; what an interrupted run wrote after the step that
+    is resumed is purged when they are read. wandb: a run in the group of the folder's name; a
+    resumed run is a new one of the same group.
+    """
+    if name == "tensorboard":
+        from torch.utils.tensorboard import SummaryWriter
+
+        first = steps_done + 1 if steps_done else 0
+        writer = SummaryWriter(folder / "tensorboard", purge_step=first)
+        return Tracker(lambda record: _write_scalars(writer, stage, record), writer.close)
+    if name == "wandb":
+        import wandb
+
+        run = wandb.init(
+            project="pico-llm-rlhf", group=folder.name, dir=folder, config=flags, job_type=stage
+        )
+        return Tracker(lambda record: run.log(_numbers(record), step=record["step"]), run.finish)
+    return NO_TRACKER
+
+
+def _numbers(record: dict[str, Any]) -> dict[str, float]:
+    return {k: v for k, v in record.items() if isinstance(v, int | float) and k != "step"}
+
+
+def _write_scalars(writer, stage: str, record: dict[str, Any]) -> None:
+    for key, value in _numbers(record).items():
+        writer.add_scalar(f"{stage}/{key}", value, record["step"])
+    writer.flush()

@@ -1,0 +1,49 @@
+"""Names that flags, files and messages share. Imports nothing heavy: `--help` answers at once."""
+
+import time
+
+# Nearly when the process began: scripts import this module first.
+STARTED = time.perf_counter()
+
+MODEL_TYPES = ("transformer", "lstm", "kgram")
+
+# A stage is named after its script; its checkpoints lie in checkpoints/{model_type}_{stage}/.
+SFT, DPO, REWARD, PPO = STAGES = (
+    "main_squad", "train_dpo", "train_reward_model", "train_ppo",
+)  # fmt: skip
+POLICY_STAGES = (SFT, DPO, PPO)
+
+# The longest window that anyone trains on; a transformer keeps a table of this many rows.
+MAX_BLOCK_SIZE = 1 << 18
+
+# Where a run's log can go beside metrics.jsonl.
+TRACKERS = ("none", "tensorboard", "wandb")
+
+# The kinds of corruption that make a rejected answer; src/data/squad_preferences.py defines them.
+CORRUPTIONS = (
+    "other_span",
+    "same_type",
+    "shifted",
+    "truncated",
+    "shuffled",
+    "other_answer",
+    "sentence",
+    "unrelated",
+)
+
+
+# Defaults that a stage takes instead of its own where the chain starts from a pretrained model: it
+# knows how to read already, and is large. One table, to be tuned in one place.
+PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
+    SFT: {
+        "lr": 1e-4, "warmup": 10, "hold": 0.0, "weight_decay": 0.0, "lm_weight": 0.0,
+        "epochs": 1.0, "batch_size": 8, "micro_batch_size": 2, "block_size": 512,
+    },
+    DPO: {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
+    REWARD: {"lr": 3e-5, "warmup": 5, "batch_size": 8, "micro_batch_size": 2},
+    # micro_batch_size 1: policy and critic are in memory together. save_every 1: a step takes a
+    # minute, and no copy is kept in memory of what it started from.
+    PPO: {
+        "lr": 3e-5, "warmup": 2, "batch_size": 8, "micro_batch_size": 1, "save_every": 1,
+    },
+}  # fmt: skip

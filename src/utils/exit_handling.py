@@ -1,0 +1,108 @@
+"""How a script ends: one line and an exit code, whatever happened. Imports nothing heavy."""
+
+import contextlib
+import errno
+import functools
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from src.utils.errors import UserError
+from src.utils.ranks import lost_rank, rank
+
+ENVIRONMENT = (
+    "expected the environment of requirements.txt: . .venv/bin/activate after ./run.sh, or "
+    "pip install -r requirements.txt"
+)
+
+
+class Stopped(BaseException):
+    """A signal asked the run to stop; what was finished is saved. `code` is 128 + the signal's
+    number. Like KeyboardInterrupt no Exception: nothing that expects a fault may swallow it.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NonFiniteError(Exception):
+    """A loss, gradient or reward stopped being a finite number."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is Python's or torch's way to say that no more memory can be had."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return told or isinstance(error, MemoryError)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises Stopped; Python has KeyboardInterrupt for SIGINT alone."""
+
+    def stop(number: int, _frame: object) -> None:
+        if not lost_rank(sys.exception()):
+            raise Stopped("stopped by SIGTERM", 128 + number)
+
+    try:
+        previous = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only the main thread may; elsewhere a signal ends the process at once
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if lost_rank(sys.exception()) else previous)
+
+
+def command(main: Callable[..., dict]) -> Callable[..., dict]:
+    """Make `main(argv)` end as every script does: one line on stderr, an exit code, no traceback.
+
+    2: the user's mistake. 1: the environment's fault (disk, memory, non-finite numbers). 128 + n:
+    signal n.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> dict:
+        name = main.__module__ if main.__module__ != "__main__" else sys.argv[0]
+        with contextlib.suppress(AttributeError):  # a stream that is closed or no file of text
+            sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show is no fault
+        own_fault = False
+        try:
+            with _ended_by_sigterm():
+                return main(argv)
+        except UserError as error:
+            message, code = str(error), 2
+        except Stopped as error:
+            message, code = str(error), error.code
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("src"):
+                raise
+            message, code = f"{error.name} is not installed, {ENVIRONMENT}", 2
+        except NonFiniteError as error:
+            message, code = str(error), 1
+        except BrokenPipeError:
+            message, code = "the reader of the output went away", 1
+        except (OSError, MemoryError, RuntimeError) as error:
+            own_fault = True
+            if out_of_memory(error):
+                message, code = "out of memory, use a smaller --micro_batch_size or model", 1
+            elif isinstance(error, OSError):
+                where = f"{error.filename}: " if error.filename else ""
+                message, code = f"{where}{error.strerror or error}", 1
+            elif lost_rank(error):
+                message = "another rank ended or hangs, so this job ends; continue with --resume"
+                code = 1
+            else:
+                raise
+        except KeyboardInterrupt:
+            message, code = "interrupted", 130
+        if not rank() or own_fault:  # what all ranks raise is said once
+            where = f"rank {rank()}: " if rank() else ""
+            print(f"{name}: {where}{' '.join(message.split())}", file=sys.stderr)
+        raise SystemExit(code)
+
+    return run
