@@ -114,7 +114,7 @@ def main(argv=None) -> dict:
         rule_rows,
         sft_ancestor,
     )
-    from src.evaluation.evaluation_set import floors_of, sample_lines
+    from src.evaluation.evaluation_set import baselines_of, sample_lines
     from src.preference.pairs import held_out_pairs
     from src.training.run import say, set_up_torch
     from src.utils.checkpoint_utils import require_same_tokenizer
@@ -126,7 +126,7 @@ def main(argv=None) -> dict:
         require_same_tokenizer(policies[0], policy)
     parent = sft_ancestor(policies[0], policies)
     reward = load_reward(args, policies[0])
-    readers = [p.model for p in (*policies, parent)] + ([reward.trunk] if reward else [])
+    readers = [p.model for p in (*policies, parent)] + ([reward.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
     train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
     pairs = held_out_pairs(
@@ -139,7 +139,7 @@ def main(argv=None) -> dict:
         print(f"\n{path}")
         print("\n".join(sample_lines(held_out, result.answers)))
     table = {path: metrics for path, (_, metrics) in results.items()}
-    rules = rule_rows(floors_of(held_out, policies[0].tokenizer, train), held_out)
+    rules = rule_rows(baselines_of(held_out, policies[0].tokenizer, train), held_out)
     print_table({**table, **rules}, UNITS)
     values = {path: {k: v._asdict() for k, v in row.items()} for path, row in table.items()}
     report = {"policies": values}

@@ -58,16 +58,16 @@ def answer(args, checkpoint, prompt, device) -> dict:
     from src.inference.prompts import encode_within
     from src.inference.sampling import Sampling, generate
 
-    trunk = checkpoint.model
-    room = trunk.config.block_size - args.max_new_tokens
+    backbone = checkpoint.model
+    room = backbone.config.block_size - args.max_new_tokens
     if room < 1:
         raise UserError(f"--max_new_tokens {args.max_new_tokens} given, expected less than the "
-                        f"model's block of {trunk.config.block_size}")  # fmt: skip
+                        f"model's block of {backbone.config.block_size}")  # fmt: skip
     context, question = encode_within(checkpoint.tokenizer, prompt, room)
     answers = generate(
-        trunk,
+        backbone,
         [(context, [question])],
-        checkpoint.tokenizer.stop_id,
+        checkpoint.tokenizer.eos_id,
         sampling=Sampling(args.temperature, args.top_k, args.top_p),
         num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens,
@@ -88,10 +88,10 @@ def score(args, checkpoint, prompt, device) -> dict:
     from src.rl.rewards import model_rewards
 
     ids = checkpoint.tokenizer.encode(answer_text(args.answer.strip()))
-    room = checkpoint.model.trunk.config.block_size - len(ids) - 1
+    room = checkpoint.model.backbone.config.block_size - len(ids) - 1
     context, question = encode_within(checkpoint.tokenizer, prompt, room)
     trees = [(context, [(question, [ids])])]
-    value = model_rewards(checkpoint.model, trees, checkpoint.tokenizer.stop_id, device)
+    value = model_rewards(checkpoint.model, trees, checkpoint.tokenizer.eos_id, device)
     return {"answer": args.answer, "score": value.item()}
 
 

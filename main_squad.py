@@ -52,7 +52,7 @@ def check(args) -> None:
         )
 
 
-def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
+def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's trees; returns the losses in nats per token.
 
     Sums over micro-batches are divided by the whole step's token counts, so that the micro-batch
@@ -60,9 +60,9 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
     """
     import torch
 
-    from src.inference.logprobs import build_forest, score_answers, score_text
+    from src.inference.logprobs import build_tree_batch, score_completions, score_text
     from src.losses import sft_loss
-    from src.training.distributed import all_sum, my_parts
+    from src.training.distributed import all_sum, micro_batches
 
     questions = [question for _, questions in trees for question in questions]
     answer_tokens = sum(len(answer) + 1 for _, answers in questions for answer in answers)
@@ -71,10 +71,10 @@ def sft_backward(model, trees, stop_id: int, args, device) -> dict[str, float]:
     sums = {"answer_loss_nats": 0.0, "loss": 0.0}
     if args.lm_weight:
         sums["text_loss_nats"] = 0.0
-    for part in my_parts(trees, args.micro_batch_size):
-        forest = build_forest(part, stop_id, device)
-        text = score_text(model, forest) if args.lm_weight else None
-        answers = score_answers(model, forest) if text is None else text.answers
+    for part in micro_batches(trees, args.micro_batch_size):
+        tree_batch = build_tree_batch(part, eos_id, device)
+        text = score_text(model, tree_batch) if args.lm_weight else None
+        answers = score_completions(model, tree_batch) if text is None else text.answers
         loss = answer_loss = sft_loss(answers.logp, answers.mask, answer_tokens)
         if text is not None:
             every = torch.ones_like(text.text_logp, dtype=torch.bool)
@@ -139,7 +139,7 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             trees = next(batches).trees
             trees = apply_control(trees, args.control, f"{args.seed}/{step}", block)
-            record = sft_backward(model, trees, tokenizer.stop_id, args, device)
+            record = sft_backward(model, trees, tokenizer.eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)
             stages.log_step(

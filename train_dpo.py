@@ -43,24 +43,24 @@ def check(args) -> None:
         )
 
 
-def dpo_backward(model, trees, reference, stop_id: int, args, device) -> dict[str, float]:
+def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's pairs; returns figures over all of them.
 
     trees: every question carries [chosen, rejected]. reference: (pairs, 2) nats, in the same order.
     """
     from torch import cat
 
-    from src.inference.logprobs import build_forest, score_answers
+    from src.inference.logprobs import build_tree_batch, score_completions
     from src.losses import dpo_loss, sequence_sum, sft_loss
-    from src.training.distributed import all_sum, my_parts, tree_cost
+    from src.training.distributed import all_sum, micro_batches, tree_tokens
 
     pairs = len(reference)
     chosen_tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
     said = zip(trees, reference.split([len(qs) for _, qs in trees]), strict=True)
     sums: dict = {}
-    for part in my_parts(list(said), args.micro_batch_size, lambda item: tree_cost(item[0])):
-        forest = build_forest([tree for tree, _ in part], stop_id, device)
-        logp, mask = score_answers(model, forest)
+    for part in micro_batches(list(said), args.micro_batch_size, lambda item: tree_tokens(item[0])):
+        tree_batch = build_tree_batch([tree for tree, _ in part], eos_id, device)
+        logp, mask = score_completions(model, tree_batch)
         policy = sequence_sum(logp, mask).view(-1, 2)
         frozen = cat([reference[:0], *(rows for _, rows in part)]).to(device)
         dpo = dpo_loss(
@@ -113,7 +113,7 @@ def main(argv=None) -> dict:
         parent = load_parent(args.checkpoint, args.model_type)
         take_parents_defaults(run, parent)
         model, tokenizer = parent.model.to(device), parent.tokenizer
-        block, stop_id = model.config.block_size, tokenizer.stop_id
+        block, eos_id = model.config.block_size, tokenizer.eos_id
         questions = run_data.load_questions(args, tokenizer, block, parent)
         held_out = questions.held_out
         max_steps = stages.plan_steps(args, questions.units)
@@ -122,8 +122,8 @@ def main(argv=None) -> dict:
 
         # What the frozen reference says about every pair that will be seen, once.
         needed = trees_of_steps(train, args, min(max_steps, per_epoch))
-        reference = reference_logps(model, train, needed, stop_id, device)
-        unseen_reference = policy_scores(model, unseen.trees.trees, stop_id, device)
+        reference = reference_logps(model, train, needed, eos_id, device)
+        unseen_reference = policy_scores(model, unseen.trees.trees, eos_id, device)
         trained = prepare({"model": model}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
         run.start(run_data.inputs_of(questions, [parent], tokenizer))
@@ -132,7 +132,7 @@ def main(argv=None) -> dict:
         def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
             figures = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, extra)
-            scores = policy_scores(model, unseen.trees.trees, stop_id, device)
+            scores = policy_scores(model, unseen.trees.trees, eos_id, device)
             stages.log_pair_figures(run, step, scores, unseen_reference, unseen, args.beta)
             return figures | {"preference_accuracy": pair_points(scores, unseen)}
 
@@ -146,7 +146,7 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             batch = next(batches)
             numbers = [n for row in batch.index for n in row]
-            record = dpo_backward(model, batch.trees, reference[numbers], stop_id, args, device)
+            record = dpo_backward(model, batch.trees, reference[numbers], eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
             shown = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
             stages.log_step(run, step, started, len(numbers), batch.trees, record, **shown)

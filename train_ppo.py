@@ -40,7 +40,8 @@ def build_parser() -> cli.Parser:
     add("--clip_range", type=cli.positive, default=0.2, help="policy ratio's distance from 1")
     add("--value_clip_range", type=cli.positive, default=0.2, help="values' distance from the old")
     add("--value_coef", type=cli.non_negative, default=0.1, help="weight of the value loss")
-    add("--no_stop_penalty", type=cli.non_negative, default=1.0, help="reward lost by a cut answer")
+    add("--missing_eos_penalty", type=cli.non_negative, default=1.0,
+        help="reward lost by an answer without an EOS token")
     add("--ppo_epochs", type=cli.positive_int, help="passes over a batch; default 4, reinforce 1")
     add("--minibatches", type=cli.positive_int, help="updates a pass; default 4, reinforce 1")
     cli.note_pretrained_defaults(parser, STAGE)
@@ -103,11 +104,11 @@ def main(argv=None) -> dict:
         take_parents_defaults(run, parents[0])
         policy, tokenizer = models.policy, parents[0].tokenizer
         block, room = policy.config.block_size, args.max_new_tokens + 1
-        questions = run_data.load_questions(args, tokenizer, block, parents[0], answer_room=room)
+        questions = run_data.load_questions(args, tokenizer, block, parents[0], answer_budget=room)
         max_steps = stages.plan_steps(args, questions.units)
         trained = prepare(models.trained(), args, device)
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
-        settings = ppo.settings_of(args, tokenizer.stop_id, device)
+        settings = ppo.settings_of(args, tokenizer.eos_id, device)
         more = reward_and_kl(args, reward, models, tokenizer, questions.held_out, device)
         run.start(run_data.inputs_of(questions, parents, tokenizer))
         extra = {"kl_coef": args.kl_coef}  # and figures from before training

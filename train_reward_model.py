@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python train_reward_model.py --model_type transformer
 
-The SFT model's trunk, trained further, with a scalar head read at the stop token. Writes
+The SFT model's backbone, trained further, with a scalar head read at the stop token. Writes
 checkpoints/{model_type}_train_reward_model/.
 """
 
@@ -28,17 +28,17 @@ def build_parser() -> cli.Parser:
     return parser
 
 
-def reward_backward(reward, trees, stop_id: int, args, device) -> dict[str, float]:
+def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected]."""
-    from src.inference.logprobs import build_forest, end_hidden
+    from src.inference.logprobs import build_tree_batch, last_hidden
     from src.losses import pairwise_reward_loss
-    from src.training.distributed import all_sum, my_parts
+    from src.training.distributed import all_sum, micro_batches
 
     pairs = sum(len(qs) for _, qs in trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
-    for part in my_parts(trees, args.micro_batch_size):
-        forest = build_forest(part, stop_id, device, reads_stop=True)
-        end = end_hidden(reward.trunk, forest)
+    for part in micro_batches(trees, args.micro_batch_size):
+        tree_batch = build_tree_batch(part, eos_id, device, reads_eos=True)
+        end = last_hidden(reward.backbone, tree_batch)
         scores = reward.raw_score(end).view(-1, 2)
         result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=pairs)
         result.loss.backward()
@@ -72,10 +72,10 @@ def main(argv=None) -> dict:
             return run.final_metrics()
         device = set_up_torch(args)
 
-        # The trunk starts from its parent; the pairs are of the parent's data.
+        # The backbone starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
         take_parents_defaults(run, parent)
-        tokenizer, stop_id = parent.tokenizer, parent.tokenizer.stop_id
+        tokenizer, eos_id = parent.tokenizer, parent.tokenizer.eos_id
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
         questions = run_data.load_questions(args, tokenizer, block, parent)
@@ -88,7 +88,7 @@ def main(argv=None) -> dict:
 
         def evaluate(step: int) -> tuple[Figures, dict[str, float]]:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
-            scores = pairs.raw_scores(reward, unseen.trees.trees, stop_id, device).view(-1, 2)
+            scores = pairs.raw_scores(reward, unseen.trees.trees, eos_id, device).view(-1, 2)
             table = {"accuracy": pairs.accuracy(scores, unseen)}
             table["length_rule"] = pairs.length_rule(unseen)
             by_kind = pairs.accuracy_by_kind(scores, unseen)
@@ -107,7 +107,7 @@ def main(argv=None) -> dict:
         for step in steps(run, max_steps, trained, optimizer, extra):
             started = time.perf_counter()
             trees = next(batches).trees
-            record = reward_backward(reward, trees, stop_id, args, device)
+            record = reward_backward(reward, trees, eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             shown = {"loss": record["loss"], "accuracy": record["accuracy"]}
             asked = sum(len(qs) for _, qs in trees)
@@ -117,7 +117,7 @@ def main(argv=None) -> dict:
 
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
         golds = run_data.some_gold_trees(questions.encoded, questions.units, args.seed)
-        pairs.normalise_on(reward, golds, stop_id, device)
+        pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
         metrics |= compare(STAGE, extra["before"], figures)
         return stages.publish(run, reward, tokenizer, questions.identity, metrics, [parent])

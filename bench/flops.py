@@ -7,9 +7,9 @@ keys and values only, and logits are needed at answer positions only.
 
 from collections.abc import Sequence
 
-from src.inference.logprobs import Forest, Tree
+from src.inference.logprobs import Tree, TreeBatch
+from src.model.prefix_sharing.packing import pack
 from src.model.transformer.block import TransformerConfig
-from src.model.transformer.packing import pack
 
 # The gradient of a product is two products of the same size.
 BACKWARD = 2
@@ -77,10 +77,10 @@ def step_flops(
     }[stage]
 
 
-def masked_share(forest: Forest) -> float:
+def masked_share(tree_batch: TreeBatch) -> float:
     """Share of the scores of a layer's attention that are worked out and masked; nothing is padded.
     """
-    parts = pack(forest.levels(), "last level").attention
+    parts = pack(tree_batch.levels(), "last level").attention
     worked_out = masked = 0
     for part in (*parts.above, *parts.below):
         queries, keys = (s.stop - s.start for s in (part.queries, part.keys))

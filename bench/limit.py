@@ -24,10 +24,16 @@ from bench.pipes import CLOCKS, ROOT
 from bench.work import SHAPE, bench_tokenizer, count_questions
 from main_squad import sft_backward
 from src.data.encoding import encode_paragraphs
-from src.data.squad_dataset import indexed_batches, training_units
+from src.data.squad_dataset import context_groups, indexed_batches
 from src.data.squad_loader import load_squad
 from src.data.squad_preferences import make_pairs
-from src.inference.logprobs import Tree, answer_logps, build_forest, leaf_hidden, logp_of_hidden
+from src.inference.logprobs import (
+    Tree,
+    build_tree_batch,
+    completion_hidden,
+    completion_logps,
+    logp_of_hidden,
+)
 from src.losses import dpo_loss, sequence_sum, sft_loss
 from src.model.model import build_model
 from src.preference.pair_batches import pair_batches, preference_trees
@@ -59,8 +65,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 class Stage:
     """A policy, its optimizer, and the batches that the script would see."""
 
-    def __init__(self, name: str, batches: Iterator, stop_id: int) -> None:
-        self.name, self.batches, self.stop_id = name, batches, stop_id
+    def __init__(self, name: str, batches: Iterator, eos_id: int) -> None:
+        self.name, self.batches, self.eos_id = name, batches, eos_id
         torch.manual_seed(0)
         self.model = build_model("transformer", SHAPE)
         self.reference = build_model("transformer", SHAPE) if name == "dpo" else None
@@ -72,16 +78,16 @@ class Stage:
 
     def frozen(self, trees: list[Tree]) -> torch.Tensor:
         """What the reference says, (pairs, 2) nats."""
-        return answer_logps(self.reference, trees, self.stop_id, CPU).view(-1, 2)
+        return completion_logps(self.reference, trees, self.eos_id, CPU).view(-1, 2)
 
     def step(self) -> list[Tree]:
         """The script's step, whole; returns its trees."""
         trees = next(self.batches).trees
         if self.name == "sft":
-            record = sft_backward(self.model, trees, self.stop_id, self.args, CPU)
+            record = sft_backward(self.model, trees, self.eos_id, self.args, CPU)
         else:
             frozen = self.frozen(trees)
-            record = dpo_backward(self.model, trees, frozen, self.stop_id, self.args, CPU)
+            record = dpo_backward(self.model, trees, frozen, self.eos_id, self.args, CPU)
         optimizer_step(self.optimizer, RATE, 1.0, record["loss"], skip_nonfinite=False)
         return trees
 
@@ -90,14 +96,14 @@ class Stage:
         spent = {}
         started = clock()
         trees = next(self.batches).trees
-        forest = build_forest(trees, self.stop_id)
+        tree_batch = build_tree_batch(trees, self.eos_id)
         spent["data"], started = clock() - started, clock()
         frozen = self.frozen(trees) if self.name == "dpo" else None
         spent["reference"], started = clock() - started, clock()
-        hidden = leaf_hidden(self.model, forest)
+        hidden = completion_hidden(self.model, tree_batch)
         spent["forward"], started = clock() - started, clock()
         cut = hidden.detach().requires_grad_()
-        logp, mask = logp_of_hidden(self.model, cut, forest.targets, forest.mask)
+        logp, mask = logp_of_hidden(self.model, cut, tree_batch.targets, tree_batch.mask)
         if frozen is None:
             loss = sft_loss(logp, mask, int(mask.sum()))
         else:
@@ -109,7 +115,7 @@ class Stage:
         spent["backward"], started = clock() - started, clock()
         optimizer_step(self.optimizer, RATE, 1.0, loss.item(), skip_nonfinite=False)
         spent["optimizer"] = clock() - started
-        return spent, masked_share(forest), trees
+        return spent, masked_share(tree_batch), trees
 
     def flops(self, trees: list[Tree]) -> int:
         """Useful operations of a step on these trees."""
@@ -125,10 +131,10 @@ def make_stages(args: argparse.Namespace) -> list[Stage]:
     block, size = SHAPE["block_size"], args.contexts
     pairs = make_pairs(data.train, 0, args.dataset)
     trees = preference_trees(encoded, pairs, tokenizer, block, seed=0)
-    units = training_units(encoded, block)
+    units = context_groups(encoded, block)
     sft = indexed_batches(encoded, units, batch_size=size, seed=0)
     dpo = pair_batches(trees, batch_size=size, seed=0)
-    stop = tokenizer.stop_id
+    stop = tokenizer.eos_id
     return [Stage("sft", sft, stop), Stage("dpo", dpo, stop)]
 
 

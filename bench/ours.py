@@ -13,7 +13,7 @@ from bench.machine import product_rate
 from bench.pipes import CLOCKS, Turns, memory_mb
 from bench.work import NEW_TOKENS, alone, count_questions
 from main_squad import sft_backward
-from src.inference.logprobs import Tree, answer_logps, build_forest, score_answers
+from src.inference.logprobs import Tree, build_tree_batch, completion_logps, score_completions
 from src.inference.sampling import generate
 from src.losses import sequence_sum
 from src.model.heads import Critic, RewardModel
@@ -41,24 +41,24 @@ class Side:
         # Without sharing the question itself comes so many times.
         self.samples = settings["samples"] if settings["shared"] else 1
         self.work = json.loads((self.folder / "work.json").read_text())
-        self.stop_id = self.work["stop_id"]
+        self.eos_id = self.work["eos_id"]
         self.steps = 0
 
-    def trunk(self, name: str) -> nn.Module:
+    def backbone(self, name: str) -> nn.Module:
         """A transformer with the weights of that name."""
         model = build_model("transformer", self.work["shape"])
-        model.load_state_dict(self._load(name)["trunk"])
+        model.load_state_dict(self._load(name)["backbone"])
         return prepare({name: model}, self.flags, CPU)[name]
 
     def reward_model(self) -> RewardModel:
         """The reward model, not normalised."""
-        reward = RewardModel(self.trunk("reward"))
+        reward = RewardModel(self.backbone("reward"))
         reward.head.linear.weight.data.copy_(self._load("reward")["head"])
         return reward
 
     def critic(self) -> Critic:
         """A critic of its own weights."""
-        critic = Critic(self.trunk("critic"))
+        critic = Critic(self.backbone("critic"))
         critic.head.weight.data.copy_(self._load("critic")["head"])
         return critic
 
@@ -72,13 +72,13 @@ class Side:
 
 def sft(side: Side) -> Step:
     """main_squad.py's step, loss on the answers only."""
-    model = side.trunk("policy")
+    model = side.backbone("policy")
     optimizer = make_optimizer({"model": model})
     args = Namespace(lm_weight=0.0, micro_batch_size=side.work.get("micro"))
 
     def step(trees: list[Tree]) -> dict:
         chosen = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in trees]
-        loss = sft_backward(model, chosen, side.stop_id, args, CPU)["loss"]
+        loss = sft_backward(model, chosen, side.eos_id, args, CPU)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -90,20 +90,20 @@ def held_out_loss(side: Side, model: nn.Module) -> float:
     """Nats an answer token on the held-out questions."""
     trees = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in side.work["held_out"]]
     tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
-    return -float(answer_logps(model, trees, side.stop_id, CPU).sum()) / tokens
+    return -float(completion_logps(model, trees, side.eos_id, CPU).sum()) / tokens
 
 
 def dpo(side: Side) -> Step:
     """train_dpo.py's step, and its share of the reference's pass."""
-    model, reference = side.trunk("policy"), side.trunk("reference")
+    model, reference = side.backbone("policy"), side.backbone("reference")
     optimizer = make_optimizer({"model": model})
     args = Namespace(
         micro_batch_size=None, beta=0.1, label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0
     )
 
     def step(trees: list[Tree]) -> dict:
-        frozen = answer_logps(reference, trees, side.stop_id, CPU).view(-1, 2)
-        loss = dpo_backward(model, trees, frozen, side.stop_id, args, CPU)["loss"]
+        frozen = completion_logps(reference, trees, side.eos_id, CPU).view(-1, 2)
+        loss = dpo_backward(model, trees, frozen, side.eos_id, args, CPU)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -117,7 +117,7 @@ def reward(side: Side) -> Step:
     args = Namespace(micro_batch_size=None)
 
     def step(trees: list[Tree]) -> dict:
-        loss = reward_backward(model, trees, side.stop_id, args, CPU)["loss"]
+        loss = reward_backward(model, trees, side.eos_id, args, CPU)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -126,22 +126,22 @@ def reward(side: Side) -> Step:
 
 def ppo(side: Side) -> Step:
     """train_ppo.py's step: four epochs of one minibatch."""
-    policy, reward, critic = side.trunk("policy"), side.reward_model(), side.critic()
-    reference = side.trunk("reference").requires_grad_(False)
+    policy, reward, critic = side.backbone("policy"), side.reward_model(), side.critic()
+    reference = side.backbone("reference").requires_grad_(False)
     models = Models(policy, reference, critic)
     optimizer = make_optimizer({"policy": policy, "critic": critic}, eps=1e-5)
 
     def step(trees: list[Tree]) -> dict:
         settings = Settings(
-            algorithm="ppo", stop_id=side.stop_id, num_samples=side.samples,
+            algorithm="ppo", eos_id=side.eos_id, num_samples=side.samples,
             max_new_tokens=NEW_TOKENS, temperature=1.0, gamma=1.0, lam=0.95, clip_range=0.2,
-            value_clip_range=0.2, value_coef=0.1, no_stop_penalty=1.0, epochs=4, minibatches=1,
+            value_clip_range=0.2, value_coef=0.1, missing_eos_penalty=1.0, epochs=4, minibatches=1,
             micro_contexts=len(trees), seed=0, device=CPU,
         )  # fmt: skip
         prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
         side.steps += 1
         rollout = collect(
-            models, prompts, lambda answered: model_rewards(reward, answered, side.stop_id, CPU),
+            models, prompts, lambda answered: model_rewards(reward, answered, side.eos_id, CPU),
             0.05, side.steps, settings,
         )  # fmt: skip
 
@@ -162,23 +162,23 @@ def kl_of(side: Side, trees: list[Tree], answers: list[list[int]]) -> float:
     """
     found, samples = iter(answers), len(answers) // count_questions(trees)
     answered = [(c, [(q, [next(found) for _ in range(samples)]) for q, _ in qs]) for c, qs in trees]
-    forest = build_forest(answered, side.stop_id)
-    without_stop = F.pad(forest.mask[:, 1:], (0, 1))
-    forest = forest._replace(mask=without_stop)
+    tree_batch = build_tree_batch(answered, side.eos_id)
+    without_stop = F.pad(tree_batch.mask[:, 1:], (0, 1))
+    tree_batch = tree_batch._replace(mask=without_stop)
     sums = []
     with torch.inference_mode():
         for name in ("policy", "reference"):
-            sums.append(sequence_sum(*score_answers(side.trunk(name), forest)))
+            sums.append(sequence_sum(*score_completions(side.backbone(name), tree_batch)))
     return float((sums[0] - sums[1]).mean())
 
 
 def greedy(side: Side) -> Step:
     """Greedy answers of exactly 16 tokens (no stop id), as evaluation generates them."""
-    model = side.trunk("policy")
+    model = side.backbone("policy")
 
     def step(trees: list[Tree]) -> dict:
         prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
-        answers = generate(model, prompts, stop_id=-1, max_new_tokens=NEW_TOKENS)
+        answers = generate(model, prompts, eos_id=-1, max_new_tokens=NEW_TOKENS)
         return {"answers": answers.tokens.tolist()}
 
     return step

@@ -36,14 +36,14 @@ class Side:
         self.folder = Path(settings["folder"])
         self.settings = settings
         self.work = json.loads((self.folder / "work.json").read_text())
-        self.stop_id, self.pad_id = self.work["stop_id"], self.work["pad_id"]
+        self.eos_id, self.pad_id = self.work["eos_id"], self.work["pad_id"]
         self.batches = [self.work[kind][number] for kind, number in settings["order"]]
         self.tokenizer = self._tokenizer()
 
     def rows(self, batches: list) -> list[tuple[list[int], list[int], list[int]]]:
         """(prompt, chosen, rejected) ids of every question, stop tokens included."""
         return [
-            (context + question, *([*answer, self.stop_id] for answer in answers))
+            (context + question, *([*answer, self.eos_id] for answer in answers))
             for trees in batches
             for context, questions in trees
             for question, answers in questions
@@ -51,23 +51,23 @@ class Side:
 
     def text(self, ids: list[int]) -> str:
         """Words that the tokenizer below turns into exactly these ids."""
-        return "".join(f" {STOP if i == self.stop_id else f't{i}'}" for i in ids)
+        return "".join(f" {STOP if i == self.eos_id else f't{i}'}" for i in ids)
 
     def causal(self, name: str) -> LlamaForCausalLM:
         """A language model with the weights of that name."""
         model = LlamaForCausalLM(self._config())
-        model.model.load_state_dict(self._weights(name)["trunk"])
+        model.model.load_state_dict(self._weights(name)["backbone"])
         model.tie_weights()
         model.generation_config.pad_token_id = self.pad_id
         return model
 
     def scalar(self, name: str) -> LlamaForSequenceClassification:
-        """A trunk with a scalar head, weights of that name."""
+        """A backbone with a scalar head, weights of that name."""
         config = self._config()
         config.num_labels = 1
         model = LlamaForSequenceClassification(config)
         weights = self._weights(name)
-        model.model.load_state_dict(weights["trunk"])
+        model.model.load_state_dict(weights["backbone"])
         model.score.weight.data.copy_(weights["head"])
         return model
 
@@ -88,8 +88,8 @@ class Side:
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         words = {f"t{i}": i for i in range(self.work["shape"]["vocab_size"])}
-        del words[f"t{self.stop_id}"], words[f"t{self.pad_id}"]
-        words |= {STOP: self.stop_id, PAD: self.pad_id}
+        del words[f"t{self.eos_id}"], words[f"t{self.pad_id}"]
+        words |= {STOP: self.eos_id, PAD: self.pad_id}
         inner = Tokenizer(models.WordLevel(words, unk_token=PAD))
         inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         return PreTrainedTokenizerFast(

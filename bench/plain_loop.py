@@ -15,7 +15,7 @@ from bench.pipes import CLOCKS, Turns, memory_mb
 
 
 def context_loss(
-    model: LlamaForCausalLM, context: list[int], questions: list, stop_id: int
+    model: LlamaForCausalLM, context: list[int], questions: list, eos_id: int
 ) -> torch.Tensor:
     """Summed cross-entropy in nats of the first answer to each question of one context."""
     cache = DynamicCache(config=model.config)
@@ -23,11 +23,11 @@ def context_loss(
     cache.batch_repeat_interleave(len(questions))
     rows = [question + answers[0] for question, answers in questions]
     width = max(map(len, rows))
-    tokens = torch.tensor([row + [stop_id] * (width - len(row)) for row in rows])
+    tokens = torch.tensor([row + [eos_id] * (width - len(row)) for row in rows])
     targets = torch.full(tokens.shape, -100)
     seen = torch.ones(len(rows), len(context) + width, dtype=torch.long)
     for number, (question, answers) in enumerate(questions):
-        answer = torch.tensor([*answers[0], stop_id])
+        answer = torch.tensor([*answers[0], eos_id])
         targets[number, len(question) - 1 : len(question) - 1 + len(answer)] = answer
         seen[number, len(context) + len(rows[number]) :] = 0
     hidden = model.model(tokens, attention_mask=seen, past_key_values=cache).last_hidden_state
@@ -56,7 +56,7 @@ def main() -> None:
         count = sum(len(answer) + 1 for answer in answers)
         total = 0.0
         for context, questions in trees:
-            loss = context_loss(model, context, questions, work["stop_id"]) / count
+            loss = context_loss(model, context, questions, work["eos_id"]) / count
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

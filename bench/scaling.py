@@ -27,7 +27,7 @@ from bench.pipes import CLOCKS, ROOT
 from bench.work import SHAPE
 from main_squad import sft_backward
 from src.data.encoding import encode_paragraphs
-from src.data.squad_dataset import indexed_batches, training_units
+from src.data.squad_dataset import context_groups, indexed_batches
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.inference.logprobs import Tree
@@ -145,7 +145,7 @@ def data_curve(clock: Callable[[], float]) -> list[dict]:
             marks.append(clock())
             encoded = encode_paragraphs(train, tokenizer, cache)
             marks.append(clock())
-        units = training_units(encoded, block_size=1024)
+        units = context_groups(encoded, block_size=1024)
         batches = indexed_batches(encoded, units, batch_size=8, seed=0)
         next(batches)
         marks.append(clock())

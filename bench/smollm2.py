@@ -58,10 +58,10 @@ def write_work(folder: Path, args: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, contents in contents_of(start).items():
         (folder / name).write_bytes(contents)
-    torch.save({"trunk": start.model.state_dict()}, folder / "policy.pt")
+    torch.save({"backbone": start.model.state_dict()}, folder / "policy.pt")
     work = {
         "grouped": batches, "shape": dataclasses.asdict(start.model.config),
-        "stop_id": start.tokenizer.stop_id, "micro": args.micro,
+        "eos_id": start.tokenizer.eos_id, "micro": args.micro,
     }  # fmt: skip
     (folder / "work.json").write_text(json.dumps(work))
 

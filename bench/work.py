@@ -37,13 +37,13 @@ NEW_TOKENS = 16  # of an answer that PPO samples or that is generated greedily
 class Work(NamedTuple):
     """grouped: batches of exactly so many questions, below their contexts; shuffled: the questions
     of all grouped batches but the first, dealt anew, each below a context of its own; held_out:
-    trees of other articles. stop_id; pad_id: an id that no text has, for peers that need one.
+    trees of other articles. eos_id; pad_id: an id that no text has, for peers that need one.
     """
 
     grouped: list[list[Tree]]
     shuffled: list[list[Tree]]
     held_out: list[Tree]
-    stop_id: int
+    eos_id: int
     pad_id: int
 
 
@@ -112,7 +112,7 @@ def make_work(dataset: str, difficulty: int, batches: int, questions: int, seed:
     rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
     shuffled = [rows[i : i + questions] for i in range(0, len(rows), questions)]
     held_out = trees_of(data.validation)[:40]
-    return Work(grouped, shuffled, held_out, tokenizer.stop_id, SHAPE["vocab_size"] - 1)
+    return Work(grouped, shuffled, held_out, tokenizer.eos_id, SHAPE["vocab_size"] - 1)
 
 
 def llama_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -149,8 +149,8 @@ def write_weights(folder: Path, shape: dict, seeds: dict[str, int]) -> None:
                 parameter.add_(0.03 * torch.randn_like(parameter))
         head = ScalarHead(shape["n_embd"]).linear.weight.detach()
         state = model.state_dict()
-        torch.save({"trunk": state, "head": head}, folder / f"{name}.pt")
-        torch.save({"trunk": llama_weights(state), "head": head}, folder / f"{name}.llama.pt")
+        torch.save({"backbone": state, "head": head}, folder / f"{name}.pt")
+        torch.save({"backbone": llama_weights(state), "head": head}, folder / f"{name}.llama.pt")
 
 
 def write_work(folder: Path, work: Work, shape: dict) -> None:

@@ -140,6 +140,6 @@ EVALUATION = (
              "parent_numerators, numerators)\n",
              "test_paired_difference_takes_out_what_both_find_hard"),
     Mutation("points_in_order", "0.5 *", "0.0 *", "test_ties_are_half_a_win"),
-    Mutation("floor_predictions", "if a in context", "if a",
+    Mutation("baseline_predictions", "if a in context", "if a",
              "test_floors"),
 )

@@ -9,7 +9,7 @@ from bench.flops import forward_flops, masked_share, step_flops
 from bench.ours import kl_of
 from bench.work import alone, count_questions, exact_batches, llama_weights
 from main_squad import sft_backward
-from src.inference.logprobs import build_forest, score_answers
+from src.inference.logprobs import build_tree_batch, score_completions
 from src.model.model import build_model
 from train_dpo import dpo_backward
 
@@ -121,8 +121,8 @@ def test_masked_share_by_hand():
     context, of which one does not see its second; the branch's four, that see 1, 2, 3 and 2 of
     each other; the other leaf to itself.
     """
-    forest = build_forest([([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])], STOP)
-    assert masked_share(forest) == pytest.approx((1 + 8) / (6 * 2 + 4 * 4 + 1))
+    tree_batch = build_tree_batch([([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])], STOP)
+    assert masked_share(tree_batch) == pytest.approx((1 + 8) / (6 * 2 + 4 * 4 + 1))
 
 
 def test_batches_hold_exactly_as_many_questions_and_whole_contexts():
@@ -154,7 +154,7 @@ def test_the_check_of_ppo_leaves_the_stop_token_out():
     models = {"policy": small(), "reference": small()}
     with torch.no_grad():
         models["reference"].embedding.weight.mul_(0.5)
-    side = Namespace(stop_id=STOP, trunk=models.get)
+    side = Namespace(eos_id=STOP, backbone=models.get)
     answers = [[9, 9, 1], [10], [2, 3]]
     sums = []
     for (context, [(question, _)]), answer in zip(alone(TREES), answers, strict=True):
@@ -187,7 +187,7 @@ def test_the_plain_loop_has_our_loss():
     context, questions = TREES[0]
     loss = context_loss(theirs, context, questions, STOP)
     firsts = [(context, [(question, answers[:1]) for question, answers in questions])]
-    mine = -score_answers(model, build_forest(firsts, STOP)).logp.sum()
+    mine = -score_completions(model, build_tree_batch(firsts, STOP)).logp.sum()
     torch.testing.assert_close(loss, mine, rtol=1e-5, atol=1e-5)
     loss.backward()
     mine.backward()

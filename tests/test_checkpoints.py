@@ -99,9 +99,9 @@ def test_what_is_saved_comes_back(tmp_path, model_type, reward):
     assert after.tokenizer.identity() == before.tokenizer.identity()
     assert weights_hash(after.model) == weights_hash(before.model)
     tokens, lengths = torch.tensor([[5, 6, 7]]), torch.tensor([3])
-    trunks = [getattr(c.model, "trunk", c.model) for c in (before, after)]
-    hidden = [trunk(tokens, lengths)[0] for trunk in trunks]
-    assert torch.equal(*hidden) and trunks[0].config == trunks[1].config
+    backbones = [getattr(c.model, "backbone", c.model) for c in (before, after)]
+    hidden = [backbone(tokens, lengths)[0] for backbone in backbones]
+    assert torch.equal(*hidden) and backbones[0].config == backbones[1].config
     if reward:
         assert torch.equal(before.model.score(hidden[0]), after.model.score(hidden[1]))
         # Of 1, 2 and 6: mean 3, population variance (4 + 1 + 9) / 3.

@@ -20,9 +20,9 @@ from src.model.heads import RewardModel
 from src.rl import ppo
 from src.rl.metrics import describe
 from src.training import distributed, stages
-from src.training.distributed import by_rank, gather, my_parts, shares, sum_gradients
+from src.training.distributed import gather, map_over_ranks, micro_batches, partition, sum_gradients
 from src.training.run import Run
-from src.training.sharding import shard, whole
+from src.training.sharding import full_tensors, shard
 from src.utils import exit_handling as ending
 from src.utils.constants import MODEL_TYPES, STAGES
 from src.utils.payload import load_payload
@@ -60,7 +60,7 @@ def one_step(stage, name, contexts, size, divided=False):
     trees = trees_of(answers, contexts)
     figures = backward(model, trees, flags_of(micro_batch_size=size, nll_weight=0.5))
     sum_gradients(list(model.parameters()))
-    return whole({n: p.grad for n, p in model.named_parameters()}), figures
+    return full_tensors({n: p.grad for n, p in model.named_parameters()}), figures
 
 
 def ppo_step(algorithm):
@@ -80,7 +80,7 @@ def ppo_step(algorithm):
             parameter.grad = None
         return {}
 
-    mine = next(my_parts(PROMPTS, None))
+    mine = next(micro_batches(PROMPTS, None))
     rollout = ppo.collect(models, mine, length_of_answers, 0.1, 0, s)
     figures = describe(rollout, s) | ppo.learn(models, rollout, 0, s, update)
     tensors = {name: getattr(rollout, name) for name in ("logp", "advantages", "returns", "score")}
@@ -97,9 +97,9 @@ def all_steps():
     found |= {algorithm: ppo_step(algorithm) for algorithm in ("ppo", "rloo", "reinforce")}
     linear = torch.nn.Linear(1, 1)
     trees = [([1] * n, [([2], [[3]])]) for n in (5, 1, 9)]
-    parts = by_rank(linear, trees, lambda mine: [len(context) for context, _ in mine])
+    parts = map_over_ranks(linear, trees, lambda mine: [len(context) for context, _ in mine])
     rows = [row for part in parts for row in part]
-    return found | {"by_rank": ({}, {str(place): row for place, row in enumerate(rows)})}
+    return found | {"map_over_ranks": ({}, {str(place): row for place, row in enumerate(rows)})}
 
 
 def on_ranks_steps(out):
@@ -274,7 +274,7 @@ def test_shard_alone_is_refused(tmp_path, monkeypatch):
 @given(st.lists(st.integers(1, 50), max_size=12), st.integers(1, 5))
 def test_shares_hold_every_item_once_in_order_and_balance(costs, ranks):
     """No rank has more than an equal part and one item beyond it."""
-    dealt = shares(costs, ranks)
+    dealt = partition(costs, ranks)
     assert [i for share in dealt for i in share] == list(range(len(costs)))
     assert len(dealt) == ranks
     for share in dealt:
@@ -288,7 +288,7 @@ def test_every_rank_gets_as_many_parts(monkeypatch):
     found = []
     for number in ("0", "1"):
         monkeypatch.setenv("RANK", number)
-        found.append([[len(context) for context, _ in part] for part in my_parts(trees, 1)])
+        found.append([[len(context) for context, _ in part] for part in micro_batches(trees, 1)])
     assert found == [[[2], [2], [2]], [[6], [], []]]
 
 

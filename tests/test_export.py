@@ -211,8 +211,8 @@ def test_ids_and_texts_are_the_same(pattern, tmp_path):
         assert theirs.decode(ids) == text
         ids = [rng.randrange(ours.vocab_size) for _ in range(8)]  # cut characters, the stop token
         assert theirs.decode(ids) == ours.decode(ids)
-    assert theirs.eos_token_id == ours.stop_id
-    assert theirs.decode([*ours.encode("a b"), ours.stop_id], skip_special_tokens=True) == "a b"
+    assert theirs.eos_token_id == ours.eos_id
+    assert theirs.decode([*ours.encode("a b"), ours.eos_id], skip_special_tokens=True) == "a b"
     assert len(theirs) == ours.vocab_size and theirs.pad_token is None
 
 
@@ -289,7 +289,7 @@ def test_reward_scores_in_a_ragged_batch_whatever_id_a_text_ends_in(tmp_path):
     rows = [[rng.randrange(2048) for _ in range(rng.randrange(6))] + [i] for i in range(2048)]
     tokens, lengths = pad(rows)
     with torch.no_grad():
-        hidden, _ = ours.trunk(tokens, lengths)
+        hidden, _ = ours.backbone(tokens, lengths)
         expected = ours.raw_score(hidden[torch.arange(2048), lengths - 1])
     for side in ("right", "left"):
         tokenizer.padding_side = side
@@ -408,9 +408,9 @@ def test_what_is_exported_is_imported_the_same(tied, tmp_path):
     for name, weight in before.model.state_dict().items():
         assert torch.equal(weights[name], weight), name
     stored = json.loads((tmp_path / "hf" / "tokenizer.json").read_text())
-    vocabulary = vocabulary_of_json(stored, before.tokenizer.stop_id, "tokenizer.json")
+    vocabulary = vocabulary_of_json(stored, before.tokenizer.eos_id, "tokenizer.json")
     tokenizer = Tokenizer.from_vocabulary(vocabulary)
-    assert tokenizer.stop_id == before.tokenizer.stop_id
+    assert tokenizer.eos_id == before.tokenizer.eos_id
     assert tokenizer.vocab_size == before.tokenizer.vocab_size
     for text in strings(300):
         assert tokenizer.encode(text) == before.tokenizer.encode(text)

@@ -13,7 +13,7 @@ from test_run import parser, toy_with_gradient
 from src.data import squad_dataset
 from src.data.encoding import encode_paragraphs
 from src.data.negative_controls import apply_control
-from src.data.squad_dataset import Units, indexed_batches, training_units
+from src.data.squad_dataset import ContextGroups, context_groups, indexed_batches
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.preference import pair_batches as squad_pairs
@@ -63,7 +63,7 @@ def test_a_step_that_is_not_finite_is_left_out_where_the_flag_says_so(capsys):
 
 def planned(count=10, **values):
     """(max_steps, eval_every) of so many units in batches of 4."""
-    units = Units([(n, (0,)) for n in range(count)], 0, 512, 0)
+    units = ContextGroups([(n, (0,)) for n in range(count)], 0, 512, 0)
     defaults = {"max_steps": None, "epochs": 1.0, "batch_size": 4, "eval_every": None}
     args = argparse.Namespace(**{**defaults, **values})
     assert stages.plan_steps(args, units) == args.max_steps
@@ -127,7 +127,7 @@ def test_sft_trains_and_is_evaluated_on_what_seed_and_control_say(control, workp
 
     data = load_squad("pico", seed=7, num_examples=60)
     encoded = encode_paragraphs(data.train, load_tokenizer("pico"))
-    units = training_units(encoded, 1024)
+    units = context_groups(encoded, 1024)
     batches = indexed_batches(encoded, units, batch_size=2, seed=7)
     plain = [next(batches).trees for _ in range(4)]
     wanted = [apply_control(t, control, f"7/{step}", 1024) for step, t in enumerate(plain)]

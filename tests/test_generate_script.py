@@ -56,12 +56,12 @@ def test_the_log_prob_of_an_answer_is_that_of_its_tokens(chain_of, model_type, m
         logp = found.model.logits(hidden[0, -1]).log_softmax(-1)
         tokens.append(int(logp.argmax()))
         nats += logp.max().item()
-        if tokens[-1] == found.tokenizer.stop_id:
+        if tokens[-1] == found.tokenizer.eos_id:
             break
     assert said["logp_nats"] == pytest.approx([nats], abs=1e-3)
-    text = [t for t in tokens if t != found.tokenizer.stop_id]
+    text = [t for t in tokens if t != found.tokenizer.eos_id]
     assert said["answers"] == [found.tokenizer.decode(text).strip()]
-    assert said["stopped"] == [tokens[-1] == found.tokenizer.stop_id]
+    assert said["stopped"] == [tokens[-1] == found.tokenizer.eos_id]
 
 
 def test_prompts_come_from_a_file_of_json_lines(kgram):
@@ -151,8 +151,8 @@ def test_a_reward_checkpoint_scores_an_answer(chain_of, model_type, monkeypatch)
     found = load_checkpoint(path)
     encode = found.tokenizer.encode
     context, question = map(encode, split_prompt(PROMPT))
-    row = torch.tensor([[*context, *question, *encode(" 1204"), found.tokenizer.stop_id]])
-    hidden, _ = found.model.trunk(row, torch.tensor([row.shape[1]]))
+    row = torch.tensor([[*context, *question, *encode(" 1204"), found.tokenizer.eos_id]])
+    hidden, _ = found.model.backbone(row, torch.tensor([row.shape[1]]))
     assert float(ended.out[0]) == pytest.approx(found.model.score(hidden[0, -1]).item(), abs=1e-3)
     said = json.loads(generate(*argv, "--json", model_type=model_type).out[0])
     assert said["answer"] == "1204"

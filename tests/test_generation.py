@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from src.inference.logprobs import build_forest, score_answers
+from src.inference.logprobs import build_tree_batch, score_completions
 from src.inference.sampling import GREEDY, Sampling, draw, filter_logits, generate, generate_all
 from src.model.model import build_model
-from src.model.prefix_tree import LevelByLevel
+from src.model.prefix_sharing.levels import LevelByLevel
 from tests.test_scoring import CONFIGS, Counted
 
 VOCAB, STOP = 11, 10
@@ -80,7 +80,7 @@ def rescored(model, prompts, found, samples, temperature):
         (c, [(q, [next(texts) for _ in range(samples)]) for q in questions])
         for c, questions in prompts
     ]
-    return score_answers(model, build_forest(trees, STOP), temperature).logp
+    return score_completions(model, build_tree_batch(trees, STOP), temperature).logp
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])

@@ -10,11 +10,16 @@ from src.data.encoding import context_text
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.evaluation import compare_policies as comparison
-from src.evaluation.baselines import Floors
+from src.evaluation.baselines import Baselines
 from src.evaluation.compare_policies import measure_policy
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, HeldOut, evaluate_policy, floors_of
+from src.evaluation.evaluation_set import (
+    MAX_ANSWER_TOKENS,
+    EvaluationSet,
+    baselines_of,
+    evaluate_policy,
+)
 from src.evaluation.intervals import intervals
-from src.evaluation.squad_metrics import Asked
+from src.evaluation.squad_metrics import QAExample
 from src.model.model import build_model
 from src.preference.pair_batches import PairTrees
 from src.preference.pairs import PairSet
@@ -22,12 +27,12 @@ from src.training.console import compare
 
 CPU = torch.device("cpu")
 TOKENIZER = load_tokenizer("pico")
-VOCAB, STOP = TOKENIZER.vocab_size, TOKENIZER.stop_id
+VOCAB, STOP = TOKENIZER.vocab_size, TOKENIZER.eos_id
 # Three questions on two contexts; golds of 2 and 3 tokens, and one longer than an answer may be.
-HELD_OUT = HeldOut(
+HELD_OUT = EvaluationSet(
     prompts=[([65, 66], [[67], [68, 69]]), ([], [[70]])],
     golds=[[71, 72], [73] * MAX_ANSWER_TOKENS, [74, 75, 76]],
-    asked=[Asked("a context", "a question?", (gold,)) for gold in ("GH", "III", "JKL")],
+    asked=[QAExample("a context", "a question?", (gold,)) for gold in ("GH", "III", "JKL")],
     ids=["a", "b", "c"], groups=[0, 0, 1], lost=0.0, dropped=0,
 )  # fmt: skip
 
@@ -55,11 +60,11 @@ def test_rules_read_the_window_and_the_first_answers_of_training():
     window that holds its gold. Of training's dates 1900 is the most frequent first answer."""
     prompts = [(TOKENIZER.encode("Ada"), [[67], [68]]), (TOKENIZER.encode("1804"), [[69]])]
     whole = "Ada met Bob Lop in 1804"
-    asked = [Asked(whole, "a question?", (gold,)) for gold in ("1804", "Bob Lop", "1804")]
-    held_out = HeldOut(prompts, [[70]] * 3, asked, ["a", "b", "c"], [0, 0, 1], 0.0, 0)
+    asked = [QAExample(whole, "a question?", (gold,)) for gold in ("1804", "Bob Lop", "1804")]
+    held_out = EvaluationSet(prompts, [[70]] * 3, asked, ["a", "b", "c"], [0, 0, 1], 0.0, 0)
     golds = (("1900",), ("1900", "1700", "1700", "1700"), ("Eve Lop",))
     train = [Paragraph("t", "c", tuple(Question("q", "q", g, (0,) * len(g)) for g in golds))]
-    assert floors_of(held_out, TOKENIZER, train) == Floors(
+    assert baselines_of(held_out, TOKENIZER, train) == Baselines(
         random_span=["Ada", "Ada", "1804"], first_of_type=["", "Ada", "1804"],
         majority=["1900", "Eve Lop", "1900"], perfect_copy=["", "", "1804"],
     )  # fmt: skip
@@ -69,7 +74,7 @@ def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(mon
     """A parent that knows nothing, a policy that stops at once, and a reward that likes it short:
     the policy wins all, and its one token costs ln V; the parent's, under it, 32 times 40 nats."""
 
-    def brevity(reward, trees, stop_id, device):
+    def brevity(reward, trees, eos_id, device):
         return torch.tensor([-float(len(a[0])) for _, qs in trees for _, a in qs])
 
     monkeypatch.setattr(comparison, "model_rewards", brevity)
@@ -90,7 +95,7 @@ def test_equal_answers_tie_however_their_scores_are_rounded(monkeypatch):
     """Scored beside other answers, the same one has other last digits."""
     calls = []
 
-    def rounded(reward, trees, stop_id, device):
+    def rounded(reward, trees, eos_id, device):
         calls.append(len(trees))
         return torch.full((3,), 0.1 + 1e-7 * len(calls))
 
@@ -129,13 +134,13 @@ def test_what_was_dropped_or_has_no_loss_is_told():
 def test_rules_read_the_text_and_not_the_prompt_around_it():
     """'Context:' is no first name, and no word that a random span may hold."""
     context = TOKENIZER.encode(context_text("the Vozar Bridge was built by Tivda Zimsin."))
-    golds = [Asked("", "", (gold,)) for gold in ("Tivda Zimsin", "Ana Lop", "Dar Bek")]
+    golds = [QAExample("", "", (gold,)) for gold in ("Tivda Zimsin", "Ana Lop", "Dar Bek")]
     held_out = HELD_OUT._replace(prompts=[(context, [[67], [68, 69]]), (context, [[70]])],
                                  asked=golds)  # fmt: skip
-    floors = floors_of(held_out, TOKENIZER, [])
-    assert floors.first_of_type == ["Vozar Bridge"] * 3
-    assert floors.perfect_copy == ["Tivda Zimsin", "", ""]
-    assert not any("Context" in span for span in floors.random_span)
+    baselines = baselines_of(held_out, TOKENIZER, [])
+    assert baselines.first_of_type == ["Vozar Bridge"] * 3
+    assert baselines.perfect_copy == ["Tivda Zimsin", "", ""]
+    assert not any("Context" in span for span in baselines.random_span)
 
 
 def test_a_figure_that_nothing_can_measure_is_said_and_left_out(capsys):

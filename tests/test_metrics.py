@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import answer_text
-from src.evaluation import baselines, intervals, kl, squad_metrics
+from src.evaluation import baselines, intervals, squad_metrics
 from src.model.model import build_model
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -79,8 +79,8 @@ def test_f1_by_hand():
     assert squad_metrics.f1_score("the", ["a"]) == 0.0
     assert squad_metrics.f1_score("The Cat!", ["cat"]) == 1.0
     assert squad_metrics.f1_score("black cat", ["cat"]) == pytest.approx(2 / 3)  # P 1/2, R 1
-    assert squad_metrics.f1_score("cat", ["the big black cat"]) == pytest.approx(1 / 2)  # P 1, R 1/3
-    assert squad_metrics.f1_score("b b b", ["b c"]) == pytest.approx(2 / 5)  # one b is shared, not 3
+    assert squad_metrics.f1_score("cat", ["the big black cat"]) == pytest.approx(1 / 2)
+    assert squad_metrics.f1_score("b b b", ["b c"]) == pytest.approx(2 / 5)  # one b shared
     assert squad_metrics.f1_score("b c", ["c b"]) == 1.0  # order does not count
     assert squad_metrics.f1_score("b c", ["x", "b c d", "b"]) == pytest.approx(0.8)  # best gold
 
@@ -187,20 +187,20 @@ def test_floors():
     train = ["1900", "1900", "Ana Lop", "12 May 1804", "40"]
     golds = [("12 May 1804",), ("35 marks", "35"), ("Mira van Halen",), ("a tailor",)]
     contexts = [CONTEXT, CONTEXT, CONTEXT[:40], ""]
-    floors = baselines.floor_predictions(contexts, golds, train)
-    assert floors.first_of_type == ["1804", "35", "Dar Bek", ""]
-    assert floors.majority == ["1900", "40", "Ana Lop", ""]  # no training answer of type other
-    assert floors.perfect_copy == ["12 May 1804", "35 marks", "", ""]  # what the window cut is lost
-    for span, context in zip(floors.random_span, contexts, strict=True):
+    found = baselines.baseline_predictions(contexts, golds, train)
+    assert found.first_of_type == ["1804", "35", "Dar Bek", ""]
+    assert found.majority == ["1900", "40", "Ana Lop", ""]  # no training answer of type other
+    assert found.perfect_copy == ["12 May 1804", "35 marks", "", ""]
+    for span, context in zip(found.random_span, contexts, strict=True):
         assert span in context and len(span.split()) <= 3
 
 
 def test_random_span_is_seeded_uniform_and_as_long_as_training_answers():
     context = " ".join(f"w{i}" for i in range(10))
     many = [context] * 3000, [("w1",)] * 3000, ["one", "two words"]
-    spans = baselines.floor_predictions(*many, seed=3).random_span
-    assert spans == baselines.floor_predictions(*many, seed=3).random_span
-    assert spans != baselines.floor_predictions(*many, seed=4).random_span
+    spans = baselines.baseline_predictions(*many, seed=3).random_span
+    assert spans == baselines.baseline_predictions(*many, seed=3).random_span
+    assert spans != baselines.baseline_predictions(*many, seed=4).random_span
     starts = [int(span.split()[0][1:]) for span in spans]
     for start in range(10):
         assert starts.count(start) == pytest.approx(300, abs=70)  # 4 standard deviations

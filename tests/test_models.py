@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from src.inference.logprobs import build_forest
+from src.inference.logprobs import build_tree_batch
 from src.model.model import MODELS, build_model
-from src.model.prefix_tree import Level
+from src.model.prefix_sharing.levels import Level
 from src.utils.constants import MODEL_TYPES
 from src.utils.errors import UserError
 
@@ -324,20 +324,20 @@ def test_the_ends_of_rows_of_which_some_are_empty(name):
     torch.manual_seed(3)
     model = build_model(name, {"vocab_size": VOCAB, "n_embd": 16})
     contexts = Level(ids(2, 4), torch.tensor([4, 0]), torch.zeros(2, dtype=torch.long))
-    leaves = Level(ids(4, 3, seed=1), torch.tensor([0, 3, 1, 0]), torch.tensor([0, 1, 0, 1]))
-    whole = model.read_leaves((contexts, leaves))
-    ends = model.read_ends((contexts, leaves))
+    completions = Level(ids(4, 3, seed=1), torch.tensor([0, 3, 1, 0]), torch.tensor([0, 1, 0, 1]))
+    whole = model.read_completions((contexts, completions))
+    ends = model.read_last((contexts, completions))
     close(ends, torch.stack([whole[0, 0] * 0, whole[1, 2], whole[2, 0], whole[3, 0] * 0]))
 
 
 def test_no_token_at_all_is_packed_and_read_with_gradient_0():
     model = build_model("transformer", {"vocab_size": 9, "n_layer": 2, "n_embd": 8, "n_head": 2})
-    levels = build_forest([], stop_id=1).levels()
-    for read in (lambda: [model.read_leaves(levels)], lambda: model.read_levels(levels)):
+    levels = build_tree_batch([], eos_id=1).levels()
+    for read in (lambda: [model.read_completions(levels)], lambda: model.read_levels(levels)):
         torch.cat([part.flatten() for part in read()]).sum().backward()
         assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
         model.zero_grad()
-    model.read_ends(levels).sum().backward()
+    model.read_last(levels).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
@@ -358,7 +358,7 @@ def test_prefill_is_reading_one_level_after_the_other(config, none):
         state = state.select(questions.parents)
         _, state = model(questions.tokens, questions.lengths, state)
         ends, found = model.prefill((contexts, questions))
-        close(ends, model.read_ends((contexts, questions)))
+        close(ends, model.read_last((contexts, questions)))
         assert torch.equal(found.lengths, state.lengths)
         rows = torch.tensor([4, 4, 0, 1, 3])
         found, state = found.select(rows), state.select(rows)

@@ -19,8 +19,8 @@ CASES = [
     (source, tests, mutation)
     for source, tests, table in (
         (losses, test_losses, mutations.LOSSES),
-        (squad_text, test_metrics, mutations.SQUAD_TEXT),
-        (evaluation, test_metrics, mutations.EVALUATION),
+        (answer_text, test_metrics, mutations.SQUAD_TEXT),
+        (squad_metrics, test_metrics, mutations.EVALUATION),
     )
     for mutation in table
 ]

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.inference.logprobs import build_forest
-from src.model.linear import Linear, arranged
+from src.inference.logprobs import build_tree_batch
+from src.model.linear import Linear, prepacked
 from src.model.model import build_model
-from src.model.prefix_tree import Level
-from src.model.transformer.attention import attend_part
-from src.model.transformer.packing import SCORES_A_PART, pack, parts_pay, starts_of
+from src.model.prefix_sharing.attention import attend_part
+from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing.packing import SCORES_PER_PART, pack, parts_pay, starts_of
 from tests.test_models import CONFIGS, VOCAB, close
 
 HAND_TREES = [([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])]
@@ -29,7 +29,7 @@ HAND_SEEN = [
 
 def test_line_of_a_packed_forest_worked_by_hand():
     """Context [1, 2], question [3], leaves [4, 5] and [4]; no context, no question, leaf [7]."""
-    levels = build_forest(HAND_TREES, stop_id=9).levels()
+    levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
     packed = pack(levels, "last level")
     assert packed.tokens.tolist() == [1, 2, 3, 4, 5, 4, 7]
     assert packed.positions.tolist() == [0, 1, 2, 3, 4, 3, 0]
@@ -44,7 +44,7 @@ def test_line_of_a_packed_forest_worked_by_hand():
 
 def test_rows_of_a_packed_forest_worked_by_hand():
     """The same: seven tokens in two rows of six places."""
-    levels = build_forest(HAND_TREES, stop_id=9).levels()
+    levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
     packed = pack(levels, "last level", in_rows=True)
     rows = packed.attention
     assert rows.width == rows.key_width == 6 and rows.place.tolist() == [0, 1, 2, 3, 4, 5, 6]
@@ -67,7 +67,7 @@ def test_rows_of_a_packed_forest_worked_by_hand():
 
 def test_parts_of_a_packed_forest_worked_by_hand():
     """The same: all of the first tree to its context, each tree's branch to itself."""
-    levels = build_forest(HAND_TREES, stop_id=9).levels()
+    levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
     packed = pack(levels, "last level")
     seen = torch.tensor(HAND_SEEN).bool()
     (context,), (first, second) = packed.attention
@@ -85,8 +85,8 @@ def test_parts_of_a_packed_forest_worked_by_hand():
 def test_parts_pay_for_long_contexts_by_hand():
     """Two trees of 4 and 1 tokens as above: 2 * 36 scores in rows, 6 * 2 + 4 * 4 + 1 in parts, of
     which there are four: 43 scores of channels against 4 * 700,000."""
-    levels = build_forest(HAND_TREES, stop_id=9).levels()
-    limit = 4 * SCORES_A_PART / 43
+    levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
+    limit = 4 * SCORES_PER_PART / 43
     assert not parts_pay(levels, int(limit)) and parts_pay(levels, int(limit) + 1)
     assert not parts_pay(levels[:1], 10**9)
 
@@ -157,16 +157,16 @@ def test_arranged_weights_give_the_same_products():
     torch.manual_seed(0)
     linear, x = Linear(64, 48), torch.randn(16, 64)
     wanted = linear(x)
-    with torch.inference_mode(), arranged(linear, 16):
+    with torch.inference_mode(), prepacked(linear, 16):
         found = linear(x)
-        with arranged(linear, 16):
+        with prepacked(linear, 16):
             assert torch.equal(linear(x), found)
         assert torch.equal(linear(x), found)
         linear.weight.data.zero_()  # the copy is what is read
         assert torch.equal(linear(x), found)
     assert torch.equal(linear(x), linear.bias.expand(16, -1))
     close(found, wanted)
-    with arranged(linear, 3):  # too few rows: as it is
+    with prepacked(linear, 3):  # too few rows: as it is
         assert torch.equal(linear(x), linear.bias.expand(16, -1))
 
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data.tokenizers.tokenizer import load_tokenizer
-from src.evaluation.evaluation_set import ANSWER_ROOM, MAX_ANSWER_TOKENS
-from src.evaluation.squad_metrics import Asked
+from src.evaluation.evaluation_set import ANSWER_BUDGET, MAX_ANSWER_TOKENS
+from src.evaluation.squad_metrics import QAExample
 from src.inference.sampling import Sampling
 from src.playground import answers as answers_module
 from src.playground import page, render
@@ -27,7 +27,9 @@ from src.utils.checkpoint_utils import load_checkpoint, save_checkpoint
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
 
-ASKED = Asked("The Boru Fair began in 1204 in Vozar.", "When did it begin?", ("1204", "in 1204"))
+ASKED = QAExample(
+    "The Boru Fair began in 1204 in Vozar.", "When did it begin?", ("1204", "in 1204")
+)
 NAMES = ["kgram base", "kgram SFT", "kgram DPO", "kgram PPO"]
 MARKUP = "</p><script>alert(1)</script><img src=x onerror=alert(2)> {{value}} ${1+1} \"'&lt;"
 
@@ -163,7 +165,7 @@ def test_tokens_against_one_row_read_anew_for_each(workplace, model_type, temper
             assert chosen.probability == pytest.approx(token.probability, abs=1e-6)
             ids = range(len(logp))
             near = [i for i in ids if abs(float(logp[i].exp()) - token.probability) < 1e-5]
-            texts = {None if i == policy.tokenizer.stop_id else policy.tokenizer.decode([i]): i
+            texts = {None if i == policy.tokenizer.eos_id else policy.tokenizer.decode([i]): i
                      for i in near}  # fmt: skip
             read.append(texts[chosen.text])
             logps.append(float(logp[read[-1]]))
@@ -204,7 +206,7 @@ def test_a_long_text_is_cut_as_evaluation_cuts_it(shelf):
     prompt = cut_prompt(tokenizer, ASKED._replace(context=text), 256)
     whole = tokenizer.encode(f"Context: {text.rstrip()}\n")
     assert prompt.question == tokenizer.encode(f"Question: {ASKED.question}\nAnswer:")
-    room = 256 - ANSWER_ROOM - len(prompt.question)
+    room = 256 - ANSWER_BUDGET - len(prompt.question)
     assert prompt.context == [*whole[: room - 1], whole[-1]]
     assert prompt.dropped == len(whole) - room > 20_000
     found = answer(shelf.policies["kgram SFT"], None, ASKED._replace(context=text), sampled(0))
@@ -239,7 +241,7 @@ def test_a_policy_that_fails_says_why_and_the_next_one_answers(shelf):
 
 def test_two_people_at_once_get_what_each_would_get_alone(shelf):
     policies = list(shelf.policies.values())
-    other = Asked("Kelda Morven wrote the Vorane Song.", "Who wrote it?", ())
+    other = QAExample("Kelda Morven wrote the Vorane Song.", "Who wrote it?", ())
     tasks = [(ASKED, Settings(Sampling(1.0), 4, 1)), (other, Settings(Sampling(1.3, 20), 3, 2))] * 3
 
     def run(task):
@@ -304,7 +306,7 @@ def test_markup_is_text_wherever_it_comes_from(shelf):
         found._replace(name=MARKUP, parent_name=MARKUP, samples=[sample]),
         found._replace(name=MARKUP, refusal=MARKUP, samples=[]),
     ]
-    asked = Asked(MARKUP, MARKUP, (MARKUP,))
+    asked = QAExample(MARKUP, MARKUP, (MARKUP,))
     shown = render.render_all(results, asked, MARKUP)
     seen = Seen(shown)
     assert seen.tags == {"p", "span", "div", "section", "h3", "ol", "li", "dl", "dt", "dd"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.inference.logprobs import build_forest, end_hidden, leaf_hidden
+from src.inference.logprobs import build_tree_batch, completion_hidden, last_hidden
 from src.inference.sampling import Sampling, generate
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
@@ -31,8 +31,8 @@ ALGORITHMS = ("ppo", "rloo", "reinforce")
 
 def settings(**values):
     default = Settings(
-        algorithm="ppo", stop_id=STOP, num_samples=3, max_new_tokens=6, temperature=1.0, gamma=1.0,
-        lam=0.95, clip_range=0.2, value_clip_range=0.2, value_coef=0.1, no_stop_penalty=1.0,
+        algorithm="ppo", eos_id=STOP, num_samples=3, max_new_tokens=6, temperature=1.0, gamma=1.0,
+        lam=0.95, clip_range=0.2, value_clip_range=0.2, value_coef=0.1, missing_eos_penalty=1.0,
         epochs=1, minibatches=1, micro_contexts=8, seed=0, device=torch.device("cpu"),
     )  # fmt: skip
     return default._replace(**values)
@@ -94,11 +94,11 @@ def test_the_settings_are_those_of_the_flags():
     flags = {
         "algorithm": "rloo", "num_samples": 3, "max_new_tokens": 5, "temperature": 0.11,
         "gamma": 0.12, "lam": 0.13, "clip_range": 0.14, "value_clip_range": 0.15,
-        "value_coef": 0.16, "no_stop_penalty": 0.17, "minibatches": 7, "seed": 9,
+        "value_coef": 0.16, "missing_eos_penalty": 0.17, "minibatches": 7, "seed": 9,
     }  # fmt: skip
     args = argparse.Namespace(**flags, ppo_epochs=6, batch_size=10, micro_batch_size=8)
     device = torch.device("meta")
-    of_flags = {**flags, "stop_id": 4, "epochs": 6, "micro_contexts": 8, "device": device}
+    of_flags = {**flags, "eos_id": 4, "epochs": 6, "micro_contexts": 8, "device": device}
     assert settings_of(args, 4, device)._asdict() == of_flags
     args.micro_batch_size = None  # all contexts at once
     assert settings_of(args, 4, device)._asdict() == {**of_flags, "micro_contexts": 10}
@@ -151,16 +151,18 @@ def test_the_ratio_is_1_on_the_first_minibatch(name, algorithm, temperature):
     s = settings(algorithm=algorithm, temperature=temperature, minibatches=2, micro_contexts=1)
     rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
     for row in range(len(rollout.trees)):
-        forest = build_forest([rollout.trees[row]], STOP)
+        tree_batch = build_tree_batch([rollout.trees[row]], STOP)
         with torch.no_grad():
-            logp = ppo._logp(models.policy, forest, leaf_hidden(models.policy, forest), s)
+            logp = ppo._logp(
+                models.policy, tree_batch, completion_hidden(models.policy, tree_batch), s
+            )
         width, rows = logp.shape[1], rollout.rows[row]
         mask = rollout.mask[rows, :width]
         ratio = (logp - rollout.logp[rows, :width]).exp()[mask]
         assert ratio.numel() and torch.allclose(ratio, torch.ones_like(ratio), atol=1e-5)
     figures = learn(models, rollout, 0, s, lambda loss: {})
     assert abs(figures["first_approx_kl_nats"]) < 1e-8
-    assert figures["clip_share"] == 0
+    assert figures["clip_fraction"] == 0
 
 
 def test_a_rollout_depends_on_the_step_and_the_seed_alone(name):
@@ -178,7 +180,7 @@ def test_a_rollout_depends_on_the_step_and_the_seed_alone(name):
 
 @pytest.mark.parametrize("beta", [0.0, 0.05, 2.0])
 def test_a_row_of_rewards_sums_to_the_score_less_the_kl(name, beta):
-    models, s = models_of(name), settings(no_stop_penalty=0.0)
+    models, s = models_of(name), settings(missing_eos_penalty=0.0)
     rollout = collect(models, PROMPTS, length_of_answers, beta, 0, s)
     mask = rollout.mask
     kl = torch.where(mask, rollout.logp - rollout.reference_logp, 0.0).sum(1)
@@ -204,8 +206,12 @@ def test_an_answer_that_was_cut_off_loses_exactly_the_penalty(name):
     models = models_of(name)
     free, fined = (
         collect(
-            models, PROMPTS, length_of_answers, 0.05, 0,
-            settings(no_stop_penalty=penalty, max_new_tokens=2),
+            models,
+            PROMPTS,
+            length_of_answers,
+            0.05,
+            0,
+            settings(missing_eos_penalty=penalty, max_new_tokens=2),
         )
         for penalty in (0.0, 1.75)
     )
@@ -232,7 +238,7 @@ def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
         for question, answers in questions:
             for answer in answers:
                 tokens = torch.tensor([[*context, *question, *answer, STOP]])
-                hidden, _ = reward.trunk(tokens, torch.tensor([tokens.shape[1]]))
+                hidden, _ = reward.backbone(tokens, torch.tensor([tokens.shape[1]]))
                 slow.append(float(reward.score(hidden[0, -1])))
                 row += 1
     assert not rollout.stopped.all()
@@ -263,7 +269,7 @@ def test_advantages_are_whitened_over_the_whole_batch(name):
 
 
 def test_rloo_leaves_the_question_s_mean_out(name):
-    s = settings(algorithm="rloo", num_samples=3, no_stop_penalty=0.0)
+    s = settings(algorithm="rloo", num_samples=3, missing_eos_penalty=0.0)
     rollout = collect(models_of(name, critic=False), PROMPTS, length_of_answers, 0.0, 0, s)
     scores = rollout.score.tolist()
     for row, score in enumerate(scores):
@@ -285,23 +291,25 @@ def test_a_critic_from_the_reward_model_gives_the_normalised_score_at_the_stop_t
     critic = Critic.of_reward(reward.requires_grad_(False))
     assert all(parameter.requires_grad for parameter in critic.parameters())
     trees = [(context, [(q, [[5, 6], [], [9, 9, 2]]) for q in qs]) for context, qs in PROMPTS]
-    forest = build_forest(trees, STOP, reads_stop=True)
+    tree_batch = build_tree_batch(trees, STOP, reads_eos=True)
     with torch.no_grad():
-        end = end_hidden(critic.trunk, forest)
+        end = last_hidden(critic.backbone, tree_batch)
         values = critic.values(end)
     assert torch.allclose(values, model_rewards(reward, trees, STOP), atol=1e-5)
     assert values.std() > 0.01
-    # A trunk of its own: what the critic learns leaves the reward model as it is.
+    # A backbone of its own: what the critic learns leaves the reward model as it is.
     with torch.no_grad():
-        critic.trunk.embedding.weight.add_(1.0)
-    assert not torch.equal(critic.trunk.embedding.weight, reward.trunk.embedding.weight)
+        critic.backbone.embedding.weight.add_(1.0)
+    assert not torch.equal(critic.backbone.embedding.weight, reward.backbone.embedding.weight)
 
 
 def test_a_critic_from_the_reward_model_has_its_shape():
     """Which need not be the policy's, and of which weights of equal shape say nothing."""
-    trunk = build_model("transformer", {"vocab_size": 23, "n_embd": 8, "n_layer": 3, "n_head": 4})
-    critic = Critic.of_reward(RewardModel(trunk))
-    assert critic.trunk.config == trunk.config
+    backbone = build_model(
+        "transformer", {"vocab_size": 23, "n_embd": 8, "n_layer": 3, "n_head": 4}
+    )
+    critic = Critic.of_reward(RewardModel(backbone))
+    assert critic.backbone.config == backbone.config
 
 
 # --- learning ---
@@ -410,7 +418,7 @@ def test_gradients_do_not_depend_on_the_micro_batch(name, algorithm):
         ]))  # fmt: skip
     figures, whole = gradients[-1]
     assert max(g.abs().max() for g in whole) > 1e-3
-    assert figures["clip_share"] > 0.05
+    assert figures["clip_fraction"] > 0.05
     for part_figures, part in gradients[:-1]:
         assert part_figures == pytest.approx(figures, rel=1e-4, abs=1e-6)
         for one, other in zip(part, whole, strict=True):
@@ -447,7 +455,7 @@ def test_every_algorithm_improves_a_simple_reward(name, algorithm):
     epochs, minibatches = (1, 1) if algorithm == "reinforce" else (2, 2)
     s = settings(
         algorithm=algorithm, num_samples=6, max_new_tokens=3, epochs=epochs,
-        minibatches=minibatches, no_stop_penalty=0.0,
+        minibatches=minibatches, missing_eos_penalty=0.0,
     )  # fmt: skip
     optimizer = make_optimizer({"policy": policy, **({"critic": critic} if critic else {})})
     means = []
@@ -466,7 +474,7 @@ def test_a_reward_that_is_the_same_for_all_moves_nothing(algorithm):
     models = models_of("lstm", critic=False)
     if algorithm == "ppo":
         models = models._replace(critic=Critic(model_of("lstm")))
-    s = settings(algorithm=algorithm, no_stop_penalty=0.0, lam=1.0)
+    s = settings(algorithm=algorithm, missing_eos_penalty=0.0, lam=1.0)
     rollout = collect(models, PROMPTS, lambda t: torch.full((21,), 3.0), 0.0, 0, s)
     learn(models, rollout, 0, s, lambda loss: {})
     for parameter in models.policy.parameters():
@@ -476,11 +484,11 @@ def test_a_reward_that_is_the_same_for_all_moves_nothing(algorithm):
 def test_there_is_no_dropout_to_switch_off(name):
     """Two forwards in train mode are equal, and no module would drop anything."""
     for module in (model_of(name), RewardModel(model_of(name)), Critic(model_of(name))):
-        trunk = getattr(module, "trunk", module).train()
+        backbone = getattr(module, "backbone", module).train()
         assert not [m for m in module.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
         assert all(getattr(m, "dropout", 0) == 0 for m in module.modules())
         tokens, lengths = torch.tensor([[3, 4, 5, 6]]), torch.tensor([4])
-        assert torch.equal(trunk(tokens, lengths)[0], trunk(tokens, lengths)[0])
+        assert torch.equal(backbone(tokens, lengths)[0], backbone(tokens, lengths)[0])
 
 
 # --- what is reported ---
@@ -495,8 +503,8 @@ def test_a_collapse_shows_in_the_figures():
         torch.full(hidden.shape[:-1], 7), VOCAB).float() * 40.0  # fmt: skip
     collapsed = describe(collect(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
     assert healthy["entropy_nats"] > 0.5 and 0 <= collapsed["entropy_nats"] < 1e-3
-    assert healthy["distinct_share"] > 0.5 and collapsed["distinct_share"] == 0.25
-    assert collapsed["kl_nats"] > 5 and collapsed["stopped_share"] == 0
+    assert healthy["distinct_fraction"] > 0.5 and collapsed["distinct_fraction"] == 0.25
+    assert collapsed["kl_nats"] > 5 and collapsed["eos_rate"] == 0
     assert collapsed["answer_tokens"] == 6 and collapsed["reward_std"] < 1e-5
 
 

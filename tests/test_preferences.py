@@ -248,9 +248,9 @@ def test_held_out_pairs_that_leave_no_room_are_counted():
     paragraphs = generate_articles(0, "validation", 4, 2)
     encoded = encode_paragraphs(paragraphs, PICO)
     pairs = make_pairs(paragraphs, 0, "pico")
-    made = evaluation_pair_trees(encoded, pairs, PICO, 500, answer_room=64)
+    made = evaluation_pair_trees(encoded, pairs, PICO, 500, answer_budget=64)
     assert sorted(n for row in made.index for n in row) == list(range(len(pairs)))
-    small = evaluation_pair_trees(encoded, pairs, PICO, 500, answer_room=6)
+    small = evaluation_pair_trees(encoded, pairs, PICO, 500, answer_budget=6)
     kept = {n for row in small.index for n in row}
     fits = {
         n

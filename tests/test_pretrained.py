@@ -80,7 +80,7 @@ def write_folder(folder, model, **options):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def full_tensors(tmp_path_factory):
     """A tied model's folder; tests that change something work on a copy."""
     return write_folder(tmp_path_factory.mktemp("llama"), make_llama())
 
@@ -150,7 +150,7 @@ def test_a_folder_of_transformers(tmp_path, tied, options):
     again = load_checkpoint(tmp_path / "final.pt")
     same_logits(again.model, theirs)
     assert again.tokenizer.state() == loaded.tokenizer.state()
-    assert again.tokenizer.stop_id == 1
+    assert again.tokenizer.eos_id == 1
 
 
 @pytest.mark.parametrize("tied", [True, False])

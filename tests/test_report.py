@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import call, outcome, refusal
 
-from src.evaluation.evaluation_set import HeldOut, PolicyResult
+from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.squad_metrics import f1_score
 from src.report.answers import answers_table, marked_words
 from src.report.curves import by_step
@@ -237,10 +237,10 @@ def test_a_mark_in_a_folders_name_stays_text(workplace):
 
 def made_up(questions, golds, answers):
     points = [f1_score(a, g) for a, g in zip(answers, golds, strict=True)]
-    from src.evaluation.squad_metrics import Asked
+    from src.evaluation.squad_metrics import QAExample
 
-    asked = [Asked(f"c {q}", q, g) for q, g in zip(questions, golds, strict=True)]
-    held_out = HeldOut([], [], asked, [str(n) for n in range(len(asked))], [], 0.0, 0)
+    asked = [QAExample(f"c {q}", q, g) for q, g in zip(questions, golds, strict=True)]
+    held_out = EvaluationSet([], [], asked, [str(n) for n in range(len(asked))], [], 0.0, 0)
     ones = [0] * len(asked)
     return held_out, PolicyResult(answers, [], [float(p == 1) for p in points], points, [], ones)
 

@@ -14,15 +14,15 @@ from torch import nn
 
 from src.inference import logprobs as scoring
 from src.inference.logprobs import (
-    build_forest,
-    end_hidden,
-    leaf_hidden,
+    build_tree_batch,
+    completion_hidden,
+    last_hidden,
     logp_of_hidden,
-    score_answers,
+    score_completions,
     score_text,
 )
 from src.model.model import build_model
-from src.model.prefix_tree import LevelByLevel
+from src.model.prefix_sharing.levels import LevelByLevel
 
 VOCAB, STOP = 23, 22
 CONFIGS = {
@@ -120,17 +120,17 @@ def tokens(low, high):
     return st.lists(st.integers(0, VOCAB - 1), min_size=low, max_size=high)
 
 
-def forests(fewest_answers=1):
+def tree_batches(fewest_answers=1):
     answers = st.lists(tokens(0, 5), min_size=fewest_answers, max_size=8)
     questions = st.lists(st.tuples(tokens(1, 5), answers), min_size=1, max_size=8)
     return st.lists(st.tuples(tokens(0, 9), questions), min_size=1, max_size=4)
 
 
 def check_forest(model, trees):
-    forest = build_forest(trees, STOP)
+    tree_batch = build_tree_batch(trees, STOP)
     expected = slow_answers(model, trees)
-    scores = score_answers(model, forest)
-    text = score_text(model, forest)
+    scores = score_completions(model, tree_batch)
+    text = score_text(model, tree_batch)
     close(scores.logp[scores.mask], torch.cat(expected))
     close(text.answers.logp[text.answers.mask], torch.cat(expected))
     assert not scores.logp[~scores.mask].any()
@@ -147,7 +147,7 @@ def check_forest(model, trees):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
-@given(trees=forests())
+@given(trees=tree_batches())
 def test_any_forest_equals_rows_alone_in_values_and_gradients(name, trees):
     check_forest(perturbed(name), trees)
 
@@ -167,8 +167,8 @@ def test_widest_forest_equals_rows_alone(model):
         (row(3 * i), [(row(1 + q % 3), [row(a) for a in range(8)]) for q in range(8)])
         for i in range(4)
     ]
-    forest = build_forest(trees, STOP)
-    scores = score_answers(model, forest)
+    tree_batch = build_tree_batch(trees, STOP)
+    scores = score_completions(model, tree_batch)
     close(scores.logp[scores.mask], torch.cat(slow_answers(model, trees)))
     assert len(scores.logp) == 4 * 8 * 8
 
@@ -180,39 +180,41 @@ def test_questions_without_answers_take_nothing_away(model):
 
 def test_each_token_of_the_text_is_counted_once(model):
     """6 tokens of context 1 give 5, of the others 0 and 0; questions 2 + 0, 3, 0 + 1: 11 in all."""
-    assert score_text(model, build_forest(TREES, STOP)).text_logp.shape == (11,)
+    assert score_text(model, build_tree_batch(TREES, STOP)).text_logp.shape == (11,)
     doubled = [(c, [(q, answers * 3) for q, answers in qs]) for c, qs in TREES]
-    assert score_text(model, build_forest(doubled, STOP)).text_logp.shape == (11,)
+    assert score_text(model, build_tree_batch(doubled, STOP)).text_logp.shape == (11,)
 
 
-def junk_in_padding(forest, seed):
+def junk_in_padding(tree_batch, seed):
     draw = torch.Generator().manual_seed(seed)
     levels = []
-    for level in (forest.contexts, forest.questions, forest.leaves):
+    for level in (tree_batch.contexts, tree_batch.questions, tree_batch.completions):
         real = torch.arange(level.tokens.shape[1]) < level.lengths[:, None]
         junk = torch.randint(0, VOCAB, level.tokens.shape, generator=draw)
         levels.append(level._replace(tokens=torch.where(real, level.tokens, junk)))
-    junk = torch.randint(0, VOCAB, forest.targets.shape, generator=draw)
-    targets = torch.where(forest.mask, forest.targets, junk)
-    return forest._replace(
-        contexts=levels[0], questions=levels[1], leaves=levels[2], targets=targets
+    junk = torch.randint(0, VOCAB, tree_batch.targets.shape, generator=draw)
+    targets = torch.where(tree_batch.mask, tree_batch.targets, junk)
+    return tree_batch._replace(
+        contexts=levels[0], questions=levels[1], completions=levels[2], targets=targets
     )
 
 
 def test_no_id_in_the_padding_changes_anything(model):
     """Also the stop token's: there is no pad token that could be mistaken for another."""
-    forest = build_forest(TREES, STOP, reads_stop=True)
-    plain = score_answers(model, forest)
-    end = end_hidden(model, forest)
-    text = score_text(model, forest).text_logp
+    tree_batch = build_tree_batch(TREES, STOP, reads_eos=True)
+    plain = score_completions(model, tree_batch)
+    end = last_hidden(model, tree_batch)
+    text = score_text(model, tree_batch).text_logp
     for seed in range(3):
-        junk = junk_in_padding(forest, seed)
-        assert not torch.equal(junk.contexts.tokens, forest.contexts.tokens)
-        close(score_answers(model, junk).logp, plain.logp)
-        close(end_hidden(model, junk), end)
+        junk = junk_in_padding(tree_batch, seed)
+        assert not torch.equal(junk.contexts.tokens, tree_batch.contexts.tokens)
+        close(score_completions(model, junk).logp, plain.logp)
+        close(last_hidden(model, junk), end)
         close(score_text(model, junk).text_logp, text)
         assert_same_gradients(
-            model, score_answers(model, junk).logp.sum(), score_answers(model, forest).logp.sum()
+            model,
+            score_completions(model, junk).logp.sum(),
+            score_completions(model, tree_batch).logp.sum(),
         )
 
 
@@ -220,18 +222,18 @@ def test_no_id_in_the_padding_changes_anything(model):
 def test_any_id_inside_a_context_is_a_token_like_others(model, token):
     """A context that holds the stop id, or 0 (what padding is made of), is read to its end."""
     tree = ([4, token, token, 8, token], [([2, token, 3], [[token, 1], [5]])])
-    scores = score_answers(model, build_forest([tree, TREES[0]], STOP))
+    scores = score_completions(model, build_tree_batch([tree, TREES[0]], STOP))
     close(scores.logp[:2][scores.mask[:2]], torch.cat(slow_answers(model, [tree])))
 
 
 def test_a_row_alone_equals_the_row_in_a_ragged_batch(model):
-    together = score_answers(model, build_forest(TREES, STOP))
+    together = score_completions(model, build_tree_batch(TREES, STOP))
     row = 0
     for context, questions in TREES:
         for question, answers in questions:
             for answer in answers:
                 tree = (context, [(question, [answer])])
-                alone = score_answers(model, build_forest([tree], STOP))
+                alone = score_completions(model, build_tree_batch([tree], STOP))
                 assert alone.mask.all() and alone.logp.shape == (1, len(answer) + 1)
                 close(together.logp[row, : len(answer) + 1], alone.logp[0])
                 row += 1
@@ -239,43 +241,49 @@ def test_a_row_alone_equals_the_row_in_a_ragged_batch(model):
 
 
 def test_the_stop_token_ends_every_answer_once():
-    forest = build_forest(TREES, STOP, reads_stop=True)
+    tree_batch = build_tree_batch(TREES, STOP, reads_eos=True)
     answers = [a for _, qs in TREES for _, answers in qs for a in answers]
     for row, answer in enumerate(answers):
-        real = forest.targets[row][forest.mask[row]].tolist()
+        real = tree_batch.targets[row][tree_batch.mask[row]].tolist()
         assert real == [*answer, STOP] and real.count(STOP) == 1
-        length = int(forest.leaves.lengths[row])
+        length = int(tree_batch.completions.lengths[row])
         assert length == len(answer) + 2
-        assert forest.leaves.tokens[row, 1:length].tolist() == real
+        assert tree_batch.completions.tokens[row, 1:length].tolist() == real
 
 
 def test_layout_of_a_forest_worked_by_hand():
-    forest = build_forest([([1, 2], [([3, 4, 5], [[6], []])]), ([], [([7], [[8, 9]])])], STOP)
-    assert forest.contexts.tokens.tolist() == [[1, 2], [0, 0]]
-    assert forest.contexts.lengths.tolist() == [2, 0]
-    assert forest.questions.tokens.tolist() == [[3, 4], [0, 0]]
-    assert forest.questions.lengths.tolist() == [2, 0]
-    assert forest.questions.parents.tolist() == [0, 1]
-    assert forest.leaves.tokens.tolist() == [[5, 6, 0], [5, 0, 0], [7, 8, 9]]
-    assert forest.leaves.lengths.tolist() == [2, 1, 3]
-    assert forest.leaves.parents.tolist() == [0, 0, 1]
-    assert forest.targets.tolist() == [[6, STOP, 0], [STOP, 0, 0], [8, 9, STOP]]
-    assert forest.mask.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
-    assert not forest.reads_stop
+    tree_batch = build_tree_batch(
+        [([1, 2], [([3, 4, 5], [[6], []])]), ([], [([7], [[8, 9]])])], STOP
+    )
+    assert tree_batch.contexts.tokens.tolist() == [[1, 2], [0, 0]]
+    assert tree_batch.contexts.lengths.tolist() == [2, 0]
+    assert tree_batch.questions.tokens.tolist() == [[3, 4], [0, 0]]
+    assert tree_batch.questions.lengths.tolist() == [2, 0]
+    assert tree_batch.questions.parents.tolist() == [0, 1]
+    assert tree_batch.completions.tokens.tolist() == [[5, 6, 0], [5, 0, 0], [7, 8, 9]]
+    assert tree_batch.completions.lengths.tolist() == [2, 1, 3]
+    assert tree_batch.completions.parents.tolist() == [0, 0, 1]
+    assert tree_batch.targets.tolist() == [[6, STOP, 0], [STOP, 0, 0], [8, 9, STOP]]
+    assert tree_batch.mask.tolist() == [
+        [True, True, False],
+        [True, False, False],
+        [True, True, True],
+    ]
+    assert not tree_batch.reads_eos
 
 
 def test_the_stop_position_has_a_gradient(model):
     """The policy chose to stop: masking that choice would never teach it."""
-    forest = build_forest(TREES, STOP)
-    for row, tokens_and_stop in enumerate(forest.mask.sum(1)):
-        logp = score_answers(model, forest).logp
+    tree_batch = build_tree_batch(TREES, STOP)
+    for row, tokens_and_stop in enumerate(tree_batch.mask.sum(1)):
+        logp = score_completions(model, tree_batch).logp
         found = gradients(model, logp[row, tokens_and_stop - 1])
         assert max(float(g.abs().max()) for g in found) > 1e-3
 
 
 def test_hidden_at_the_end_is_a_plain_rows_last(model):
-    forest = build_forest(TREES, STOP, reads_stop=True)
-    end = end_hidden(model, forest)
+    tree_batch = build_tree_batch(TREES, STOP, reads_eos=True)
+    end = last_hidden(model, tree_batch)
     rows = [[*c, *q, *a, STOP] for c, qs in TREES for q, answers in qs for a in answers]
     slow = torch.stack([row_hidden(model, row)[-1] for row in rows])
     close(end, slow)
@@ -284,31 +292,31 @@ def test_hidden_at_the_end_is_a_plain_rows_last(model):
 
 
 def test_reading_the_stop_token_changes_no_log_prob(model):
-    with_stop = score_answers(model, build_forest(TREES, STOP, reads_stop=True))
-    without = score_answers(model, build_forest(TREES, STOP))
+    with_stop = score_completions(model, build_tree_batch(TREES, STOP, reads_eos=True))
+    without = score_completions(model, build_tree_batch(TREES, STOP))
     assert torch.equal(with_stop.mask, without.mask)
     close(with_stop.logp, without.logp)
 
 
 def test_hidden_at_the_end_of_leaves_without_stop_token_is_refused(model):
-    forest = build_forest(TREES, STOP)
-    with pytest.raises(ValueError, match="reads_stop=False"):
-        end_hidden(model, forest)
+    tree_batch = build_tree_batch(TREES, STOP)
+    with pytest.raises(ValueError, match="reads_eos=False"):
+        last_hidden(model, tree_batch)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_temperature_divides_the_logits(model, temperature):
-    scores = score_answers(model, build_forest(TREES, STOP), temperature)
+    scores = score_completions(model, build_tree_batch(TREES, STOP), temperature)
     expected = torch.cat(slow_answers(model, TREES, temperature))
     close(scores.logp[scores.mask], expected)
 
 
 def test_no_targets_give_zero_and_a_gradient_of_zero(model):
-    forest = build_forest(TREES, STOP)
-    none = torch.zeros_like(forest.mask)
-    hidden = leaf_hidden(model, forest)
-    scores = logp_of_hidden(model, hidden, forest.targets, none)
-    assert scores.logp.shape == forest.targets.shape and not scores.logp.any()
+    tree_batch = build_tree_batch(TREES, STOP)
+    none = torch.zeros_like(tree_batch.mask)
+    hidden = completion_hidden(model, tree_batch)
+    scores = logp_of_hidden(model, hidden, tree_batch.targets, none)
+    assert scores.logp.shape == tree_batch.targets.shape and not scores.logp.any()
     for gradient in gradients(model, scores.logp.sum()):
         assert not gradient.any()
 
@@ -342,21 +350,21 @@ def test_a_model_that_knows_the_next_token_has_log_prob_0():
         ([12, 13], [([14, 15, 16], [list(range(17, 22))]), ([14], [list(range(15, 22))])]),
         ([], [([20, 21], [[]])]),
     ]
-    text = score_text(Follower(), build_forest(trees, STOP))
+    text = score_text(Follower(), build_tree_batch(trees, STOP))
     assert text.answers.mask.sum() == 6 + 8 + 1
     assert text.answers.logp.tolist() == [[0.0] * 8] * 3
     assert text.text_logp.tolist() == [0.0] * (1 + 2 + 0 + 1)
 
 
 def test_a_model_that_expects_another_token_does_not():
-    scores = score_answers(Follower(), build_forest([([12], [([13], [[15]])])], STOP))
+    scores = score_completions(Follower(), build_tree_batch([([12], [([13], [[15]])])], STOP))
     assert scores.logp.tolist() == [[-1e4, -1e4]]
 
 
 def test_answer_logps_sum_each_answer_in_the_trees_order_and_may_enter_a_graph(model):
     """More contexts than a batch holds, of lengths that would sort otherwise."""
     trees = [(list(range(n)), [([1, 2], [[3], [4, 5]])] * 10) for n in (9, 2, 7, 0, 5, 1, 8, 3)]
-    found = scoring.answer_logps(model, trees, STOP)
+    found = scoring.completion_logps(model, trees, STOP)
     close(found, torch.stack([row.sum() for row in slow_answers(model, trees)]).detach())
     assert not found.is_inference()
     factor = torch.ones((), requires_grad=True)

@@ -12,7 +12,7 @@ import pytest
 from src.data import encoding as squad_encoding
 from src.data.encoding import encode_paragraphs, encode_prompt, split_prompt
 from src.data.pico_squad import generate_articles
-from src.data.squad_dataset import batch_order, indexed_batches, steps_per_epoch, training_units
+from src.data.squad_dataset import batch_order, context_groups, indexed_batches, steps_per_epoch
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
 
@@ -140,7 +140,7 @@ def test_pools_keep_padding_small():
 def test_any_step_can_be_the_first():
     """Started at any step, also in a later epoch, the stream goes on as the undisturbed one."""
     paragraphs = encoded(*generate_articles(0, "train", 6, 2))
-    units, options = training_units(paragraphs, 80, 5), {"batch_size": 4, "seed": 7}
+    units, options = context_groups(paragraphs, 80, 5), {"batch_size": 4, "seed": 7}
     steps = steps_per_epoch(len(units.groups), 4)
     whole = list(islice(indexed_batches(paragraphs, units, **options), 3 * steps))
     for start in (1, steps - 1, steps, steps + 3, 2 * steps):
@@ -157,7 +157,7 @@ def test_any_step_can_be_the_first():
 def test_the_index_names_the_questions():
     paragraphs = encoded(*generate_articles(0, "train", 3, 2))
     seen = []
-    units = training_units(paragraphs, 70)
+    units = context_groups(paragraphs, 70)
     steps = steps_per_epoch(len(units.groups), 4)
     stream = indexed_batches(paragraphs, units, batch_size=4, seed=0)
     for batch in islice(stream, steps):
@@ -172,13 +172,13 @@ def test_the_index_names_the_questions():
 def test_no_room_for_any_question_is_an_error():
     paragraphs = encoded(*generate_articles(0, "train", 1, 2))
     with pytest.raises(ValueError, match="block of 5"):
-        next(indexed_batches(paragraphs, training_units(paragraphs, 5), batch_size=4, seed=0))
+        next(indexed_batches(paragraphs, context_groups(paragraphs, 5), batch_size=4, seed=0))
 
 
 SCALE = """
 import json, sys, time
 from pathlib import Path
-from src.data.squad_dataset import indexed_batches, training_units
+from src.data.squad_dataset import indexed_batches, context_groups
 from src.data.squad_encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
 from src.data.tokenizer import load_tokenizer
@@ -186,7 +186,7 @@ start = time.perf_counter()
 source = load_squad("pico", num_examples=87_599).train
 tokenizer = load_tokenizer("pico")
 paragraphs = encode_paragraphs(source, tokenizer, sys.argv[1])
-units = training_units(paragraphs, 512)
+units = context_groups(paragraphs, 512)
 first = next(indexed_batches(paragraphs, units, batch_size=16, seed=0))
 built = time.perf_counter()
 again = encode_paragraphs(source, tokenizer, sys.argv[1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from src.data import windows as squad_windows
 from src.data.encoding import encode_paragraphs
 from src.data.pico_squad import generate_articles
-from src.data.squad_dataset import evaluate_on, indexed_batches, training_trees, training_units
+from src.data.squad_dataset import context_groups, evaluate_on, indexed_batches, training_trees
 from src.data.squad_loader import load_squad
 from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph, Question
@@ -42,7 +42,7 @@ def encoded(*paragraphs):
 
 
 def all_trees(paragraphs, block, rng, max_questions=16, gold="random"):
-    return training_trees(paragraphs, training_units(paragraphs, block, max_questions), rng, gold)
+    return training_trees(paragraphs, context_groups(paragraphs, block, max_questions), rng, gold)
 
 
 def path_lengths(trees, stop=1):
@@ -159,7 +159,7 @@ def test_nothing_but_the_context_is_ever_cut(block, seed, number, max_questions)
     counted as dropped, and a context is whole or a window of it that holds the gold's tokens."""
     source = generate_articles(number, "train", 1, 2)
     paragraphs = encoded(*source)
-    units = training_units(paragraphs, block, max_questions)
+    units = context_groups(paragraphs, block, max_questions)
     trees = all_trees(paragraphs, block, np.random.default_rng(seed), max_questions)
     assert all(length <= block for length in path_lengths(trees))
     assert sum(len(q) for _, q in trees) + units.dropped == count_questions(source)
@@ -185,9 +185,9 @@ def test_dropped_questions_are_those_that_cannot_fit():
     question = paragraph.questions[0]
     least = 2 + 1 + 4 + len(question.tokens) + 4 + 1
     assert len(question.golds[0]) == 4
-    assert training_units([paragraph], least).dropped == 0
-    assert training_units([paragraph], least - 1).dropped == 1
-    assert training_units([paragraph], least, answer_room=6).dropped == 1
+    assert context_groups([paragraph], least).dropped == 0
+    assert context_groups([paragraph], least - 1).dropped == 1
+    assert context_groups([paragraph], least, answer_budget=6).dropped == 1
 
 
 def test_random_golds_are_the_questions_own():
@@ -206,13 +206,13 @@ def test_random_golds_are_the_questions_own():
 def test_many_questions_on_one_context_are_dealt_in_groups():
     words = [f"w{i}" for i in range(20)]
     [paragraph] = encoded(paragraph_of(words, *[(i % 20, 1) for i in range(50)]))
-    units = training_units([paragraph], 500, max_questions=16).groups
+    units = context_groups([paragraph], 500, max_questions=16).groups
     assert [len(questions) for _, questions in units] == [16, 16, 16, 2]
 
 
 def test_the_evaluation_builder_is_shown_no_answers():
     assert set(inspect.signature(evaluation_trees).parameters) == {
-        "contexts", "questions", "block_size", "answer_room", "max_questions",
+        "contexts", "questions", "block_size", "answer_budget", "max_questions",
     }  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def test_evaluation_takes_the_first_tokens():
     block, room = 100, 8
     for source in (early, late):
         paragraphs = encoded(source)
-        evaluation = evaluate_on(paragraphs, block_size=block, answer_room=room)
+        evaluation = evaluate_on(paragraphs, block_size=block, answer_budget=room)
         [(context, [(question, answers)])] = evaluation.trees
         kept = block - room - len(question) - 1
         assert context == paragraphs[0].tokens[:kept] + LINE_END
@@ -236,7 +236,7 @@ def test_golds_are_lost_exactly_where_the_cut_text_lacks_them():
     words = [f"w{i}x" for i in range(10, 100)]
     for place in range(len(words)):
         paragraphs = encoded(paragraph_of(words, (place, 1)))
-        evaluation = evaluate_on(paragraphs, block_size=100, answer_room=8)
+        evaluation = evaluate_on(paragraphs, block_size=100, answer_budget=8)
         read = PICO.decode(evaluation.trees[0][0]).split()
         assert golds_lost(paragraphs, evaluation) == float(words[place] not in read)
 
@@ -244,7 +244,7 @@ def test_golds_are_lost_exactly_where_the_cut_text_lacks_them():
 def test_evaluation_drops_and_counts_what_has_no_room():
     paragraphs = encoded(generate_articles(0, "train", 1, 2)[0])
     questions = paragraphs[0].questions
-    evaluation = evaluate_on(paragraphs, block_size=16, answer_room=8)
+    evaluation = evaluate_on(paragraphs, block_size=16, answer_budget=8)
     left = [(0, j) for j, q in enumerate(questions) if len(q.tokens) < 8]
     assert sorted(place for row in evaluation.index for place in row) == left
     assert len(left) + len(evaluation.dropped) == len(questions)
@@ -255,15 +255,15 @@ def test_a_long_question_does_not_shorten_its_siblings_context():
     source = paragraph_of(words, (1, 1), (2, 1))
     long = source.questions[1]._replace(text="Who " * 60)
     paragraphs = encoded(source._replace(questions=(source.questions[0], long)))
-    evaluation = evaluate_on(paragraphs, block_size=120, answer_room=8)
-    alone = evaluate_on(encoded(source), block_size=120, answer_room=8)
+    evaluation = evaluate_on(paragraphs, block_size=120, answer_budget=8)
+    alone = evaluate_on(encoded(source), block_size=120, answer_budget=8)
     assert evaluation.index == [[(0, 0)], [(0, 1)]]
     assert evaluation.trees[0][0] == alone.trees[0][0]
 
 
 def test_answers_are_attached_where_they_belong():
     paragraphs = encoded(*generate_articles(0, "train", 1, 2))
-    evaluation = evaluate_on(paragraphs, block_size=500, answer_room=6, max_questions=3)
+    evaluation = evaluate_on(paragraphs, block_size=500, answer_budget=6, max_questions=3)
     answers = {(0, 1): [[5, 6]], (1, 0): [[7]], (1, 2): [[8, 8, 8, 8, 8, 8]]}
     trees, index = attach_answers(evaluation, answers, 6)
     assert index == [[(0, 1)], [(1, 0)]]  # the third has no room for its stop token
@@ -273,7 +273,7 @@ def test_answers_are_attached_where_they_belong():
 def test_windows_are_drawn_anew_each_epoch():
     """One paragraph, one question: 30 epochs show many windows, the same ones when run again."""
     paragraphs = encoded(paragraph_of([f"w{i}" for i in range(100)], (50, 1)))
-    units = training_units(paragraphs, 60)
+    units = context_groups(paragraphs, 60)
     stream = indexed_batches(paragraphs, units, batch_size=1, seed=0)
     windows = [tuple(batch.trees[0][0]) for batch in islice(stream, 30)]
     assert len(set(windows)) > 15

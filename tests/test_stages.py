@@ -14,7 +14,7 @@ import train_dpo
 import train_reward_model
 from src.data.encoding import encode_paragraphs
 from src.data.negative_controls import apply_control
-from src.data.squad_dataset import training_units
+from src.data.squad_dataset import context_groups
 from src.data.squad_loader import load_squad
 from src.data.squad_preferences import Pair
 from src.data.tokenizers.tokenizer import load_tokenizer
@@ -248,7 +248,7 @@ def test_the_reference_is_computed_once_and_cached_by_weights_and_data(tmp_path,
     assert 0 < len(numbers) < len(train.pairs)
 
     def rows(of=needed):
-        return reference_logps(model, train, of, tokenizer.stop_id, CPU, str(tmp_path))
+        return reference_logps(model, train, of, tokenizer.eos_id, CPU, str(tmp_path))
 
     def files():
         return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.pt")}
@@ -258,7 +258,7 @@ def test_the_reference_is_computed_once_and_cached_by_weights_and_data(tmp_path,
     assert torch.isfinite(first[numbers]).all()
     others = sorted(set(range(len(train.pairs))) - set(numbers))
     assert torch.isnan(first[others]).all() and len(others) + len(numbers) == len(first)
-    scores = policy_scores(model, train.trees.trees, tokenizer.stop_id)
+    scores = policy_scores(model, train.trees.trees, tokenizer.eos_id)
     by_number = dict(zip([n for row in train.trees.index for n in row], scores, strict=True))
     for n in numbers:
         assert torch.allclose(first[n], by_number[n], atol=1e-4)
@@ -284,7 +284,7 @@ def test_the_reference_is_computed_anew_in_another_precision(tmp_path, pico):
 
     def rows(folder):
         cache = str(tmp_path / folder)
-        found = reference_logps(model, train, needed, tokenizer.stop_id, CPU, cache)
+        found = reference_logps(model, train, needed, tokenizer.eos_id, CPU, cache)
         return found.nan_to_num(9)
 
     full = rows("cache")
@@ -302,7 +302,7 @@ def test_a_damaged_reference_cache_is_computed_anew(tmp_path, pico):
     needed = trees_of_steps(train, argparse.Namespace(batch_size=2, seed=0), 1)
 
     def rows(cache=tmp_path):
-        found = reference_logps(model, train, needed, tokenizer.stop_id, CPU, str(cache))
+        found = reference_logps(model, train, needed, tokenizer.eos_id, CPU, str(cache))
         return found.nan_to_num(9)
 
     first = rows()
@@ -327,7 +327,7 @@ def test_training_leaves_its_parent_alone(workplace, model_type, stage, capsys):
     assert file_hash(parent) == before
     made = load_checkpoint(folder / f"checkpoints/{model_type}_{stage}/final.pt")
     assert [a["sha256"] for a in made.lineage] == [before]
-    trained = getattr(made.model, "trunk", made.model).state_dict()
+    trained = getattr(made.model, "backbone", made.model).state_dict()
     first = load_checkpoint(parent).model.state_dict()
     assert trained.keys() == first.keys()
     assert any(not torch.equal(trained[key], first[key]) for key in first)
@@ -371,34 +371,34 @@ def test_the_head_is_normal_with_the_papers_deviation_and_no_bias():
 
 
 def test_the_trunk_starts_as_the_sft_model(workplace, model_type, monkeypatch, capsys):
-    """At a learning rate too small to change a float32, all trunk keys are the parent's."""
+    """At a learning rate too small to change a float32, all backbone keys are the parent's."""
     folder = workplace(model_type, ["main_squad"])
     call("train_reward_model", [*flags("train_reward_model", model_type), "--lr", "1e-30"])
     found = load_checkpoint(folder / f"checkpoints/{model_type}_train_reward_model/final.pt")
     parent = load_checkpoint(folder / f"checkpoints/{model_type}_main_squad/final.pt")
-    trunk = found.model.trunk.state_dict()
+    backbone = found.model.backbone.state_dict()
     for key, weight in parent.model.state_dict().items():
-        assert torch.equal(trunk.pop(key), weight), key
-    assert not trunk
+        assert torch.equal(backbone.pop(key), weight), key
+    assert not backbone
 
 
 @pytest.mark.parametrize("name", MODEL_TYPES)
 def test_normalised_scores_have_mean_0_and_deviation_1_in_the_same_order(name, pico, tmp_path):
     tokenizer, _, unseen, encoded = pico
     reward = RewardModel(small_model(name, tokenizer.vocab_size))
-    golds = some_gold_trees(encoded, training_units(encoded, 512), 0)
-    raw = model_rewards(reward, golds, tokenizer.stop_id, raw=True)
-    before = raw_scores(reward, unseen.trees.trees, tokenizer.stop_id).view(-1, 2)
+    golds = some_gold_trees(encoded, context_groups(encoded, 512), 0)
+    raw = model_rewards(reward, golds, tokenizer.eos_id, raw=True)
+    before = raw_scores(reward, unseen.trees.trees, tokenizer.eos_id).view(-1, 2)
     reward.set_normalisation(raw)
-    scores = model_rewards(reward, golds, tokenizer.stop_id)
+    scores = model_rewards(reward, golds, tokenizer.eos_id)
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
     assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-3)
     assert torch.equal(scores.argsort(stable=True), raw.argsort(stable=True))
     # Raw scores know nothing of it, and doing it again changes nothing.
-    again = raw_scores(reward, unseen.trees.trees, tokenizer.stop_id).view(-1, 2)
+    again = raw_scores(reward, unseen.trees.trees, tokenizer.eos_id).view(-1, 2)
     assert torch.equal(again, before)
     mean, std = reward.mean.clone(), reward.std.clone()
-    reward.set_normalisation(model_rewards(reward, golds, tokenizer.stop_id, raw=True))
+    reward.set_normalisation(model_rewards(reward, golds, tokenizer.eos_id, raw=True))
     assert torch.equal(reward.mean, mean) and torch.equal(reward.std, std)
 
 
@@ -407,8 +407,8 @@ def test_the_stored_normalisation_is_that_of_the_golds(chain_of, model_type):
     found = load_checkpoint(folder / f"checkpoints/{model_type}_train_reward_model/final.pt")
     data = load_squad("pico", num_examples=60)
     encoded = encode_paragraphs(data.train, found.tokenizer)
-    golds = some_gold_trees(encoded, training_units(encoded, 512), 0)
-    scores = model_rewards(found.model, golds, found.tokenizer.stop_id)
+    golds = some_gold_trees(encoded, context_groups(encoded, 512), 0)
+    scores = model_rewards(found.model, golds, found.tokenizer.eos_id)
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
     assert float(scores.std(correction=0)) == pytest.approx(1, abs=1e-3)
 

@@ -45,8 +45,8 @@ def pico() -> Tokenizer:
 
 def pretrained(pattern: str, ranks: dict[bytes, int]) -> Tokenizer:
     """A tokenizer of a pretrained model, its stop token the id after the ranks."""
-    stop_id, cut = len(ranks), PATTERNS[pattern]
-    vocabulary = Vocabulary("pretrained", ranks, cut, {STOP: stop_id}, stop_id, stop_id + 1)
+    eos_id, cut = len(ranks), PATTERNS[pattern]
+    vocabulary = Vocabulary("pretrained", ranks, cut, {STOP: eos_id}, eos_id, eos_id + 1)
     return Tokenizer.from_vocabulary(vocabulary)
 
 
@@ -68,7 +68,7 @@ def each(request, tmp_path_factory) -> Tokenizer:
 
 def test_pico_is_small_and_has_one_stop_token(pico):
     assert pico.vocab_size == 2048
-    assert pico.stop_id == 2047
+    assert pico.eos_id == 2047
     assert len(PICO_FILE.read_bytes().splitlines()) == 2047
 
 
@@ -77,14 +77,14 @@ def test_encoding_by_hand(hand_file):
     tokenizer = load_tokenizer(hand_file)
     assert tokenizer.encode("hello") == [258, ord("o")]
     assert tokenizer.encode("hel lo") == [256, ord("l"), ord(" "), ord("l"), ord("o")]
-    assert (tokenizer.vocab_size, tokenizer.stop_id) == (260, 259)
+    assert (tokenizer.vocab_size, tokenizer.eos_id) == (260, 259)
 
 
 def test_special_text_is_plain_text(each):
     """A context that contains the stop token's name round-trips and has no stop token in it."""
     text = "He wrote <|endoftext|> and <|endoftext|>."
     ids = each.encode(text)
-    assert each.stop_id not in ids
+    assert each.eos_id not in ids
     assert each.decode(ids) == text
 
 
@@ -93,7 +93,7 @@ def test_round_trip(text):
     tokenizer = load_tokenizer("pico")
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert all(0 <= i < tokenizer.stop_id for i in ids)
+    assert all(0 <= i < tokenizer.eos_id for i in ids)
 
 
 @given(text=st.text(alphabet=" \n\t\r\u00a0\u2003.,a'1<", max_size=60))

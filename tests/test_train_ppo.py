@@ -10,9 +10,14 @@ from conftest import flags, outcome, refusal
 from test_ppo import models_of, settings
 
 from src.data.tokenizers.tokenizer import load_tokenizer
-from src.evaluation.evaluation_set import ANSWER_ROOM, MAX_ANSWER_TOKENS, HeldOut, evaluate_policy
-from src.evaluation.squad_metrics import Asked
-from src.inference.logprobs import build_forest, end_hidden
+from src.evaluation.evaluation_set import (
+    ANSWER_BUDGET,
+    MAX_ANSWER_TOKENS,
+    EvaluationSet,
+    evaluate_policy,
+)
+from src.evaluation.squad_metrics import QAExample
+from src.inference.logprobs import build_tree_batch, last_hidden
 from src.model.model import build_model
 from src.rl.metrics import describe
 from src.rl.models import Models, load_models, reward_and_kl
@@ -37,7 +42,7 @@ def test_the_run_logs_its_schedule_and_its_first_ratio(chain_of, model_type, mon
     assert lines[0]["kl_nats"] == pytest.approx(0, abs=1e-6)
     wanted = {
         "step", "loss", "examples_per_second", "reward_mean", "kl_nats", "entropy_nats",
-        "stopped_share", "answer_tokens", "distinct_share", "clip_share", "value_loss", "kl_coef",
+        "eos_rate", "answer_tokens", "distinct_fraction", "clip_fraction", "value_loss", "kl_coef",
     }  # fmt: skip
     assert wanted <= lines[0].keys()
     last = load_payload(f"checkpoints/{model_type}_train_ppo/last.pt")
@@ -61,7 +66,7 @@ def test_explained_variance_is_the_share_that_values_foresee_of_returns():
 
 def test_the_baseline_of_reinforce_is_the_mean_of_the_batch():
     """Rewards of 0, 0, 1 and 7 over two questions: 2 is taken from each, and nothing whitened."""
-    s = settings(algorithm="reinforce", num_samples=2, no_stop_penalty=0.0)
+    s = settings(algorithm="reinforce", num_samples=2, missing_eos_penalty=0.0)
     score = torch.tensor([0.0, 0.0, 1.0, 7.0])
     models = models_of("kgram", critic=False)
     found = collect(models, [([1], [[2], [3]])], lambda trees: score, 0.0, 0, s).advantages
@@ -84,15 +89,15 @@ def test_the_critic_starts_as_the_reward_model_where_there_is_one(
         return load_models(argparse.Namespace(**default, **given), CPU)
 
     parents, reward, models = models_with()
-    stop_id = parents[0].tokenizer.stop_id
+    eos_id = parents[0].tokenizer.eos_id
     trees = [([3, 4, 5], [([6, 7], [[8], [], [9, 10, 11]]), ([12], [[13, 14]])])]
-    forest = build_forest(trees, stop_id, reads_stop=True)
+    tree_batch = build_tree_batch(trees, eos_id, reads_eos=True)
 
     def values_of(critic):
         with torch.no_grad():
-            return critic.values(end_hidden(critic.trunk, forest))
+            return critic.values(last_hidden(critic.backbone, tree_batch))
 
-    scores = model_rewards(reward, trees, stop_id)
+    scores = model_rewards(reward, trees, eos_id)
     assert torch.allclose(values_of(models.critic), scores, atol=1e-5) and scores.std() > 1e-3
     assert not values_of(models_with(reward="f1")[2].critic).any()
     assert models_with(algorithm="rloo")[2].critic is None
@@ -101,7 +106,7 @@ def test_the_critic_starts_as_the_reward_model_where_there_is_one(
 def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
     """--max_new_tokens 48, a prompt that leaves 33 tokens of the block, and a policy that does not
     stop: the KL is that of the 32 tokens that evaluation allows."""
-    tokenizer, block, stop = load_tokenizer("pico"), 50, load_tokenizer("pico").stop_id
+    tokenizer, block, stop = load_tokenizer("pico"), 50, load_tokenizer("pico").eos_id
     config = {"vocab_size": tokenizer.vocab_size, "n_layer": 1, "n_embd": 8, "n_head": 2}
     torch.manual_seed(0)
     policy = build_model("transformer", {**config, "block_size": block})
@@ -110,9 +115,9 @@ def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
     never = torch.zeros(tokenizer.vocab_size).index_fill(0, torch.tensor([stop]), -torch.inf)
     policy.logits = lambda hidden: never.expand(*hidden.shape[:-1], -1)
     reference.logits = lambda hidden: torch.zeros(*hidden.shape[:-1], len(never))
-    prompt = [65] * (block - ANSWER_ROOM - 2), [[66, 67]]
-    asked = [Asked("a context", "a question?", ("gold",))]
-    held_out = HeldOut([prompt], [[68]], asked, ["q"], [0], 0.0, 0)
+    prompt = [65] * (block - ANSWER_BUDGET - 2), [[66, 67]]
+    asked = [QAExample("a context", "a question?", ("gold",))]
+    held_out = EvaluationSet([prompt], [[68]], asked, ["q"], [0], 0.0, 0)
     args = argparse.Namespace(reward="f1", max_new_tokens=48)
     more = reward_and_kl(args, None, Models(policy, reference, None), tokenizer, held_out, CPU)
     found = more(evaluate_policy(policy, tokenizer, held_out, CPU))
@@ -136,7 +141,7 @@ def test_a_function_of_your_own_is_optimised(algorithm, name, workplace, monkeyp
     ended = outcome("train_ppo", [
         *flags("train_ppo", name), "--algorithm", algorithm, "--max_steps", steps,
         "--reward", f"upper_for_{name}:upper", "--lr", "0.03", "--kl_coef", "0",
-        "--kl_limit", "1000", "--no_stop_penalty", "0", "--num_samples", "8",
+        "--kl_limit", "1000", "--missing_eos_penalty", "0", "--num_samples", "8",
         "--max_new_tokens", "3", "--minibatches", "1" if algorithm == "reinforce" else "4",
     ])  # fmt: skip
     assert ended.code == 0, ended.err
@@ -165,7 +170,7 @@ def test_reward_functions_are_called_with_the_prediction_and_all_about_it():
         seen.append(about)
         return len(seen)
 
-    asked = [Asked("a context", "a question?", ("gold", "other")), Asked("c", "q", ("g",))]
+    asked = [QAExample("a context", "a question?", ("gold", "other")), QAExample("c", "q", ("g",))]
     assert function_rewards(function, ["x", "y"], asked).tolist() == [1.0, 2.0]
     assert seen == [("x", ("gold", "other"), "a context", "a question?"), ("y", ("g",), "c", "q")]
     assert reward_function("f1")("a red fox", ("the red dog",), "", "") == pytest.approx(0.5)

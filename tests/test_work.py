@@ -11,7 +11,7 @@ from test_scoring import CONFIGS, STOP, TREES, perturbed
 from test_stages import BACKWARD, flags_of, model_of, trees_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.inference.logprobs import build_forest, end_hidden, score_answers, score_text
+from src.inference.logprobs import build_tree_batch, last_hidden, score_completions, score_text
 from src.model.heads import RewardModel
 from src.model.transformer import transformer
 from src.rl.ppo import collect, learn
@@ -51,12 +51,12 @@ def test_each_token_is_read_once_and_has_logits_where_the_next_is_predicted(name
     """Contexts of 7 tokens, 5 questions of 11, 9 answers of 14: 32 tokens, the last of a question
     in each of its answers, 4 more. 14 answer tokens and 9 stop tokens are predicted, and 11 of the
     text."""
-    for score, reads_stop, tokens, logits in (
-        (score_answers, False, 36, 23), (score_text, False, 36, 23 + 11),
-        (end_hidden, True, 36 + 9, 0),
+    for score, reads_eos, tokens, logits in (
+        (score_completions, False, 36, 23), (score_text, False, 36, 23 + 11),
+        (last_hidden, True, 36 + 9, 0),
     ):  # fmt: skip
         model, counts = counted(name)
-        score(model, build_forest(TREES, STOP, reads_stop=reads_stop))
+        score(model, build_tree_batch(TREES, STOP, reads_eos=reads_eos))
         assert counts == {"tokens": tokens, "logits": logits}, score.__name__
 
 

@@ -26,15 +26,15 @@ from src.data.windows import (
 POOL_BATCHES = 8
 
 
-class Units(NamedTuple):
+class ContextGroups(NamedTuple):
     """What is dealt into batches: groups, (paragraph, some of its questions); dropped: questions
-    that no window can hold; block_size, answer_room: what the windows were worked out with.
+    that no window can hold; block_size, answer_budget: what the windows were worked out with.
     """
 
     groups: list[tuple[int, tuple[int, ...]]]
     dropped: int
     block_size: int
-    answer_room: int
+    answer_budget: int
 
 
 class Batch(NamedTuple):
@@ -44,16 +44,16 @@ class Batch(NamedTuple):
     index: list[list[Place]]
 
 
-def training_units(
+def context_groups(
     paragraphs: Sequence[EncodedParagraph],
     block_size: int,
     max_questions: int = 16,
-    answer_room: int = 0,
-) -> Units:
+    answer_budget: int = 0,
+) -> ContextGroups:
     """The questions that can be trained on, by paragraph, in groups of at most max_questions.
 
     A question is dropped, and counted, where with each of its golds the question, the answer and a
-    window that holds the gold exceed the block. answer_room: least tokens to leave for an answer
+    window that holds the gold exceed the block. answer_budget: least tokens to leave for an answer
     and its stop (PPO samples answers of its own).
     """
     groups, dropped = [], 0
@@ -61,16 +61,16 @@ def training_units(
         kept = [
             q
             for q, question in enumerate(paragraph.questions)
-            if next(gold_asks(paragraph, question, block_size, answer_room), None)
+            if next(gold_asks(paragraph, question, block_size, answer_budget), None)
         ]
         dropped += len(paragraph.questions) - len(kept)
         groups += [(p, group) for group in chunks(kept, max_questions)]
-    return Units(groups, dropped, block_size, answer_room)
+    return ContextGroups(groups, dropped, block_size, answer_budget)
 
 
 def training_trees(
     paragraphs: Sequence[EncodedParagraph],
-    units: Units,
+    units: ContextGroups,
     rng: np.random.Generator,
     gold: str = "random",
 ) -> list[Tree]:
@@ -86,7 +86,7 @@ def training_trees(
 def _unit_trees(
     paragraph: EncodedParagraph,
     questions: Sequence[int],
-    units: Units,
+    units: ContextGroups,
     rng: np.random.Generator,
     gold: str,
 ) -> list[tuple[Tree, list[int]]]:
@@ -96,7 +96,7 @@ def _unit_trees(
     asks = []
     for q in questions:
         options = list(
-            gold_asks(paragraph, paragraph.questions[q], units.block_size, units.answer_room)
+            gold_asks(paragraph, paragraph.questions[q], units.block_size, units.answer_budget)
         )
         asks.append(options[int(rng.integers(len(options))) if gold == "random" else 0])
     placed = []
@@ -132,7 +132,7 @@ def batch_order(
 
 def indexed_batches(
     paragraphs: Sequence[EncodedParagraph],
-    units: Units,
+    units: ContextGroups,
     *,
     batch_size: int,
     seed: int,
@@ -166,7 +166,7 @@ def evaluate_on(
     paragraphs: Sequence[EncodedParagraph],
     *,
     block_size: int,
-    answer_room: int,
+    answer_budget: int,
     max_questions: int = 16,
 ) -> EvaluationTrees:
     """`evaluation_trees` of encoded paragraphs; this is where their golds are left behind."""
@@ -174,6 +174,6 @@ def evaluate_on(
         [paragraph.tokens for paragraph in paragraphs],
         [[question.tokens for question in paragraph.questions] for paragraph in paragraphs],
         block_size=block_size,
-        answer_room=answer_room,
+        answer_budget=answer_budget,
         max_questions=max_questions,
     )

@@ -60,14 +60,14 @@ def make_ask(
     gold: int,
     answers: list[list[int]],
     block_size: int,
-    answer_room: int = 0,
+    answer_budget: int = 0,
 ) -> Ask | None:
     """The question with these answers, in a window that holds its gold number `gold`.
 
-    answer_room: tokens to leave for an answer and its stop, at least. None where no window holds
+    answer_budget: tokens to leave for an answer and its stop, at least. None where no window holds
     the gold beside question, answers and stop.
     """
-    room = max(answer_room, max(map(len, answers)) + STOP)
+    room = max(answer_budget, max(map(len, answers)) + STOP)
     need = len(question.tokens) + room
     if len(paragraph.tokens) + need <= block_size:
         return Ask(question.tokens, answers, need, None)
@@ -78,11 +78,11 @@ def make_ask(
 
 
 def gold_asks(
-    paragraph: EncodedParagraph, question: EncodedQuestion, block_size: int, answer_room: int = 0
+    paragraph: EncodedParagraph, question: EncodedQuestion, block_size: int, answer_budget: int = 0
 ) -> Iterator[Ask]:
     """One ask for each gold that can be learnt from in this block. None: drop the question."""
     for number, ids in enumerate(question.golds):
-        ask = make_ask(paragraph, question, number, [ids], block_size, answer_room)
+        ask = make_ask(paragraph, question, number, [ids], block_size, answer_budget)
         if ask is not None:
             yield ask
 
@@ -143,12 +143,12 @@ def evaluation_trees(
     questions: Sequence[Sequence[list[int]]],
     *,
     block_size: int,
-    answer_room: int,
+    answer_budget: int,
     max_questions: int = 16,
 ) -> EvaluationTrees:
     """Each context's first tokens (all of them where they fit) with its questions, in order.
 
-    contexts[i], questions[i][j]: ids; answer_room: tokens left for the answer and its stop token.
+    contexts[i], questions[i][j]: ids; answer_budget: tokens left for the answer and its stop token.
     Nothing here depends on an answer.
     """
     trees: list[Tree] = []
@@ -158,14 +158,14 @@ def evaluation_trees(
         shared: list[int] = []
         groups: list[Iterable[int]] = []
         for j, tokens in enumerate(asked):
-            if len(tokens) + answer_room >= block_size:
+            if len(tokens) + answer_budget >= block_size:
                 dropped.append((i, j))
-            elif _is_lone(len(context), len(tokens), answer_room, block_size):
+            elif _is_lone(len(context), len(tokens), answer_budget, block_size):
                 groups.append([j])
             else:
                 shared.append(j)
         for group in [*chunks(shared, max_questions), *groups]:
-            room = block_size - answer_room - max(len(asked[j]) for j in group)
+            room = block_size - answer_budget - max(len(asked[j]) for j in group)
             trees.append((cut_context(context, room), [(asked[j], []) for j in group]))
             index.append([(i, j) for j in group])
     return EvaluationTrees(trees, index, dropped)
@@ -176,9 +176,9 @@ def cut_context(context: list[int], room: int) -> list[int]:
     return context if len(context) <= room else [*context[: room - 1], context[-1]]
 
 
-def _is_lone(context: int, question: int, answer_room: int, block_size: int) -> bool:
+def _is_lone(context: int, question: int, answer_budget: int, block_size: int) -> bool:
     """A long question whose own context must be cut."""
-    too_long = context + question + answer_room > block_size
+    too_long = context + question + answer_budget > block_size
     return too_long and question > block_size // _LONE_SHARE
 
 
@@ -200,11 +200,11 @@ def golds_lost(paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTre
 
 
 def attach_answers(
-    evaluation: EvaluationTrees, answers: Mapping[Place, list[list[int]]], answer_room: int
+    evaluation: EvaluationTrees, answers: Mapping[Place, list[list[int]]], answer_budget: int
 ) -> tuple[list[Tree], list[list[Place]]]:
     """The evaluation's trees with the given answers as leaves, and the place of each question.
 
-    Questions without an entry, or of which one answer with its stop exceeds answer_room, are left
+    Questions without an entry, or of which one answer with its stop exceeds answer_budget, are left
     out: compare the number of places to see how many.
     """
     trees, index = [], []
@@ -212,7 +212,7 @@ def attach_answers(
         kept = [
             (place, (tokens, answers[place]))
             for place, (tokens, _) in zip(places, asked, strict=True)
-            if place in answers and max(map(len, answers[place])) + STOP <= answer_room
+            if place in answers and max(map(len, answers[place])) + STOP <= answer_budget
         ]
         if kept:
             trees.append((context, [node for _, node in kept]))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from src.data.answer_text import answer_type, typed_spans
 
 
-class Floors(NamedTuple):
+class Baselines(NamedTuple):
     """One answer a question from each rule that reads nothing, and from a perfect copier."""
 
     random_span: list[str]
@@ -17,10 +17,10 @@ class Floors(NamedTuple):
     perfect_copy: list[str]
 
 
-def floor_predictions(
+def baseline_predictions(
     contexts: Sequence[str], golds: Sequence[Sequence[str]], train_answers: Sequence[str],
     seed: int = 0,
-) -> Floors:
+) -> Baselines:
     """What rules score that understand nothing, and what the best copier could score.
 
     contexts: per question, the text that the model sees, cut to its window. golds: per question.
@@ -35,14 +35,14 @@ def floor_predictions(
     by_type: dict[str, Counter] = {}
     for answer in train_answers:
         by_type.setdefault(answer_type(answer), Counter())[answer] += 1
-    floors = Floors([], [], [], [])
+    baselines = Baselines([], [], [], [])
     for context, answers in zip(contexts, golds, strict=True):
         words = context.split()
         start, length = rng.randrange(len(words) or 1), rng.choice(lengths)
         kind = answer_type(answers[0])
-        floors.random_span.append(" ".join(words[start : start + length]))
-        floors.first_of_type.append(next(iter(typed_spans(context, kind)), ""))
+        baselines.random_span.append(" ".join(words[start : start + length]))
+        baselines.first_of_type.append(next(iter(typed_spans(context, kind)), ""))
         known = by_type.get(kind)
-        floors.majority.append(known.most_common(1)[0][0] if known else "")
-        floors.perfect_copy.append(next((a for a in answers if a in context), ""))
-    return floors
+        baselines.majority.append(known.most_common(1)[0][0] if known else "")
+        baselines.perfect_copy.append(next((a for a in answers if a in context), ""))
+    return baselines

@@ -9,11 +9,16 @@ import torch
 from torch import nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.baselines import Floors
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, HeldOut, PolicyResult, evaluate_policy
+from src.evaluation.baselines import Baselines
+from src.evaluation.evaluation_set import (
+    MAX_ANSWER_TOKENS,
+    EvaluationSet,
+    PolicyResult,
+    evaluate_policy,
+)
 from src.evaluation.intervals import Interval, bootstrap_interval, intervals, win_rate
 from src.evaluation.kl import kl_of_samples
-from src.evaluation.squad_metrics import metric_points
+from src.evaluation.squad_metrics import em_and_f1
 from src.model.heads import RewardModel
 from src.preference.pairs import PairSet, accuracy, policy_scores
 from src.rl.rewards import model_rewards
@@ -69,7 +74,7 @@ class Comparison(NamedTuple):
     answers and their rewards, None without a reward model.
     """
 
-    held_out: HeldOut
+    held_out: EvaluationSet
     pairs: PairSet
     tokenizer: Tokenizer
     parent: nn.Module
@@ -80,7 +85,7 @@ class Comparison(NamedTuple):
 
 
 def comparison(
-    held_out: HeldOut,
+    held_out: EvaluationSet,
     pairs: PairSet,
     tokenizer: Tokenizer,
     parent: nn.Module,
@@ -94,23 +99,23 @@ def comparison(
         reward.to(device)
         result = evaluate_policy(parent, tokenizer, held_out, device)
         trees = held_out.with_answers(result.ids)
-        rewards = model_rewards(reward, trees, tokenizer.stop_id, device).numpy()
+        rewards = model_rewards(reward, trees, tokenizer.eos_id, device).numpy()
     return Comparison(held_out, pairs, tokenizer, parent, reward, result, rewards, device)
 
 
 def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[str, Interval]]:
     """A policy's greedy answers, and every metric with its 95% interval."""
     model.to(c.device)
-    stop_id, groups = c.tokenizer.stop_id, c.held_out.groups
+    eos_id, groups = c.tokenizer.eos_id, c.held_out.groups
     result = c.parent_result if model is c.parent else None
     result = result or evaluate_policy(model, c.tokenizer, c.held_out, c.device)
     metrics = intervals(result.figures(groups))
     if c.pairs.trees.trees:  # a small file may give none
-        scores = policy_scores(model, c.pairs.trees.trees, stop_id, c.device)
+        scores = policy_scores(model, c.pairs.trees.trees, eos_id, c.device)
         metrics["preference_accuracy"] = accuracy(scores, c.pairs)
     if c.reward is not None:
         trees = c.held_out.with_answers(result.ids)
-        rewards = model_rewards(c.reward, trees, stop_id, c.device).numpy()
+        rewards = model_rewards(c.reward, trees, eos_id, c.device).numpy()
         # The same answer scored beside others differs in its last digits: a tie all the same.
         same = [a == b for a, b in zip(result.ids, c.parent_result.ids, strict=True)]
         rewards = np.where(same, c.parent_rewards, rewards)
@@ -121,7 +126,7 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
         model,
         c.parent,
         c.held_out.prompts,
-        stop_id,
+        eos_id,
         max_new_tokens=MAX_ANSWER_TOKENS,
         device=c.device,
     )
@@ -129,12 +134,12 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
     return result, metrics
 
 
-def rule_rows(floors: Floors, held_out: HeldOut) -> dict[str, dict[str, Interval]]:
+def rule_rows(baselines: Baselines, held_out: EvaluationSet) -> dict[str, dict[str, Interval]]:
     """EM and F1 of the rules: three floors, and the ceiling of copying perfectly what is visible.
     """
     rows = {}
-    for name, answers in floors._asdict().items():
-        em, f1 = metric_points(answers, held_out.asked)
+    for name, answers in baselines._asdict().items():
+        em, f1 = em_and_f1(answers, held_out.asked)
         percent, groups = [0.01] * len(em), held_out.groups
         figures = {"em": (em, percent, groups), "f1": (f1, percent, groups)}
         rows[f"rule: {name.replace('_', ' ')}"] = intervals(figures)

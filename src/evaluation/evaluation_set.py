@@ -12,21 +12,21 @@ from src.data.squad_dataset import evaluate_on
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import golds_lost
-from src.evaluation.baselines import Floors, floor_predictions
+from src.evaluation.baselines import Baselines, baseline_predictions
 from src.evaluation.intervals import Figures
-from src.evaluation.squad_metrics import Asked, metric_points
-from src.inference.logprobs import Tree, answer_logps
+from src.evaluation.squad_metrics import QAExample, em_and_f1
+from src.inference.logprobs import Tree, completion_logps
 from src.inference.sampling import PromptTree, generate_all
-from src.training.distributed import by_rank
+from src.training.distributed import map_over_ranks
 from src.utils.errors import UserError
 
 # Tokens that an answer may take at evaluation, its stop token included.
 MAX_ANSWER_TOKENS = 32
 # What a window leaves for it: a reward model reads a stop token after an answer that was cut off.
-ANSWER_ROOM = MAX_ANSWER_TOKENS + 1
+ANSWER_BUDGET = MAX_ANSWER_TOKENS + 1
 
 
-class HeldOut(NamedTuple):
+class EvaluationSet(NamedTuple):
     """Lists run question after question in the order of the prompts.
 
     prompts: cut to their windows; golds: ids of each question's first gold.
@@ -36,7 +36,7 @@ class HeldOut(NamedTuple):
 
     prompts: list[PromptTree]
     golds: list[list[int]]
-    asked: list[Asked]
+    asked: list[QAExample]
     ids: list[str]
     groups: list[int]
     lost: float
@@ -66,8 +66,7 @@ class HeldOut(NamedTuple):
 def choose_questions(
     paragraphs: Sequence[Paragraph], limit: int | None, seed: int
 ) -> list[Paragraph]:
-    """`limit` questions of whole paragraphs in a seeded order, the last paragraph cut; None: all.
-    """
+    """`limit` questions of whole paragraphs in a seeded order, the last one cut; None: all."""
     if limit is None or limit >= sum(len(p.questions) for p in paragraphs):
         return list(paragraphs)
     order = list(range(len(paragraphs)))
@@ -84,11 +83,11 @@ def choose_questions(
 
 def held_out_questions(
     paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], block_size: int
-) -> HeldOut:
+) -> EvaluationSet:
     """All questions of some paragraphs, each context read from its start, wherever its golds
     are.
     """
-    trees = evaluate_on(encoded, block_size=block_size, answer_room=ANSWER_ROOM)
+    trees = evaluate_on(encoded, block_size=block_size, answer_budget=ANSWER_BUDGET)
     places = [place for index in trees.index for place in index]
     if not places:
         raise UserError(
@@ -96,10 +95,10 @@ def held_out_questions(
             f"block of {block_size}, expected a larger --block_size of main_squad.py"
         )
     questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
-    return HeldOut(
+    return EvaluationSet(
         [(context, [q for q, _ in qs]) for context, qs in trees.trees],
         [encoded[p].questions[q].golds[0] for p, q in places],
-        [Asked(p.context, q.text, q.answers) for p, q in questions],
+        [QAExample(p.context, q.text, q.answers) for p, q in questions],
         [q.id for _, q in questions],
         [p for p, _ in places],
         golds_lost(encoded, trees),
@@ -130,38 +129,40 @@ class PolicyResult(NamedTuple):
 
 
 def evaluate_policy(
-    model: nn.Module, tokenizer: Tokenizer, held_out: HeldOut, device="cpu"
+    model: nn.Module, tokenizer: Tokenizer, held_out: EvaluationSet, device="cpu"
 ) -> PolicyResult:
     """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions."""
-    stop_id = tokenizer.stop_id
+    eos_id = tokenizer.eos_id
 
     def answer(prompts: Sequence[PromptTree]) -> list[list[int]]:
         options = {"max_new_tokens": MAX_ANSWER_TOKENS, "device": device}
-        return generate_all(model, prompts, stop_id, **options)
+        return generate_all(model, prompts, eos_id, **options)
 
-    ids = [row for part in by_rank(model, held_out.prompts, answer) for row in part]
+    ids = [row for part in map_over_ranks(model, held_out.prompts, answer) for row in part]
     answers = [tokenizer.decode(answer).strip() for answer in ids]
-    em, f1 = metric_points(answers, held_out.asked)
+    em, f1 = em_and_f1(answers, held_out.asked)
     tokens = held_out.gold_tokens()
     golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
     trees = held_out.with_answers(golds)
-    logp = torch.cat(by_rank(model, trees, lambda t: answer_logps(model, t, stop_id, device)))
+    logp = torch.cat(
+        map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id, device))
+    )
     nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
     return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens)
 
 
-def floors_of(
-    held_out: HeldOut, tokenizer: Tokenizer, train: Sequence[Paragraph]
-) -> Floors:
+def baselines_of(
+    held_out: EvaluationSet, tokenizer: Tokenizer, train: Sequence[Paragraph]
+) -> Baselines:
     """The rules' answers to the same questions, in the text that the policies see."""
     texts = (tokenizer.decode(context) for context, qs in held_out.prompts for _ in qs)
     # Without "Context:", which would be the first name of each.
     seen = [text.removeprefix(CONTEXT_HEAD).strip() for text in texts]
     train_answers = [q.answers[0] for p in train for q in p.questions]
-    return floor_predictions(seen, [a.golds for a in held_out.asked], train_answers)
+    return baseline_predictions(seen, [a.golds for a in held_out.asked], train_answers)
 
 
-def spread(total: int, number: int = 3) -> list[int]:
+def evenly_spaced(total: int, number: int = 3) -> list[int]:
     """The same few places, evenly spread over so many, every time.
 
     >>> spread(10), spread(2)
@@ -171,13 +172,13 @@ def spread(total: int, number: int = 3) -> list[int]:
 
 
 def sample_lines(
-    held_out: HeldOut, answers: Sequence[str], before: Sequence[str] = ()
+    held_out: EvaluationSet, answers: Sequence[str], before: Sequence[str] = ()
 ) -> list[str]:
     """A few fixed questions with the gold, an answer and, where given, the answer before training
     (one a question shown), for people to read.
     """
     lines = []
-    for number, place in enumerate(spread(len(answers))):
+    for number, place in enumerate(evenly_spaced(len(answers))):
         about, was = held_out.asked[place], before[number : number + 1]
         told = f"  before: {was[0]!r}" if was else ""
         lines.append(

@@ -34,7 +34,7 @@ def f1_score(prediction: str, golds: Sequence[str]) -> float:
     return best
 
 
-class Asked(NamedTuple):
+class QAExample(NamedTuple):
     """A held-out or training question as people read it."""
 
     context: str
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     golds: tuple[str, ...]
 
 
-def metric_points(predictions: Sequence[str], asked: Sequence[Asked]) -> tuple[list, list]:
+def em_and_f1(predictions: Sequence[str], asked: Sequence[QAExample]) -> tuple[list, list]:
     """Exact match and F1 of each prediction."""
     em = [exact_match(p, q.golds) for p, q in zip(predictions, asked, strict=True)]
     f1 = [f1_score(p, q.golds) for p, q in zip(predictions, asked, strict=True)]

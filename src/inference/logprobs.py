@@ -11,34 +11,34 @@ import torch
 from torch import Tensor, nn
 
 from src.losses import sequence_sum, token_logp
-from src.model.prefix_tree import Level
+from src.model.prefix_sharing.levels import Level
 
 # (context ids, [(question ids, [answer ids, ...]), ...]); answers come without their stop token.
 Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
 
 
-class Forest(NamedTuple):
+class TreeBatch(NamedTuple):
     """Three levels, and what the leaves should say.
 
     contexts, questions: each question without its last token, which the leaves read first, so that
         their hidden states line up with answer tokens.
-    leaves: the last prompt token, the answer and, if `reads_stop`, the stop token.
+    leaves: the last prompt token, the answer and, if `reads_eos`, the stop token.
     targets: (N, A) answer tokens and the stop token; mask: (N, A) bool, True where they are real.
     """
 
     contexts: Level
     questions: Level
-    leaves: Level
+    completions: Level
     targets: Tensor
     mask: Tensor
-    reads_stop: bool
+    reads_eos: bool
 
     def levels(self) -> tuple[Level, Level, Level]:
         """Contexts, questions and leaves."""
-        return self.contexts, self.questions, self.leaves
+        return self.contexts, self.questions, self.completions
 
 
-class AnswerScores(NamedTuple):
+class CompletionLogps(NamedTuple):
     """logp: (N, A) nats of each answer token and the stop token, 0 where mask is False; mask: (N,
     A) bool.
     """
@@ -65,25 +65,25 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     return x.to(device)
 
 
-def build_forest(
+def build_tree_batch(
     trees: Sequence[Tree],
-    stop_id: int,
+    eos_id: int,
     device: torch.device | str = "cpu",
-    reads_stop: bool = False,
-) -> Forest:
+    reads_eos: bool = False,
+) -> TreeBatch:
     """Lay out trees as three padded levels. Every question has at least one token (the last prompt
     token).
 
     No trees (a rank without a share) make one row of padding a level, which is read, and no leaf:
     every loss of it is 0 and reaches all weights with gradient 0.
     """
-    contexts, questions, leaves, targets = [], [], [], []
+    contexts, questions, completions, targets = [], [], [], []
     question_parent, leaf_parent = [], []
     for context, children in trees:
         for question, answers in children:
             for answer in answers:
-                leaves.append([question[-1], *answer, *([stop_id] if reads_stop else [])])
-                targets.append([*answer, stop_id])
+                completions.append([question[-1], *answer, *([eos_id] if reads_eos else [])])
+                targets.append([*answer, eos_id])
                 leaf_parent.append(len(questions))
             questions.append(question[:-1])
             question_parent.append(len(contexts))
@@ -95,28 +95,28 @@ def build_forest(
 
     target, lengths = pad(targets, device)
     mask = torch.arange(target.shape[1], device=device) < lengths[:, None]
-    return Forest(
+    return TreeBatch(
         level(contexts, [0] * len(contexts)),
         level(questions, question_parent),
-        level(leaves, leaf_parent),
+        level(completions, leaf_parent),
         target,
         mask,
-        reads_stop,
+        reads_eos,
     )
 
 
-def leaf_hidden(model: nn.Module, forest: Forest) -> Tensor:
+def completion_hidden(model: nn.Module, tree_batch: TreeBatch) -> Tensor:
     """Hidden states (N, A (+ 1 with the stop token), D) of the leaves."""
-    return model.read_leaves(forest.levels())[: len(forest.targets)]
+    return model.read_completions(tree_batch.levels())[: len(tree_batch.targets)]
 
 
-def end_hidden(model: nn.Module, forest: Forest) -> Tensor:
+def last_hidden(model: nn.Module, tree_batch: TreeBatch) -> Tensor:
     """Each leaf's last hidden state (N, D): the one at the stop token, where a reward is read."""
-    if not forest.reads_stop:
+    if not tree_batch.reads_eos:
         raise ValueError(
-            "a forest built with reads_stop=False given, its leaves end before the stop token"
+            "a forest built with reads_eos=False given, its leaves end before the stop token"
         )
-    return model.read_ends(forest.levels())[: len(forest.targets)]
+    return model.read_last(tree_batch.levels())[: len(tree_batch.targets)]
 
 
 def pick(x: Tensor, mask: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def pick(x: Tensor, mask: Tensor) -> Tensor:
 
 def logp_of_hidden(
     model: nn.Module, hidden: Tensor, targets: Tensor, mask: Tensor, temperature: float = 1.0
-) -> AnswerScores:
+) -> CompletionLogps:
     """Log-probabilities of targets (N, A) from the hidden states (N, >= A, D) before them; logits
     at real positions only.
     """
@@ -137,19 +137,24 @@ def logp_of_hidden(
         logits = logits / temperature
     flat = token_logp(logits, targets[mask])
     logp = flat.new_zeros(mask.numel()).index_copy(0, mask.flatten().nonzero().squeeze(1), flat)
-    return AnswerScores(logp.view(mask.shape), mask)
+    return CompletionLogps(logp.view(mask.shape), mask)
 
 
-def score_answers(model: nn.Module, forest: Forest, temperature: float = 1.0) -> AnswerScores:
+def score_completions(
+    model: nn.Module, tree_batch: TreeBatch, temperature: float = 1.0
+) -> CompletionLogps:
     """Log-probabilities of every answer's tokens and its stop token."""
     return logp_of_hidden(
-        model, leaf_hidden(model, forest), forest.targets, forest.mask, temperature
+        model,
+        completion_hidden(model, tree_batch),
+        tree_batch.targets,
+        tree_batch.mask,
+        temperature,
     )
 
 
 def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[list[int]]:
-    """Indices of trees (their context first) in batches of like length, so that little is padding.
-    """
+    """Indices of trees (context first) in batches of similar length, to avoid padding."""
     order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]))
     batch, questions = [], 0
     for index in order:
@@ -162,7 +167,9 @@ def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[
         yield batch
 
 
-def for_all_leaves(trees: Sequence[Tree], of_batch: Callable[[Sequence[Tree]], Tensor]) -> Tensor:
+def for_all_completions(
+    trees: Sequence[Tree], of_batch: Callable[[Sequence[Tree]], Tensor]
+) -> Tensor:
     """Apply `of_batch` (trees -> (leaves, ...)) to batches of like length; rows in the trees'
     order.
     """
@@ -176,10 +183,10 @@ def for_all_leaves(trees: Sequence[Tree], of_batch: Callable[[Sequence[Tree]], T
         return torch.cat([rows[i] for i in range(len(trees))]) if trees else torch.zeros(0)
 
 
-def answer_logps(
+def completion_logps(
     model: nn.Module,
     trees: Sequence[Tree],
-    stop_id: int,
+    eos_id: int,
     device: torch.device | str = "cpu",
     temperature: float = 1.0,
     first: int | None = None,
@@ -189,23 +196,23 @@ def answer_logps(
     """
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
-        scores = score_answers(model, build_forest(batch, stop_id, device), temperature)
+        scores = score_completions(model, build_tree_batch(batch, eos_id, device), temperature)
         return sequence_sum(scores.logp[:, :first], scores.mask[:, :first])
 
     with torch.inference_mode():
-        return for_all_leaves(trees, of_batch)
+        return for_all_completions(trees, of_batch)
 
 
 class TextScores(NamedTuple):
-    """answers: as AnswerScores; text_logp: (M,) nats of each context and question token that a
+    """answers: as CompletionLogps; text_logp: (M,) nats of each context and question token that a
     language model predicts.
     """
 
-    answers: AnswerScores
+    answers: CompletionLogps
     text_logp: Tensor
 
 
-def score_text(model: nn.Module, forest: Forest) -> TextScores:
+def score_text(model: nn.Module, tree_batch: TreeBatch) -> TextScores:
     """Answers' log-probabilities, and those of the text before them, each context token counted
     once.
 
@@ -213,14 +220,14 @@ def score_text(model: nn.Module, forest: Forest) -> TextScores:
     time and follows the context's last, which has many questions after it: neither is predicted.
     The last token of a question without answers stands in no leaf and is not predicted either.
     """
-    contexts, questions, leaves = forest.levels()
-    context_hidden, question_hidden, hidden = model.read_levels(forest.levels())
-    hidden = hidden[: len(forest.targets)]
-    answers = logp_of_hidden(model, hidden, forest.targets, forest.mask)
+    contexts, questions, completions = tree_batch.levels()
+    context_hidden, question_hidden, hidden = model.read_levels(tree_batch.levels())
+    hidden = hidden[: len(tree_batch.targets)]
+    answers = logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask)
     # The last token of a question's prompt stands in its leaves, the same in all of them.
     last_token = torch.full_like(questions.lengths, -1)
-    count = len(forest.targets)
-    last_token[leaves.parents[:count]] = leaves.tokens[:count, 0]
+    count = len(tree_batch.targets)
+    last_token[completions.parents[:count]] = completions.tokens[:count, 0]
     flat_hidden, targets = [], []
     for level, level_hidden in ((contexts, context_hidden), (questions, question_hidden)):
         following = torch.roll(level.tokens, -1, 1)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from src.inference.logprobs import batches_by_length, pad
 from src.losses import token_logp
-from src.model.linear import arranged
-from src.model.prefix_tree import Level
+from src.model.linear import prepacked
+from src.model.prefix_sharing.levels import Level
 
 # (context ids, [question ids, ...])
 PromptTree = tuple[Sequence[int], Sequence[Sequence[int]]]
@@ -91,7 +91,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 def generate(
     model: nn.Module,
     prompts: Sequence[PromptTree],
-    stop_id: int,
+    eos_id: int,
     *,
     sampling: Sampling = GREEDY,
     num_samples: int = 1,
@@ -117,7 +117,7 @@ def generate(
     lengths = torch.zeros(count, dtype=torch.long, device=device)
     stopped = torch.zeros(count, dtype=torch.bool, device=device)
     alive = torch.arange(count if max_new_tokens > 0 else 0, device=device)
-    with arranged(model, count):
+    with prepacked(model, count):
         if len(alive):
             hidden, state = _read(model, prompts, device)
             row = torch.arange(len(hidden), device=device).repeat_interleave(num_samples)
@@ -134,7 +134,7 @@ def generate(
             tokens[alive, step] = token
             logp[alive, step] = token_logp(logits, token)
             lengths[alive] = step + 1
-            ended = token == stop_id
+            ended = token == eos_id
             stopped[alive] = ended
             if ended.any():
                 staying = (~ended).nonzero().squeeze(1)
@@ -170,7 +170,7 @@ def _uniforms(seed: Sequence[int] | int, rows: int, steps: int) -> Tensor:
 
 
 def generate_all(
-    model: nn.Module, prompts: Sequence[PromptTree], stop_id: int, **options
+    model: nn.Module, prompts: Sequence[PromptTree], eos_id: int, **options
 ) -> list[list[int]]:
     """Answers' ids without the stop token for any number of prompts, question after question.
 
@@ -182,11 +182,11 @@ def generate_all(
     rows = [samples * len(questions) for _, questions in prompts]
     of_tree = _uniforms(seed, first_row + sum(rows), steps)[first_row:].split(rows)
     answers: list[list[list[int]]] = [[] for _ in prompts]
-    with arranged(model, sum(rows)):
+    with prepacked(model, sum(rows)):
         for batch in batches_by_length(prompts):
             chosen = [prompts[i] for i in batch]
             uniform = torch.cat([of_tree[i] for i in batch])
-            found = generate(model, chosen, stop_id, uniform=uniform, **options)
+            found = generate(model, chosen, eos_id, uniform=uniform, **options)
             texts = iter(found.texts())
             for i in batch:
                 answers[i] = [next(texts) for _ in range(len(prompts[i][1]) * samples)]

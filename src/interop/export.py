@@ -45,7 +45,7 @@ def contents_of(checkpoint: Checkpoint) -> dict[str, bytes]:
             "transformer: the Hugging Face format has no such model"
         )
     rewards = isinstance(model, RewardModel)
-    config = llama_config(model, tokenizer.stop_id)
+    config = llama_config(model, tokenizer.eos_id)
     files = {
         "config.json": config,
         "tokenizer.json": tokenizer_json(tokenizer, config["pad_token_id"]),
@@ -57,8 +57,8 @@ def contents_of(checkpoint: Checkpoint) -> dict[str, bytes]:
         files["generation_config.json"] = {
             "do_sample": False,
             "max_new_tokens": MAX_NEW_TOKENS,
-            "eos_token_id": tokenizer.stop_id,
-            "pad_token_id": tokenizer.stop_id,  # fills the rows of a batch that have stopped
+            "eos_token_id": tokenizer.eos_id,
+            "pad_token_id": tokenizer.eos_id,  # fills the rows of a batch that have stopped
         }
     packed = {
         name: (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -13,7 +13,7 @@ from src.model.heads import RewardModel
 from src.model.transformer.transformer import Transformer
 
 
-def llama_config(model: Transformer | RewardModel, stop_id: int) -> dict:
+def llama_config(model: Transformer | RewardModel, eos_id: int) -> dict:
     """The contents of config.json; of a reward model those of LlamaForSequenceClassification.
 
     A reward model reads its score at the last token, which `transformers` finds as the last that is
@@ -21,7 +21,7 @@ def llama_config(model: Transformer | RewardModel, stop_id: int) -> dict:
     them. `score_normalisation` is ours: the score that PPO sees is (raw score - mean) / std.
     """
     rewards = isinstance(model, RewardModel)
-    c = (model.trunk if rewards else model).config
+    c = (model.backbone if rewards else model).config
     contents = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -42,7 +42,7 @@ def llama_config(model: Transformer | RewardModel, stop_id: int) -> dict:
         "mlp_bias": False,
         "tie_word_embeddings": c.tied,
         "bos_token_id": None,
-        "eos_token_id": stop_id,
+        "eos_token_id": eos_id,
         "pad_token_id": None,
         "torch_dtype": "float32",
     }
@@ -66,20 +66,20 @@ def llama_tensors(model: Transformer | RewardModel) -> dict[str, Tensor]:
     token's, which no real token sees.
     """
     rewards = isinstance(model, RewardModel)
-    trunk = model.trunk if rewards else model
-    weights = trunk.state_dict()
+    backbone = model.backbone if rewards else model
+    weights = backbone.state_dict()
     named = {EMBEDDING: weights["embedding.weight"]}
-    for number in range(trunk.config.n_layer):
+    for number in range(backbone.config.n_layer):
         for ours, theirs in BLOCK.items():
             parts = weights[f"blocks.{number}.{ours}"].chunk(len(theirs))
             names = (f"model.layers.{number}.{name}" for name in theirs)
             named.update(zip(names, parts, strict=True))
     named[NORM] = weights["norm.weight"]
     if rewards:
-        row = weights["embedding.weight"].new_zeros(1, trunk.config.n_embd)
+        row = weights["embedding.weight"].new_zeros(1, backbone.config.n_embd)
         named[EMBEDDING] = torch.cat((weights["embedding.weight"], row))
         named["score.weight"] = model.head.linear.weight.detach()
-    elif not trunk.config.tied:
+    elif not backbone.config.tied:
         named[HEAD] = weights["head.weight"]
     return named
 

@@ -224,13 +224,13 @@ def _from_wheel(target: Path, hub_said: str) -> Path:
 def _folder_vocabulary(folder: Path) -> Vocabulary:
     """The vocabulary of tokenizer.json; its stop token is the eos that the folder names."""
     root = read_json_object(folder / "tokenizer.json")
-    stop_id = None
+    eos_id = None
     for name in ("generation_config.json", "config.json"):
-        if stop_id is None and (folder / name).is_file():
-            stop_id = read_json_object(folder / name).get("eos_token_id")
-    if stop_id is not None and type(stop_id) is not int:
-        raise UserError(f"{folder}: eos_token_id {str(stop_id)[:60]} given, expected one id")
-    return vocabulary_of_json(root, stop_id, str(folder / "tokenizer.json"))
+        if eos_id is None and (folder / name).is_file():
+            eos_id = read_json_object(folder / name).get("eos_token_id")
+    if eos_id is not None and type(eos_id) is not int:
+        raise UserError(f"{folder}: eos_token_id {str(eos_id)[:60]} given, expected one id")
+    return vocabulary_of_json(root, eos_id, str(folder / "tokenizer.json"))
 
 
 def _gguf_vocabulary(path: Path) -> Vocabulary:
@@ -246,10 +246,10 @@ def _gguf_vocabulary(path: Path) -> Vocabulary:
             raise UserError(f"{path}: {name} given, expected none: texts are encoded as they are")
     tokens, types, merges = (fields.get(prefix + n) for n in ("tokens", "token_type", "merges"))
     lists = all(isinstance(values, list) for values in (tokens, types, merges))
-    stop_id = fields.get(prefix + "eos_token_id")
+    eos_id = fields.get(prefix + "eos_token_id")
     if not lists or len(tokens) != len(types) or len(set(map(str, tokens))) != len(tokens):
         raise UserError(f"{path}: expected tokens, each once, their types and merges in the file")
-    if not all(type(text) is str for text in [*tokens, *merges]) or type(stop_id) is not int:
+    if not all(type(text) is str for text in [*tokens, *merges]) or type(eos_id) is not int:
         raise UserError(f"{path}: expected texts as tokens and merges, and an eos_token_id")
     pairs = [tuple(merge.split(" ")) for merge in merges]
     if any(len(pair) != 2 for pair in pairs):
@@ -257,4 +257,4 @@ def _gguf_vocabulary(path: Path) -> Vocabulary:
     groups: tuple[dict[str, int], dict[str, int]] = ({}, {})
     for i, (text, type_) in enumerate(zip(tokens, types, strict=True)):
         groups[type_ != _NORMAL][text] = i
-    return vocabulary_of(groups[0], pairs, groups[1], GGUF_PATTERNS[pre], stop_id, str(path))
+    return vocabulary_of(groups[0], pairs, groups[1], GGUF_PATTERNS[pre], eos_id, str(path))

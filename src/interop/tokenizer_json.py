@@ -119,7 +119,7 @@ def tokenizer_config(tokenizer: Tokenizer, longest: int, padded: bool) -> dict:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": longest,
-        "eos_token": next(text for text, i in special.items() if i == tokenizer.stop_id),
+        "eos_token": next(text for text, i in special.items() if i == tokenizer.eos_id),
         "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
         "padding_side": "right" if padded else "left",

@@ -4,9 +4,9 @@
     state = state.select(rows)                     # repeat rows (share a prefix) or drop some
     logits = model.logits(hidden)                  # (..., D) -> (..., V), a separate call
 
-and behind what scoring and generation ask of whole forests (src/model/prefix_tree.py):
+and behind what scoring and generation ask of whole forests (src/model/prefix_sharing/levels.py):
 
-    hidden = model.read_leaves(levels)             # also read_levels, read_ends
+    hidden = model.read_completions(levels)             # also read_levels, read_last
     ends, state = model.prefill(levels)            # to decode from
 
 Shapes: B batch rows, T tokens, D width, V vocabulary, H heads, K key-value heads, S rows of a

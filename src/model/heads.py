@@ -1,4 +1,4 @@
-"""Scalar heads on a language model's trunk: the reward model and the critic."""
+"""Scalar heads on a language model's backbone: the reward model and the critic."""
 
 import copy
 
@@ -36,10 +36,10 @@ class RewardModel(nn.Module):
     (`set_normalisation`).
     """
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.head = ScalarHead(trunk.width)
+        self.backbone = backbone
+        self.head = ScalarHead(backbone.width)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
 
@@ -72,17 +72,17 @@ class Critic(nn.Module):
     without one, from the policy's weights with a head of zeros.
     """
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.head = nn.Linear(trunk.width, 1)
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.width, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     @classmethod
     def of_reward(cls, reward: RewardModel) -> "Critic":
-        """A copy of the reward model's trunk, and its head with the normalisation folded in."""
-        critic = cls(copy.deepcopy(reward.trunk).requires_grad_(True))
+        """A copy of the reward model's backbone, and its head with the normalisation folded in."""
+        critic = cls(copy.deepcopy(reward.backbone).requires_grad_(True))
         with torch.no_grad():
             critic.head.weight.copy_(reward.head.linear.weight / reward.std)
             critic.head.bias.copy_(-reward.mean / reward.std)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 # id of a weight -> it and its arranged copy, for what runs inside `arranged` in the same thread.
 _NONE: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({})
-_ARRANGED = ContextVar("arranged", default=_NONE)
+_PREPACKED = ContextVar("arranged", default=_NONE)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) with a weight (O, I), and a bias (O,): (..., O)."""
     # A compiled pass takes no arranged weights, and could not be one graph with the look-up in it.
-    kept = None if torch.compiler.is_compiling() else _ARRANGED.get().get(id(weight))
+    kept = None if torch.compiler.is_compiling() else _PREPACKED.get().get(id(weight))
     if kept is None:
         return F.linear(x, weight, bias)
     # No public name of torch takes arranged weights; torch.compile uses this one when it freezes.
@@ -34,7 +34,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) to (..., O)."""
-        return product(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class TiedEmbedding(nn.Embedding):
@@ -42,17 +42,17 @@ class TiedEmbedding(nn.Embedding):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) to (..., V)."""
-        return product(hidden, self.weight)
+        return linear(hidden, self.weight)
 
 
 @contextmanager
-def arranged(model: nn.Module, rows: int) -> Iterator[None]:
+def prepacked(model: nn.Module, rows: int) -> Iterator[None]:
     """Within, products with the model's weights read arranged copies of them, where there are any:
     on a CPU with oneDNN, in float32. For reading many times weights that do not change.
 
     rows: of a typical product; of fewer than four, arranging gains nothing.
     """
-    known = _ARRANGED.get()
+    known = _PREPACKED.get()
     weights = []
     if rows >= 4 and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
         modules = [m for m in model.modules() if isinstance(m, Linear | TiedEmbedding)]
@@ -62,8 +62,8 @@ def arranged(model: nn.Module, rows: int) -> Iterator[None]:
         for weight in weights
         if weight.device.type == "cpu" and weight.dtype == torch.float32
     }
-    token = _ARRANGED.set({**known, **copies})
+    token = _PREPACKED.set({**known, **copies})
     try:
         yield
     finally:
-        _ARRANGED.reset(token)
+        _PREPACKED.reset(token)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from src.data.encoding import encode_prompt
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import evaluation_trees
-from src.evaluation.evaluation_set import ANSWER_ROOM, MAX_ANSWER_TOKENS
-from src.evaluation.squad_metrics import Asked, f1_score
-from src.inference.logprobs import Forest, build_forest, leaf_hidden, pick
+from src.evaluation.evaluation_set import ANSWER_BUDGET, MAX_ANSWER_TOKENS
+from src.evaluation.squad_metrics import QAExample, f1_score
+from src.inference.logprobs import TreeBatch, build_tree_batch, completion_hidden, pick
 from src.inference.sampling import Sampling, generate
 from src.losses import kl_divergence, token_logp
 from src.playground.checkpoints import Judge, Policy
@@ -91,7 +91,7 @@ class PolicyAnswers(NamedTuple):
     refusal: str = ""
 
 
-def check_asked(asked: Asked) -> None:
+def check_asked(asked: QAExample) -> None:
     """UserError for a question that nobody could answer."""
     if not asked.question.strip():
         raise UserError("an empty question given, expected some text: type or pick one")
@@ -106,7 +106,7 @@ def check_asked(asked: Asked) -> None:
 def answers(
     policies: Sequence[Policy],
     judge: Judge | None,
-    asked: Asked,
+    asked: QAExample,
     settings: Settings,
     device: torch.device | str = "cpu",
 ) -> Iterator[PolicyAnswers]:
@@ -122,18 +122,18 @@ def answers(
             yield PolicyAnswers(policy.name, [], refusal=" ".join(str(error).split()))
 
 
-def cut_prompt(tokenizer: Tokenizer, asked: Asked, block_size: int) -> Prompt:
+def cut_prompt(tokenizer: Tokenizer, asked: QAExample, block_size: int) -> Prompt:
     """The ids of a prompt, its context cut as at evaluation: only the first tokens, where not all
     fit beside the question and an answer. UserError where the question alone is too long.
     """
     context, question = encode_prompt(tokenizer, asked.context, asked.question)
     trees = evaluation_trees(
-        [context], [[question]], block_size=block_size, answer_room=ANSWER_ROOM
+        [context], [[question]], block_size=block_size, answer_budget=ANSWER_BUDGET
     ).trees
     if not trees:
         raise UserError(
             f"a question of {len(question)} tokens given, expected fewer than "
-            f"{block_size - ANSWER_ROOM}, ask a shorter one"
+            f"{block_size - ANSWER_BUDGET}, ask a shorter one"
         )
     kept = trees[0][0]
     return Prompt(list(kept), question, len(context) - len(kept))
@@ -143,7 +143,7 @@ def cut_prompt(tokenizer: Tokenizer, asked: Asked, block_size: int) -> Prompt:
 def answer(
     policy: Policy,
     judge: Judge | None,
-    asked: Asked,
+    asked: QAExample,
     settings: Settings,
     device: torch.device | str = "cpu",
 ) -> PolicyAnswers:
@@ -157,7 +157,7 @@ def answer(
     found = generate(
         policy.model,
         [(prompt.context, [prompt.question])],
-        tokenizer.stop_id,
+        tokenizer.eos_id,
         sampling=settings.sampling,
         num_samples=settings.samples if settings.sampling.temperature else 1,
         max_new_tokens=MAX_ANSWER_TOKENS,
@@ -166,8 +166,8 @@ def answer(
     )
     ids, stopped = found.texts(), found.stopped.tolist()
     tree = (prompt.context, [(prompt.question, ids)])
-    forest = build_forest([tree], tokenizer.stop_id, device)
-    tokens = _tokens(policy, forest, ids, stopped)
+    tree_batch = build_tree_batch([tree], tokenizer.eos_id, device)
+    tokens = _tokens(policy, tree_batch, ids, stopped)
     rewards = _rewards(judge, tokenizer, asked, ids, device)
     samples = []
     for row, reward, (row_tokens, logp), done in zip(ids, rewards, tokens, stopped, strict=True):
@@ -180,17 +180,17 @@ def answer(
     )
 
 
-def _answer_logits(model: nn.Module, forest: Forest) -> Tensor:
+def _answer_logits(model: nn.Module, tree_batch: TreeBatch) -> Tensor:
     """Logits (M, V) before every answer and stop token, sample after sample."""
-    return model.logits(pick(leaf_hidden(model, forest), forest.mask))
+    return model.logits(pick(completion_hidden(model, tree_batch), tree_batch.mask))
 
 
 def _tokens(
-    policy: Policy, forest: Forest, ids: Sequence[Sequence[int]], stopped: Sequence[bool]
+    policy: Policy, tree_batch: TreeBatch, ids: Sequence[Sequence[int]], stopped: Sequence[bool]
 ) -> list[tuple[list[Token], float]]:
     """The tokens of each sample and their summed log-probability in nats."""
-    logits = _answer_logits(policy.model, forest)
-    targets = forest.targets[forest.mask]
+    logits = _answer_logits(policy.model, tree_batch)
+    targets = tree_batch.targets[tree_batch.mask]
     logp = token_logp(logits, targets)  # (M,)
     if not logp.isfinite().all():
         raise UserError(
@@ -200,7 +200,7 @@ def _tokens(
     best = logits.float().log_softmax(-1).topk(min(ALTERNATIVES, logits.shape[-1]))  # (M, 5)
     kl = None
     if policy.parent is not None:
-        kl = kl_divergence(logits, _answer_logits(policy.parent, forest)).tolist()
+        kl = kl_divergence(logits, _answer_logits(policy.parent, tree_batch)).tolist()
     rows, start = [], 0
     for row, done in zip(ids, stopped, strict=True):
         tokens = []
@@ -220,18 +220,18 @@ def _tokens(
 
 
 def _text_of(tokenizer: Tokenizer, token: int) -> str | None:
-    return None if token == tokenizer.stop_id else tokenizer.decode([token])
+    return None if token == tokenizer.eos_id else tokenizer.decode([token])
 
 
 def _rewards(
-    judge: Judge | None, tokenizer: Tokenizer, asked: Asked, ids: list[list[int]], device
+    judge: Judge | None, tokenizer: Tokenizer, asked: QAExample, ids: list[list[int]], device
 ) -> list[float | None]:
     """The judge's score of each sample; None without one, or where it reads other ids."""
     if judge is None or judge.tokenizer.identity() != tokenizer.identity():
         return [None] * len(ids)
-    prompt = cut_prompt(tokenizer, asked, judge.model.trunk.config.block_size)
+    prompt = cut_prompt(tokenizer, asked, judge.model.backbone.config.block_size)
     tree = (prompt.context, [(prompt.question, ids)])
-    return model_rewards(judge.model, [tree], tokenizer.stop_id, device).tolist()
+    return model_rewards(judge.model, [tree], tokenizer.eos_id, device).tolist()
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import torch
 
 from src.data.squad_types import Paragraph
-from src.evaluation.squad_metrics import Asked
+from src.evaluation.squad_metrics import QAExample
 from src.inference.sampling import Sampling
 from src.playground import render
 from src.playground.answers import PolicyAnswers, Settings, answers
@@ -41,13 +41,13 @@ def import_gradio():
     return gradio
 
 
-def known_questions(paragraphs: Sequence[Paragraph]) -> list[Asked]:
+def known_questions(paragraphs: Sequence[Paragraph]) -> list[QAExample]:
     """The questions that a person can pick, with their golds."""
-    return [Asked(p.context, q.text, q.answers) for p in paragraphs for q in p.questions]
+    return [QAExample(p.context, q.text, q.answers) for p in paragraphs for q in p.questions]
 
 
 def responder(
-    shelf: Shelf, known: Sequence[Asked], device: torch.device | str
+    shelf: Shelf, known: Sequence[QAExample], device: torch.device | str
 ) -> Callable[..., Iterator[tuple[str, str]]]:
     """The function behind the Answer button: what is set -> (status, answers) as HTML, again
     whenever a policy has answered, and every TICK until then.
@@ -59,7 +59,7 @@ def responder(
     golds = {(asked.context, asked.question): asked.golds for asked in known}
 
     def respond(context, question, names, judge_name, temperature, top_k, top_p, samples, seed):
-        asked = Asked(context, question, golds.get((context, question), ()))
+        asked = QAExample(context, question, golds.get((context, question), ()))
         sampling = Sampling(float(temperature), int(top_k), float(top_p))
         settings = Settings(sampling, int(samples), int(seed or 0))
         chosen = [shelf.policies[name] for name in names]
@@ -91,10 +91,10 @@ def responder(
     return respond
 
 
-def build(shelf: Shelf, known: Sequence[Asked], seed: int, device: torch.device | str):
+def build(shelf: Shelf, known: Sequence[QAExample], seed: int, device: torch.device | str):
     """The page, not yet served: a gradio.Blocks."""
     gr = import_gradio()
-    first = known[0] if known else Asked("", "", ())
+    first = known[0] if known else QAExample("", "", ())
     trained = [name for name, policy in shelf.policies.items() if policy.trained]
     with gr.Blocks(title="Pico-LLM playground", analytics_enabled=False) as page:
         gr.Markdown("# Pico-LLM playground\nOne question, every stage's answer side by side.")

@@ -5,7 +5,7 @@ Gradio's templates might read.
 import html
 from collections.abc import Sequence
 
-from src.evaluation.squad_metrics import Asked
+from src.evaluation.squad_metrics import QAExample
 from src.playground.answers import Alternative, PolicyAnswers, Sample, Token
 
 STOP_NAME = "end of answer"
@@ -73,7 +73,7 @@ def note(text: str, warning: bool = False) -> str:
     return f'<p class="pg-note{" pg-warn" if warning else ""}">{escape(text)}</p>'
 
 
-def render_all(results: Sequence[PolicyAnswers], asked: Asked, judge_name: str) -> str:
+def render_all(results: Sequence[PolicyAnswers], asked: QAExample, judge_name: str) -> str:
     """The cards of all policies side by side, under what their shades and figures mean."""
     if not results:
         return ""

@@ -66,20 +66,20 @@ def evaluation_pair_trees(
     tokenizer: Tokenizer,
     block_size: int,
     *,
-    answer_room: int,
+    answer_budget: int,
     max_questions: int = 16,
 ) -> PairTrees:
     """Held-out pairs below the contexts that evaluation reads: the first tokens, whatever the gold.
 
-    answer_room: tokens for an answer and its stop; a pair with a longer answer is dropped.
+    answer_budget: tokens for an answer and its stop; a pair with a longer answer is dropped.
     """
     answers = dict(enumerate(_answers(pairs, tokenizer)))
     numbers = {(pair.paragraph, pair.question): n for n, pair in enumerate(pairs)}
     evaluation = evaluate_on(
-        encoded, block_size=block_size, answer_room=answer_room, max_questions=max_questions
+        encoded, block_size=block_size, answer_budget=answer_budget, max_questions=max_questions
     )
     by_place = {where: answers[n] for where, n in numbers.items()}
-    trees, places = attach_answers(evaluation, by_place, answer_room)
+    trees, places = attach_answers(evaluation, by_place, answer_budget)
     index = [[numbers[where] for where in row] for row in places]
     return PairTrees(trees, index, len(pairs) - sum(map(len, index)))
 

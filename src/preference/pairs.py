@@ -21,7 +21,7 @@ from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
 from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
-from src.inference.logprobs import Tree, answer_logps
+from src.inference.logprobs import Tree, completion_logps
 from src.model.heads import RewardModel
 from src.preference.pair_batches import (
     PairTrees,
@@ -30,7 +30,7 @@ from src.preference.pair_batches import (
     preference_trees,
 )
 from src.rl.rewards import model_rewards
-from src.training.distributed import by_rank, gather, rank
+from src.training.distributed import gather, map_over_ranks, rank
 from src.training.run import say
 from src.utils.constants import CORRUPTIONS
 from src.utils.errors import UserError
@@ -75,34 +75,35 @@ def held_out_pairs(
     """One pair a held-out question, below the context's first tokens; the same for every seed."""
     pairs = make_pairs(paragraphs, 0, data_name, weights)
     room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
-    trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_room=room)
+    trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_budget=room)
     return PairSet(pairs, trees)
 
 
 def policy_scores(
-    model: nn.Module, trees: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
+    model: nn.Module, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Log-probabilities (P, 2) in nats of chosen and rejected answers, stop tokens included."""
-    parts = by_rank(model, trees, lambda mine: answer_logps(model, mine, stop_id, device))
+    parts = map_over_ranks(model, trees, lambda mine: completion_logps(model, mine, eos_id, device))
     return torch.cat(parts).view(-1, 2)
 
 
 def raw_scores(
-    reward: RewardModel, trees: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
+    reward: RewardModel, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Raw scores (N,) of every answer of the trees, of pairs chosen and rejected in turn; the ranks
     share the work.
     """
-    parts = by_rank(reward, trees, lambda t: model_rewards(reward, t, stop_id, device, raw=True))
+    parts = map_over_ranks(
+        reward, trees, lambda t: model_rewards(reward, t, eos_id, device, raw=True)
+    )
     return torch.cat(parts)
 
 
 def normalise_on(
-    reward: RewardModel, golds: Sequence[Tree], stop_id: int, device: torch.device | str = "cpu"
+    reward: RewardModel, golds: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
 ) -> None:
-    """Make the scores of right answers mean 0, standard deviation 1; says where they do not differ.
-    """
-    raw = raw_scores(reward, golds, stop_id, device)
+    """Make the scores of gold answers mean 0 and standard deviation 1; log it if all are equal."""
+    raw = raw_scores(reward, golds, eos_id, device)
     reward.set_normalisation(raw)
     if not raw.std(correction=0) > 1e-6:
         say(f"the scores of {len(raw)} gold answers do not differ: they keep their scale")
@@ -135,8 +136,7 @@ def accuracy_by_kind(scores: Tensor, pair_set: PairSet) -> dict[str, Interval]:
 
 
 def length_rule(pair_set: PairSet) -> Interval:
-    """What 'the shorter answer wins' scores, in percent: near 50, or length gives the answer away.
-    """
+    """Accuracy in percent of "the shorter answer wins". Far from 50, length gives it away."""
     pairs = pair_set.in_order()
     points = points_in_order([len(p.rejected) for p in pairs], [len(p.chosen) for p in pairs])
     return bootstrap_interval(points, [0.01] * len(pairs), [p.paragraph for p in pairs])
@@ -157,7 +157,7 @@ def reference_logps(
     reference: nn.Module,
     pair_set: PairSet,
     needed: PairTrees,
-    stop_id: int,
+    eos_id: int,
     device: torch.device,
     cache_dir: str = REFERENCE_DIR,
 ) -> Tensor:
@@ -170,14 +170,14 @@ def reference_logps(
     """
     started = time.perf_counter()
     precision = device.type, torch.is_autocast_enabled(device.type), torch.get_num_threads()
-    read = f"{weights_hash(reference)}{precision}{stop_id}{needed}"
+    read = f"{weights_hash(reference)}{precision}{eos_id}{needed}"
     key = hashlib.sha256(read.encode()).hexdigest()
     path = Path(cache_dir) / f"{key}.pt"
     numbers = [n for row in needed.index for n in row]
     rows = torch.full((len(pair_set.pairs), 2), torch.nan)
     found = _cached(path, len(numbers))
     if not all(gather(found is not None)):
-        found = policy_scores(reference, needed.trees, stop_id, device)
+        found = policy_scores(reference, needed.trees, eos_id, device)
         if not rank():
             with contextlib.suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)

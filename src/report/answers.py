@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from src.data.answer_text import normalize_answer
-from src.evaluation.evaluation_set import HeldOut, PolicyResult
+from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.squad_metrics import f1_score
 from src.report.html import Markup, join, tag
 
@@ -46,7 +46,7 @@ def answer_cell(name: str, answer: str, golds: Sequence[str], exact: bool) -> Ma
 
 
 def answers_table(
-    number: int, held_out: HeldOut, policies: dict[str, PolicyResult], context: bool = True
+    number: int, held_out: EvaluationSet, policies: dict[str, PolicyResult], context: bool = True
 ) -> Markup:
     """The table and its sorting; rows start in the order of where the policies differ most."""
     names, results = list(policies), list(policies.values())

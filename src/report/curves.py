@@ -61,7 +61,7 @@ CURVES = (
     Curve(PPO, "entropy", "Does it still vary its answers?", "entropy (nats/token)",
           "entropy_nats", {}),
     Curve(PPO, "stopped", "Does it end its answers itself?", "answers that stop (%)",
-          "stopped_share", {}, 100),
+          "eos_rate", {}, 100),
 )  # fmt: skip
 
 

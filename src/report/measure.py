@@ -11,10 +11,10 @@ from src.data.squad_loader import SquadData, load_from_identity
 from src.evaluation.compare_policies import comparison, measure_policy, rule_rows
 from src.evaluation.evaluation_set import (
     MAX_ANSWER_TOKENS,
-    HeldOut,
+    EvaluationSet,
     PolicyResult,
+    baselines_of,
     choose_questions,
-    floors_of,
     held_out_questions,
 )
 from src.evaluation.intervals import Interval, bootstrap_interval
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
     model; gold_tokens: mean length of the golds, stop tokens included.
     """
 
-    held_out: HeldOut
+    held_out: EvaluationSet
     table: dict[str, dict[str, Interval]]
     answers: dict[str, PolicyResult]
     kinds: dict[str, KindScores]
@@ -93,7 +93,7 @@ def measure_chain(
     if first.stage != SFT:
         chain.notes.append("the SFT model it started from is not there: no KL and wins against it")
     data = loaded[key]
-    readers = [p.model for p in policies.values()] + ([reward.model.trunk] if reward else [])
+    readers = [p.model for p in policies.values()] + ([reward.model.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
     chosen = choose_questions(data.validation, limit, seed)
     encoded = encode_paragraphs(chosen, first.tokenizer)
@@ -110,13 +110,13 @@ def measure_chain(
         table[stage] |= _form(answers[stage], held_out)
         if first.stage != SFT:  # against itself both would say that nothing changed
             table[stage] = {k: v for k, v in table[stage].items() if k not in AGAINST_START}
-    rules = rule_rows(floors_of(held_out, first.tokenizer, data.train), held_out)
+    rules = rule_rows(baselines_of(held_out, first.tokenizer, data.train), held_out)
     golds = [len(ids) + 1 for ids in held_out.golds]
     return Measured(
         held_out,
         table | rules,
         answers,
-        kind_scores(reward_model, pairs, first.tokenizer.stop_id, device),
+        kind_scores(reward_model, pairs, first.tokenizer.eos_id, device),
         sum(golds) / len(golds),
     )
 
@@ -129,23 +129,23 @@ def _start(policies: dict[str, Checkpoint]) -> Checkpoint:
     return found[0] if found else next(iter(policies.values()))
 
 
-def _form(result: PolicyResult, held_out: HeldOut) -> dict[str, Interval]:
+def _form(result: PolicyResult, held_out: EvaluationSet) -> dict[str, Interval]:
     """How long the greedy answers are, in tokens with the stop token, and how many end by it."""
     stopped = [len(ids) < MAX_ANSWER_TOKENS for ids in result.ids]
     lengths = [len(ids) + end for ids, end in zip(result.ids, stopped, strict=True)]
     ones = np.ones(len(lengths))
     return {
         "answer_tokens": bootstrap_interval(lengths, ones, held_out.groups),
-        "stopped_share": bootstrap_interval(stopped, 0.01 * ones, held_out.groups),
+        "eos_rate": bootstrap_interval(stopped, 0.01 * ones, held_out.groups),
     }
 
 
-def kind_scores(reward, pairs: PairSet, stop_id: int, device) -> dict[str, KindScores]:
+def kind_scores(reward, pairs: PairSet, eos_id: int, device) -> dict[str, KindScores]:
     """Normalised scores of chosen and rejected answers by corruption; empty without reward model.
     """
     if reward is None or not pairs.trees.trees:
         return {}
-    raw = raw_scores(reward, pairs.trees.trees, stop_id, device).view(-1, 2)
+    raw = raw_scores(reward, pairs.trees.trees, eos_id, device).view(-1, 2)
     scores = reward.normalise(raw).numpy()
     kinds = np.array([pair.kind for pair in pairs.in_order()])
     return {

@@ -23,7 +23,7 @@ COLUMNS = {
     "em": ("EM", "%"), "f1": ("F1", "%"), "answer_loss_nats": ("answer loss", "nats/token"),
     "preference_accuracy": ("pairs in order", "%"), "reward": ("reward", "deviations"),
     "win_rate": ("wins against start", "%"), "kl_nats": ("KL from start", "nats/answer"),
-    "answer_tokens": ("length", "tokens"), "stopped_share": ("stops", "%"),
+    "answer_tokens": ("length", "tokens"), "eos_rate": ("stops", "%"),
 }  # fmt: skip
 # metric of a stage's gains -> (what to call it, unit of a difference)
 GAINS = {

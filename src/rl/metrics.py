@@ -26,9 +26,9 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
         "kl_nats": k3.mean(),
         # The mean of -log p of draws from p is an unbiased estimate of the entropy.
         "entropy_nats": -masked_mean(rollout.logp, mask),
-        "stopped_share": rollout.stopped.float().mean(),
+        "eos_rate": rollout.stopped.float().mean(),
         "answer_tokens": mask.sum(1).float().mean(),
-        "distinct_share": torch.tensor(len(set(texts)) / len(texts)),
+        "distinct_fraction": torch.tensor(len(set(texts)) / len(texts)),
     }
     if s.algorithm == "ppo":
         explained = explained_variance(rollout.values, rollout.returns, mask)

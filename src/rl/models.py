@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, HeldOut, PolicyResult
+from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, EvaluationSet, PolicyResult
 from src.evaluation.intervals import Figures
 from src.evaluation.kl import kl_of_samples
 from src.inference.sampling import PromptTree
 from src.model.heads import Critic, RewardModel
 from src.rl.rewards import reward_function, reward_of_trees
-from src.training.distributed import by_rank, my_share
+from src.training.distributed import map_over_ranks, rank_partition
 from src.training.run import say
 from src.utils.checkpoint_utils import Checkpoint, load_parent, require_same_tokenizer
 from src.utils.constants import REWARD
@@ -41,7 +41,7 @@ def load_models(
     """The parent, beside it the reward model's checkpoint if one is used; that model; PPO's models.
 
     The policy starts from its parent, which stays beside it as the frozen reference. The critic has
-    a trunk of its own: the reward model's with its head, or else the policy's with a head of 0.
+    a backbone of its own: the reward model's with its head, or else the policy's with a head of 0.
     """
     parent = load_parent(args.checkpoint, args.model_type)
     policy = parent.model.to(device)
@@ -52,7 +52,7 @@ def load_models(
         require_same_tokenizer(parent, scored_by)
         parents.append(scored_by)
         reward = scored_by.model.to(device).requires_grad_(False)
-        reads, writes = reward.trunk.config.block_size, policy.config.block_size
+        reads, writes = reward.backbone.config.block_size, policy.config.block_size
         if reads < writes:
             raise UserError(
                 f"{scored_by.path} reads {reads} tokens, the policy writes up to {writes}, "
@@ -74,25 +74,29 @@ def reward_and_kl(
     reward: RewardModel | None,
     models: Models,
     tokenizer: Tokenizer,
-    held_out: HeldOut,
+    held_out: EvaluationSet,
     device: torch.device,
 ) -> Callable[[PolicyResult], Figures]:
     """What an evaluation of PPO adds: the reward of the greedy answers, and the KL in nats of one
     sampled answer a question, no longer than evaluation allows, from the policy that training
     started from.
     """
-    before = held_out.prompts[: my_share(held_out.prompts).start]
+    before = held_out.prompts[: rank_partition(held_out.prompts).start]
     first_row = sum(len(questions) for _, questions in before)
     reward_of = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
 
     def more(result: PolicyResult) -> Figures:
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
             return kl_of_samples(
-                models.policy, models.reference, prompts, tokenizer.stop_id, first_row=first_row,
+                models.policy, models.reference, prompts, tokenizer.eos_id, first_row=first_row,
                 max_new_tokens=min(args.max_new_tokens, MAX_ANSWER_TOKENS), device=device,
             ).tolist()  # fmt: skip
 
-        kl = [value for part in by_rank(models.policy, held_out.prompts, sampled) for value in part]
+        kl = [
+            value
+            for part in map_over_ranks(models.policy, held_out.prompts, sampled)
+            for value in part
+        ]
         rewards, ones = reward_of(held_out.with_answers(result.ids)).tolist(), [1.0] * len(kl)
         return {"reward": (rewards, ones, held_out.groups), "kl_nats": (kl, ones, held_out.groups)}
 

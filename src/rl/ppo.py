@@ -19,8 +19,14 @@ from torch import Tensor, nn
 from src.data.random_streams import Stream, stream
 from src.data.squad_dataset import Batch
 from src.data.squad_types import Paragraph
-from src.evaluation.squad_metrics import Asked
-from src.inference.logprobs import Forest, Tree, build_forest, leaf_hidden, logp_of_hidden
+from src.evaluation.squad_metrics import QAExample
+from src.inference.logprobs import (
+    Tree,
+    TreeBatch,
+    build_tree_batch,
+    completion_hidden,
+    logp_of_hidden,
+)
 from src.inference.sampling import Answers, PromptTree, Sampling, generate
 from src.losses import (
     gae,
@@ -33,7 +39,7 @@ from src.losses import (
     whiten,
 )
 from src.rl.models import Models
-from src.training.distributed import all_sum, gather, gathered, my_parts, rank, tree_cost
+from src.training.distributed import all_sum, gather, micro_batches, rank, tree_tokens, unsharded
 
 # trees with sampled answers -> reward (N,) on the CPU, question after question
 RewardOf = Callable[[Sequence[Tree]], Tensor]
@@ -43,7 +49,7 @@ class Settings(NamedTuple):
     """What the flags say; units as in train_ppo.py --help."""
 
     algorithm: str
-    stop_id: int
+    eos_id: int
     num_samples: int
     max_new_tokens: int
     temperature: float
@@ -52,7 +58,7 @@ class Settings(NamedTuple):
     clip_range: float
     value_clip_range: float
     value_coef: float
-    no_stop_penalty: float
+    missing_eos_penalty: float
     epochs: int
     minibatches: int
     micro_contexts: int
@@ -60,15 +66,15 @@ class Settings(NamedTuple):
     device: torch.device
 
 
-def settings_of(args: argparse.Namespace, stop_id: int, device: torch.device) -> Settings:
+def settings_of(args: argparse.Namespace, eos_id: int, device: torch.device) -> Settings:
     """The settings of train_ppo.py's flags."""
     return Settings(
-        algorithm=args.algorithm, stop_id=stop_id, num_samples=args.num_samples,
+        algorithm=args.algorithm, eos_id=eos_id, num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens, temperature=args.temperature, gamma=args.gamma,
         lam=args.lam, clip_range=args.clip_range, value_clip_range=args.value_clip_range,
-        value_coef=args.value_coef, no_stop_penalty=args.no_stop_penalty, epochs=args.ppo_epochs,
-        minibatches=args.minibatches, micro_contexts=args.micro_batch_size or args.batch_size,
-        seed=args.seed, device=device,
+        value_coef=args.value_coef, missing_eos_penalty=args.missing_eos_penalty,
+        epochs=args.ppo_epochs, minibatches=args.minibatches,
+        micro_contexts=args.micro_batch_size or args.batch_size, seed=args.seed, device=device,
     )  # fmt: skip
 
 
@@ -111,9 +117,9 @@ def collect(
     # Each rank draws its own rows of one stream: how many ranks there are changes no answer.
     episodes = s.num_samples * sum(len(questions) for _, questions in prompts)
     first_row = sum(gather(episodes)[: rank()])
-    with gathered(models.policy):
+    with unsharded(models.policy):
         answers = generate(
-            models.policy, prompts, s.stop_id, sampling=Sampling(s.temperature),
+            models.policy, prompts, s.eos_id, sampling=Sampling(s.temperature),
             num_samples=s.num_samples, max_new_tokens=s.max_new_tokens, seed=[s.seed, step],
             first_row=first_row, device=s.device,
         )  # fmt: skip
@@ -133,7 +139,7 @@ def collect(
     mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
     # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
     rewards = kl_penalised_rewards(
-        score, logp, reference_logp, mask, kl_coef, stopped, s.no_stop_penalty
+        score, logp, reference_logp, mask, kl_coef, stopped, s.missing_eos_penalty
     )
     advantages, returns = _advantages(rewards, values, mask, s)
     return Rollout(
@@ -147,15 +153,16 @@ def _score(models: Models, trees: Sequence[Tree], s: Settings) -> tuple[Tensor, 
     rows = _rows(trees)
     shape = (rows[-1].stop if rows else 0, s.max_new_tokens + 1)
     reference_logp, values = torch.zeros(2, *shape, device=s.device)
-    with torch.no_grad(), gathered(models.critic):
+    with torch.no_grad(), unsharded(models.critic):
         for part in _consecutive(range(len(trees)), s.micro_contexts):
-            forest = build_forest([trees[i] for i in part], s.stop_id, s.device)
+            tree_batch = build_tree_batch([trees[i] for i in part], s.eos_id, s.device)
             here = slice(rows[part[0]].start, rows[part[-1]].stop)
-            columns = forest.targets.shape[1]
-            hidden = leaf_hidden(models.reference, forest)
-            reference_logp[here, :columns] = _logp(models.reference, forest, hidden, s)
+            columns = tree_batch.targets.shape[1]
+            hidden = completion_hidden(models.reference, tree_batch)
+            reference_logp[here, :columns] = _logp(models.reference, tree_batch, hidden, s)
             if (critic := models.critic) is not None:
-                values[here, :columns] = critic.values(leaf_hidden(critic.trunk, forest))
+                critic_hidden = completion_hidden(critic.backbone, tree_batch)
+                values[here, :columns] = critic.values(critic_hidden)
     return reference_logp, values
 
 
@@ -174,8 +181,8 @@ def _rows(trees: Sequence[Tree]) -> list[slice]:
     return [slice(b - n, b) for b, n in zip(accumulate(counts), counts, strict=True)]
 
 
-def _logp(model: nn.Module, forest: Forest, hidden: Tensor, s: Settings) -> Tensor:
-    return logp_of_hidden(model, hidden, forest.targets, forest.mask, s.temperature).logp
+def _logp(model: nn.Module, tree_batch: TreeBatch, hidden: Tensor, s: Settings) -> Tensor:
+    return logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask, s.temperature).logp
 
 
 def _consecutive(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
@@ -209,6 +216,9 @@ def learn(
 
     update: called with each minibatch's loss when its gradient is complete; returns what to log.
     """
+    def tokens_of(i: int) -> int:
+        return tree_tokens(rollout.trees[i])
+
     sums: dict[str, float] = {}
     weight, first_kl = 0, None
     for epoch in range(s.epochs):
@@ -221,7 +231,7 @@ def learn(
             episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in batch)
             # Long and short contexts apart: what is in memory together should be of like length.
             batch = sorted(batch, key=lambda i: len(rollout.trees[i][0]))
-            for part in my_parts(batch, s.micro_contexts, lambda i: tree_cost(rollout.trees[i])):
+            for part in micro_batches(batch, s.micro_contexts, tokens_of):
                 for name, value in _backward(models, rollout, part, actions, episodes, s).items():
                     figures[name] = figures.get(name, 0.0) + value
             figures = all_sum(figures)
@@ -238,26 +248,26 @@ def _backward(
     models: Models, rollout: Rollout, part: Sequence[int], actions: int, episodes: int, s: Settings
 ) -> dict[str, Tensor]:
     """Add the gradient of some contexts' share of a minibatch with so many actions and episodes."""
-    forest = build_forest([rollout.trees[i] for i in part], s.stop_id, s.device)
+    tree_batch = build_tree_batch([rollout.trees[i] for i in part], s.eos_id, s.device)
     rows = [row for i in part for row in range(rollout.rows[i].start, rollout.rows[i].stop)]
     rows = torch.tensor(rows, dtype=torch.long, device=s.device)
-    columns = forest.targets.shape[1]
+    columns = tree_batch.targets.shape[1]
 
     def here(x: Tensor) -> Tensor:
         return x.index_select(0, rows)[:, :columns]
 
     mask, old_logp, advantages = here(rollout.mask), here(rollout.logp), here(rollout.advantages)
-    logp = _logp(models.policy, forest, leaf_hidden(models.policy, forest), s)
+    logp = _logp(models.policy, tree_batch, completion_hidden(models.policy, tree_batch), s)
     policy = ppo_policy_loss(logp, old_logp, advantages, mask, s.clip_range, count=actions)
     loss = policy.loss
     if s.algorithm == "reinforce":
         loss = reinforce_loss(logp, advantages[:, 0], mask, baseline=0.0, count=episodes)
     loss.backward()
     figures = {"loss": loss, "policy_loss": loss}
-    figures |= {"clip_share": policy.clip_share, "approx_kl_nats": policy.approx_kl}
+    figures |= {"clip_fraction": policy.clip_share, "approx_kl_nats": policy.approx_kl}
     if models.critic is not None:
         # After the policy's gradient, so that only one model's activations are in memory.
-        values = models.critic.values(leaf_hidden(models.critic.trunk, forest))
+        values = models.critic.values(completion_hidden(models.critic.backbone, tree_batch))
         value_loss = ppo_value_loss(
             values, here(rollout.values), here(rollout.returns), mask, s.value_clip_range,
             count=actions,
@@ -267,13 +277,13 @@ def _backward(
     return {name: value.detach() for name, value in figures.items()}
 
 
-def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree], list[Asked]]:
+def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree], list[QAExample]]:
     """This rank's share of a batch: prompts without golds, and the same questions as people read
     them.
     """
-    mine = next(my_parts(range(len(batch.trees)), None, lambda i: tree_cost(batch.trees[i])))
+    mine = next(micro_batches(range(len(batch.trees)), None, lambda i: tree_tokens(batch.trees[i])))
     trees = [batch.trees[i] for i in mine]
     prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in trees]
     places = [(paragraphs[p], q) for i in mine for p, q in batch.index[i]]
-    asked = [Asked(p.context, p.questions[q].text, p.questions[q].answers) for p, q in places]
+    asked = [QAExample(p.context, p.questions[q].text, p.questions[q].answers) for p, q in places]
     return prompts, asked

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.squad_metrics import Asked, exact_match, f1_score
-from src.inference.logprobs import Tree, build_forest, end_hidden, for_all_leaves
+from src.evaluation.squad_metrics import QAExample, exact_match, f1_score
+from src.inference.logprobs import Tree, build_tree_batch, for_all_completions, last_hidden
 from src.model.heads import RewardModel
 from src.utils.errors import UserError
 
@@ -40,7 +40,7 @@ def reward_function(name: str) -> RewardFunction:
 
 
 def function_rewards(
-    function: RewardFunction, predictions: Sequence[str], asked: Sequence[Asked]
+    function: RewardFunction, predictions: Sequence[str], asked: Sequence[QAExample]
 ) -> Tensor:
     """Rewards (N,) float32 of predictions, each with the question it answers.
 
@@ -71,7 +71,7 @@ def function_rewards(
 def model_rewards(
     reward: RewardModel,
     trees: Sequence[Tree],
-    stop_id: int,
+    eos_id: int,
     device: torch.device | str = "cpu",
     raw: bool = False,
 ) -> Tensor:
@@ -81,19 +81,19 @@ def model_rewards(
     """
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
-        forest = build_forest(batch, stop_id, device, reads_stop=True)
-        end = end_hidden(reward.trunk, forest)
+        tree_batch = build_tree_batch(batch, eos_id, device, reads_eos=True)
+        end = last_hidden(reward.backbone, tree_batch)
         return reward.raw_score(end) if raw else reward.score(end)
 
     with torch.inference_mode():
-        return for_all_leaves(trees, of_batch)
+        return for_all_completions(trees, of_batch)
 
 
 def reward_of_trees(
     name: str,
     reward: RewardModel | None,
     tokenizer: Tokenizer,
-    asked: Sequence[Asked],
+    asked: Sequence[QAExample],
     device: torch.device | str = "cpu",
 ) -> Callable[[Sequence[Tree]], Tensor]:
     """A function from trees with answers to their rewards (N,), as `--reward name` says.
@@ -101,7 +101,7 @@ def reward_of_trees(
     reward: the model for `model`, else None. asked: the trees' questions, in order, for functions.
     """
     if reward is not None:
-        return lambda trees: model_rewards(reward, trees, tokenizer.stop_id, device)
+        return lambda trees: model_rewards(reward, trees, tokenizer.eos_id, device)
     function = reward_function(name)
 
     def score(trees: Sequence[Tree]) -> Tensor:

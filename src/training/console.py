@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from src.data.squad_types import Paragraph
-from src.evaluation.evaluation_set import spread
+from src.evaluation.evaluation_set import evenly_spaced
 from src.evaluation.intervals import Figures, paired_difference
 from src.inference.logprobs import Tree
 from src.preference.pairs import PairSet
@@ -36,7 +36,7 @@ def say_pairs(
 
     extra: keeps the scores of the first call, so that a resumed run still has them.
     """
-    places = spread(len(scores))
+    places = evenly_spaced(len(scores))
     before = extra.setdefault("sample_scores", scores[places].tolist())
     pairs = pair_set.in_order()
     for place, was in zip(places, before, strict=True):

@@ -95,7 +95,7 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def shares(costs: Sequence[float], ranks: int) -> list[range]:
+def partition(costs: Sequence[float], ranks: int) -> list[range]:
     """The items, of such costs, that each rank works on: consecutive ones of about equal sums.
 
     Consecutive, so that what the ranks found is in the items' order when put end to end. A rank may
@@ -109,22 +109,22 @@ def shares(costs: Sequence[float], ranks: int) -> list[range]:
     return [range(a, b) for a, b in zip([0, *cuts], [*cuts, len(costs)], strict=True)]
 
 
-def tree_cost(tree: Sequence) -> int:
+def tree_tokens(tree: Sequence) -> int:
     """Tokens to read for a tree, or for a prompt without answers: what makes shares equal."""
     context, questions = tree
     asked = [q if isinstance(q, tuple) else (q, ()) for q in questions]
     return len(context) + sum(len(q) + sum(len(a) + 2 for a in answers) for q, answers in asked)
 
 
-def my_parts(
-    items: Sequence, size: int | None, cost: Callable[[Any], float] = tree_cost
+def micro_batches(
+    items: Sequence, size: int | None, cost: Callable[[Any], float] = tree_tokens
 ) -> Iterator[Sequence]:
     """This rank's items, at most `size` in memory at a time; all of them at once when None.
 
     Every rank gets as many parts, empty ones at the end: where parameters are sharded, all ranks
     must call the model equally often.
     """
-    dealt = shares([cost(item) for item in items], world_size())
+    dealt = partition([cost(item) for item in items], world_size())
     size = size or max(1, len(items))
     mine = dealt[rank()]
     for number in range(max(1, *(-(-len(share) // size) for share in dealt))):
@@ -133,7 +133,7 @@ def my_parts(
 
 
 @contextlib.contextmanager
-def gathered(*modules: nn.Module | None) -> Iterator[None]:
+def unsharded(*modules: nn.Module | None) -> Iterator[None]:
     """The whole parameters of modules on every rank for the length of the block, if --shard divided
     them.
 
@@ -153,18 +153,18 @@ def gathered(*modules: nn.Module | None) -> Iterator[None]:
             unit.set_reshard_after_forward(True, recurse=False)
 
 
-def my_share(items: Sequence) -> range:
-    """Which of the trees `by_rank` gives to this rank."""
-    return shares([tree_cost(item) for item in items], world_size())[rank()]
+def rank_partition(items: Sequence) -> range:
+    """Which of the trees `map_over_ranks` gives to this rank."""
+    return partition([tree_tokens(item) for item in items], world_size())[rank()]
 
 
-def by_rank(model: nn.Module, items: Sequence, work: Callable[[Sequence], Any]) -> list:
+def map_over_ranks(model: nn.Module, items: Sequence, work: Callable[[Sequence], Any]) -> list:
     """What `work`, which calls the model, makes of each rank's share of trees: one result a rank,
     in their order, on every rank. For what needs no gradient.
     """
     if world_size() == 1:
         return [work(items)]
-    mine = my_share(items)
-    with gathered(model):
+    mine = rank_partition(items)
+    with unsharded(model):
         result = work(items[mine.start : mine.stop])
     return gather(result)

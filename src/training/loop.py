@@ -14,7 +14,7 @@ from torch import nn
 from src.training.distributed import gather, rank, world_size
 from src.training.rng_state import rng_state, set_rng_state
 from src.training.run import Run, say
-from src.training.sharding import parted, parted_optimizer, shard, whole
+from src.training.sharding import full_tensors, shard, shard_like, shard_optimizer_state
 from src.utils.errors import UserError
 from src.utils.payload import save_payload
 
@@ -34,13 +34,13 @@ def prepare(
     if args.shard and args.compile:
         raise UserError("--shard and --compile given, expected one: not made to go together")
     for module in modules.values():
-        trunk = getattr(module, "trunk", module)
+        backbone = getattr(module, "backbone", module)
         if args.compile:
             # Of a transformer the pass that training and scoring make, without sampling's small
             # steps; of the others `forward`, which does both.
-            name = "read_packed" if hasattr(trunk, "read_packed") else "forward"
-            trunk.in_rows = True  # of a transformer: parts are other calls for each batch
-            setattr(trunk, name, torch.compile(getattr(trunk, name), dynamic=True))
+            name = "read_packed" if hasattr(backbone, "read_packed") else "forward"
+            backbone.in_rows = True  # of a transformer: parts are other calls for each batch
+            setattr(backbone, name, torch.compile(getattr(backbone, name), dynamic=True))
         if args.shard:
             shard(module, device)
     return modules
@@ -106,7 +106,7 @@ def _write_last(run: Run, step: int, state: dict[str, Any]) -> None:
         "stage": run.stage, "step": step, "args": vars(run.args), "asked": run.asked,
         "inputs": run.inputs, "ranks": world_size(), "metrics_bytes": run.log_position(),
     }  # fmt: skip
-    payload = {**run_fields, **whole(state)}
+    payload = {**run_fields, **full_tensors(state)}
     if not rank():
         save_payload(run.folder / "last.pt", payload)
     gather(None)  # no rank goes on, or ends, before the file is there
@@ -127,9 +127,9 @@ def restore(
             stored, own = run.last["modules"][name], module.state_dict()
             if not all(torch.isfinite(w).all() for w in stored.values()):
                 raise ValueError(f"the weights of {name} are not finite")
-            module.load_state_dict({k: parted(w, own.get(k)) for k, w in stored.items()})
+            module.load_state_dict({k: shard_like(w, own.get(k)) for k, w in stored.items()})
         _check_optimizer(run.last["optimizer"], optimizer)
-        optimizer.load_state_dict(parted_optimizer(run.last["optimizer"], optimizer))
+        optimizer.load_state_dict(shard_optimizer_state(run.last["optimizer"], optimizer))
         set_rng_state(run.last["rng"])
         extra.clear()
         extra.update(run.last["extra"])

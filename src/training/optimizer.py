@@ -5,7 +5,7 @@ from torch import nn
 
 from src.training.distributed import sum_gradients
 from src.training.run import Run
-from src.training.sharding import whole
+from src.training.sharding import full_tensors
 from src.utils.exit_handling import NonFiniteError
 from src.utils.progress_bar import say
 
@@ -60,7 +60,7 @@ def optimizer_step(
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sum_gradients(parameters)
-    norm = whole(nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True))
+    norm = full_tensors(nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True))
     finite = bool(torch.isfinite(norm)) and torch.isfinite(torch.tensor(loss))
     if not finite:
         optimizer.zero_grad(set_to_none=True)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from src.data.encoding import EncodedParagraph, encode_paragraphs
 from src.data.random_streams import Stream, stream
-from src.data.squad_dataset import Units, training_trees, training_units
+from src.data.squad_dataset import ContextGroups, context_groups, training_trees
 from src.data.squad_loader import SquadData, load_from_identity, load_squad, require_difficulties
 from src.data.squad_preferences import parse_corruptions
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.evaluation_set import HeldOut, choose_questions, held_out_questions
+from src.evaluation.evaluation_set import EvaluationSet, choose_questions, held_out_questions
 from src.inference.logprobs import Tree
 from src.preference.pairs import PairSet, held_out_pairs, training_pairs
 from src.training.distributed import first_alone
@@ -34,10 +34,10 @@ class Questions(NamedTuple):
 
     train: list[Paragraph]
     encoded: list[EncodedParagraph]
-    units: Units
+    units: ContextGroups
     chosen: list[Paragraph]
     chosen_encoded: list[EncodedParagraph]
-    held_out: HeldOut
+    held_out: EvaluationSet
     identity: dict
 
 
@@ -87,10 +87,10 @@ def load_questions(
     tokenizer: Tokenizer,
     block_size: int,
     parent: Checkpoint | None = None,
-    answer_room: int = 0,
+    answer_budget: int = 0,
 ) -> Questions:
     """The data of the flags; what they leave out is the parent's. Says what was used and dropped.
-    answer_room: tokens to leave for an answer of the model's own and its stop token.
+    answer_budget: tokens to leave for an answer of the model's own and its stop token.
 
     Rank 0 loads and encodes first, the others find its caches.
     """
@@ -107,7 +107,7 @@ def load_questions(
     encoded = encode_paragraphs(data.train, tokenizer, CACHE_DIR)
     chosen_encoded = encode_paragraphs(chosen, tokenizer)
     held_out = held_out_questions(chosen, chosen_encoded, block_size)
-    units = training_units(encoded, block_size, answer_room=answer_room)
+    units = context_groups(encoded, block_size, answer_budget=answer_budget)
     asked = sum(len(p.questions) for p in data.train)
     say(
         f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
@@ -175,7 +175,7 @@ def load_pairs(
 
 
 def some_gold_trees(
-    encoded: Sequence[EncodedParagraph], units: Units, seed: int
+    encoded: Sequence[EncodedParagraph], units: ContextGroups, seed: int
 ) -> list[Tree]:
     """Gold answers of a seeded choice of units, to normalise scores on."""
     rng = stream(Stream.GOLDS, seed)

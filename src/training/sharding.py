@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from src.training.distributed import world_size
 
-# What else than `forward` computes with a trunk's parameters.
-FORWARDS = ("read", "read_levels", "read_leaves", "read_ends", "prefill", "logits")
+# What else than `forward` computes with a backbone's parameters.
+FORWARDS = ("read", "read_levels", "read_completions", "read_last", "prefill", "logits")
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
     """Divide the parameters of a policy, reward model or critic among the ranks, in place.
 
-    Each linear layer is a unit of its own; a trunk's embedding and norms are another, gathered by
-    its `forward` and those of FORWARDS. Gradients are summed, not averaged: losses are divided by
-    global counts already.
+    Each linear layer is a unit of its own. A backbone's embedding and norms are another, gathered
+    by its `forward` and those of FORWARDS. Gradients are summed, not averaged: losses are already
+    divided by global counts.
     """
     # Imported here: these take as long as a third of torch, and few runs need them.
     from torch.distributed.device_mesh import init_device_mesh
@@ -30,32 +30,32 @@ def shard(module: nn.Module, device: torch.device) -> None:
     # It fears writes into its views; nothing here writes in place where gradients flow.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (world_size(),))
-    trunk = getattr(module, "trunk", module)
+    backbone = getattr(module, "backbone", module)
     # What a class inherits calls these, and must not count as a forward of its own.
-    own = [name for name in FORWARDS if name in vars(type(trunk))]
+    own = [name for name in FORWARDS if name in vars(type(backbone))]
     for part in module.modules():
         if isinstance(part, nn.Linear):
             fully_shard(part, mesh=mesh)
-    fully_shard(trunk, mesh=mesh)
+    fully_shard(backbone, mesh=mesh)
     for name in own:
-        register_fsdp_forward_method(trunk, name)
+        register_fsdp_forward_method(backbone, name)
     for part in filter(lambda part: isinstance(part, FSDPModule), module.modules()):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
-def whole(value: Any) -> Any:
+def full_tensors(value: Any) -> Any:
     """A state dict with every sharded tensor gathered; all ranks must call it."""
     if hasattr(value, "full_tensor"):  # a DTensor
         return value.full_tensor()
     if isinstance(value, dict):
-        return type(value)((key, whole(part)) for key, part in value.items())
+        return type(value)((key, full_tensors(part)) for key, part in value.items())
     if isinstance(value, list):
-        return [whole(part) for part in value]
+        return [full_tensors(part) for part in value]
     return value
 
 
-def parted(value: Tensor, like: Tensor) -> Tensor:
+def shard_like(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor cut as `like` is; itself where `like` is not sharded or of another shape."""
     if not hasattr(like, "full_tensor") or value.shape != like.shape:
         return value
@@ -64,13 +64,13 @@ def parted(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value, like.device_mesh, like.placements)
 
 
-def parted_optimizer(state: dict, optimizer: torch.optim.Optimizer) -> dict:
+def shard_optimizer_state(state: dict, optimizer: torch.optim.Optimizer) -> dict:
     """An optimizer's state dict of whole tensors, cut as its parameters are."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(hasattr(p, "full_tensor") for p in parameters):
         return state
     moments = {
-        number: {name: parted(value, parameters[number]) for name, value in of_one.items()}
+        number: {name: shard_like(value, parameters[number]) for name, value in of_one.items()}
         for number, of_one in state["state"].items()
     }
     return {**state, "state": moments}

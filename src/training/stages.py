@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.data.squad_dataset import Units, steps_per_epoch
+from src.data.squad_dataset import ContextGroups, steps_per_epoch
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.evaluation_set import (
-    HeldOut,
+    EvaluationSet,
     PolicyResult,
     evaluate_policy,
+    evenly_spaced,
     sample_lines,
-    spread,
 )
 from src.evaluation.intervals import Figures, Interval, bootstrap_interval, intervals
 from src.inference.logprobs import Tree
@@ -34,7 +34,7 @@ SMOOTHED_STEPS = 50
 UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
 
 
-def plan_steps(args: argparse.Namespace, units: Units) -> int:
+def plan_steps(args: argparse.Namespace, units: ContextGroups) -> int:
     """How many optimizer steps the run has: --max_steps, else --epochs over the units, a batch of
     --batch_size at a time; written back to the flags.
     """
@@ -123,7 +123,7 @@ def evaluate_and_log(
     step: int,
     model: nn.Module,
     tokenizer: Tokenizer,
-    held_out: HeldOut,
+    held_out: EvaluationSet,
     device: torch.device,
     extra: dict[str, Any],
     more: Callable[[PolicyResult], Figures] = lambda result: {},
@@ -137,7 +137,9 @@ def evaluate_and_log(
     log_intervals(run, step, intervals(figures))
     for line in sample_lines(held_out, result.answers, extra.get("sample_answers", ())):
         say(line)
-    extra.setdefault("sample_answers", [result.answers[i] for i in spread(len(result.answers))])
+    extra.setdefault(
+        "sample_answers", [result.answers[i] for i in evenly_spaced(len(result.answers))]
+    )
     return figures
 
 

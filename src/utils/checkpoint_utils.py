@@ -15,7 +15,7 @@ from src.data.tokenizers.tokenizer import Tokenizer
 from src.model.heads import RewardModel
 from src.model.model import build_model
 from src.training.distributed import gather, rank
-from src.training.sharding import whole
+from src.training.sharding import full_tensors
 from src.utils.constants import MAX_BLOCK_SIZE, MODEL_TYPES, POLICY_STAGES, REWARD, SFT, STAGES
 from src.utils.errors import UserError
 from src.utils.payload import file_hash, load_payload, save_payload
@@ -58,15 +58,15 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
     All ranks call it, rank 0 writes.
     """
-    trunk = getattr(checkpoint.model, "trunk", checkpoint.model)
-    weights = whole(checkpoint.model.state_dict())
+    backbone = getattr(checkpoint.model, "backbone", checkpoint.model)
+    weights = full_tensors(checkpoint.model.state_dict())
     if not rank():
         save_payload(
             path,
             {
                 "stage": checkpoint.stage,
                 "model_type": checkpoint.model_type,
-                "config": dataclasses.asdict(trunk.config),
+                "config": dataclasses.asdict(backbone.config),
                 "weights": weights,
                 "tokenizer": checkpoint.tokenizer.state(),
                 "data": plain(checkpoint.data),
@@ -143,8 +143,8 @@ def load_checkpoint(path: str | Path, advice: str = "name another file") -> Chec
     model = _build(payload)
     model.load_state_dict(weights)
     tokenizer = Tokenizer.from_state(payload["tokenizer"])
-    trunk = getattr(model, "trunk", model)
-    if trunk.config.vocab_size < tokenizer.vocab_size:
+    backbone = getattr(model, "backbone", model)
+    if backbone.config.vocab_size < tokenizer.vocab_size:
         raise UserError(f"{path} given, its tokenizer has more ids than its model")
     kept = {k: payload[k] for k in ("data", "flags", "lineage", "metrics")}
     return Checkpoint(

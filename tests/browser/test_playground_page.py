@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver import ActionChains, Keys
 
-from src.evaluation.squad_metrics import Asked
+from src.evaluation.squad_metrics import QAExample
 from src.playground import answers, page
 from src.playground.checkpoints import find_checkpoints, load_shelf
 from src.utils.constants import STAGES
@@ -146,7 +146,7 @@ def test_markup_is_inert_wherever_it_stands(serve_here, browser):
         sft = sft._replace(name=MARKUP, parent_name=MARKUP, tokenizer=Loud(sft.tokenizer))
         return shelf._replace(policies={MARKUP: sft}, judges={}, refused=[MARKUP])
 
-    one = browser().open(serve_here(change, [Asked(MARKUP, MARKUP, (MARKUP,))]))
+    one = browser().open(serve_here(change, [QAExample(MARKUP, MARKUP, (MARKUP,))]))
     one.ask()
     assert [h.text for h in one.find(".pg-card h3")] == [MARKUP]
     text = one.find("#results")[0].text

@@ -210,9 +210,9 @@ def work_on_final(path: Path, model_type: str) -> dict:
         found = load_checkpoint(path)
     except UserError as error:
         return {"refused": str(error), "code": 2, "mark": Path(TRACE).exists()}
-    trunk = getattr(found.model, "trunk", found.model)
-    hidden, _ = trunk(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
-    fine = bool(torch.isfinite(trunk.logits(hidden)).all())
+    backbone = getattr(found.model, "backbone", found.model)
+    hidden, _ = backbone(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
+    fine = bool(torch.isfinite(backbone.logits(hidden)).all())
     return {"used": weights_hash(found.model), "finite": fine, "mark": Path(TRACE).exists()}
 
 

@@ -35,14 +35,14 @@ class Vocabulary(NamedTuple):
     """What text encodes to, and what ids mean.
 
     ranks: bytes -> id, in the order of merging; single bytes may be missing (they are dropped).
-    special: text -> id of tokens that no text encodes to. stop_id: one of those. size: ids in all.
+    special: text -> id of tokens that no text encodes to. eos_id: one of those. size: ids in all.
     """
 
     name: str
     ranks: dict[bytes, int]
     pattern: str
     special: dict[str, int]
-    stop_id: int
+    eos_id: int
     size: int
 
 
@@ -114,7 +114,7 @@ def vocabulary_of(
     merges: Sequence[tuple[str, str]],
     special: Mapping[str, int],
     pattern: str,
-    stop_id: int,
+    eos_id: int,
     source: str,
     whole_pieces: bool = False,
 ) -> Vocabulary:
@@ -158,14 +158,14 @@ def vocabulary_of(
     if len(set(ids)) != len(ids) or min(ids, default=0) < 0 or not ranks or size > MAX_IDS:
         raise UserError(f"{source}: {len(ids)} tokens up to id {size - 1}, expected each id once, "
                         f"and under {MAX_IDS}")  # fmt: skip
-    if stop_id not in unreached.values():
+    if eos_id not in unreached.values():
         raise UserError(
-            f"{source}: the end token has id {stop_id}, expected that of a special token: no text "
+            f"{source}: the end token has id {eos_id}, expected that of a special token: no text "
             "may encode to it"
         )
     check_order(made_of, ranks, source)
     name = f"{next(n for n, p in PATTERNS.items() if p == pattern)}-{size}"
-    return Vocabulary(name, ranks, pattern, unreached, stop_id, size)
+    return Vocabulary(name, ranks, pattern, unreached, eos_id, size)
 
 
 def _pattern_of(pre_tokenizer: Any, source: str) -> str:
@@ -200,7 +200,7 @@ def _ordinary(added: Any) -> list:
     return [t.get("content") for t in entries if isinstance(t, dict) and not t.get("special")]
 
 
-def vocabulary_of_json(root: Any, stop_id: int | None, source: str) -> Vocabulary:
+def vocabulary_of_json(root: Any, eos_id: int | None, source: str) -> Vocabulary:
     """The vocabulary of a parsed tokenizer.json; UserError for what tiktoken cannot do."""
     model = root.get("model") if isinstance(root, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
@@ -234,10 +234,10 @@ def vocabulary_of_json(root: Any, stop_id: int | None, source: str) -> Vocabular
             raise ValueError("an id that is no whole number")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source}: expected a tokenizer.json ({error!r:.80})") from None
-    if stop_id is None:
+    if eos_id is None:
         raise UserError(f"{source}: no end token is named beside it (eos_token_id), expected one")
     whole = model.get("ignore_merges") is True
-    vocabulary = vocabulary_of(tokens, merges, added, pattern, stop_id, source, whole)
+    vocabulary = vocabulary_of(tokens, merges, added, pattern, eos_id, source, whole)
     absent = 256 - sum(len(token) == 1 for token in vocabulary.ranks)
     if absent and model.get("unk_token") is not None:
         raise UserError(f"{source}: unk_token {model['unk_token']!r:.40} given for {absent} bytes, "

@@ -59,7 +59,7 @@ class Tokenizer:
         vocabulary: the foreign one that the encoding was made of."""
         self.name = name
         self.vocab_size = vocabulary.size if vocabulary else encoding.max_token_value + 1
-        self.stop_id = vocabulary.stop_id if vocabulary else encoding.eot_token
+        self.eos_id = vocabulary.eos_id if vocabulary else encoding.eot_token
         self._encoding = encoding
         self._file_state = file_state or {}
         self._fingerprint: str | None = None
@@ -123,7 +123,7 @@ class Tokenizer:
         is not like, and the bytes of every id in order the merges that it does not happen to use.
         """
         if self._fingerprint is None:
-            numbers = [*self.encode(_PROBE), self.stop_id, self.vocab_size]
+            numbers = [*self.encode(_PROBE), self.eos_id, self.vocab_size]
             digest = hashlib.sha256(" ".join(map(str, numbers)).encode())
             digest.update(self.definition()[1].encode())
             for i in range(self.vocab_size):
@@ -152,7 +152,7 @@ class Tokenizer:
         )
         ranks = [(base64.b64encode(t).decode(), rank) for t, rank in vocabulary.ranks.items()]
         kept = {"pattern": vocabulary.pattern, "special": dict(vocabulary.special)}
-        kept["stop_id"] = vocabulary.stop_id
+        kept["eos_id"] = vocabulary.eos_id
         return cls(vocabulary.name, encoding, {"ranks": ranks, **kept}, vocabulary)
 
     @classmethod
@@ -207,9 +207,9 @@ def _from_file(path: Path) -> Tokenizer:
 
 def _encoding(name: str, ranks: dict[bytes, int], pattern: str) -> tiktoken.Encoding:
     """A tiktoken encoding whose stop token is the id after the last rank."""
-    stop_id = max(ranks.values()) + 1
+    eos_id = max(ranks.values()) + 1
     return tiktoken.Encoding(
-        name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={STOP: stop_id}
+        name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={STOP: eos_id}
     )
 
 
@@ -227,7 +227,7 @@ def _pieces(text: str) -> Iterable[str]:
 def _from_stored_ranks(name: str, state: dict) -> Tokenizer:
     """A checkpoint's own tokenizer. Only our patterns: a stranger's could hang the regex engine."""
     source, stored = f"the stored tokenizer {name}", state["ranks"]
-    pattern, special, stop_id = (state.get(key) for key in ("pattern", "special", "stop_id"))
+    pattern, special, eos_id = (state.get(key) for key in ("pattern", "special", "eos_id"))
     if pattern not in PATTERNS.values():
         raise UserError(
             f"{source} has an unknown pattern: expected that of {', '.join(PATTERNS)}"
@@ -248,10 +248,10 @@ def _from_stored_ranks(name: str, state: dict) -> Tokenizer:
     ids = list(special.values()) if isinstance(special, dict) else [None]
     free = set(range(MAX_IDS)) - set(ranks.values())
     fits = all(type(i) is int and i in free for i in ids) and all(type(t) is str for t in special)
-    if not ranks or not fits or len(set(ids)) < len(ids) or stop_id not in ids:
+    if not ranks or not fits or len(set(ids)) < len(ids) or eos_id not in ids:
         raise UserError(f"{source} has no special tokens that fit its ranks: expected text and id")
     size = 1 + max(*ranks.values(), *ids)
-    return Tokenizer.from_vocabulary(Vocabulary(name, ranks, pattern, special, stop_id, size))
+    return Tokenizer.from_vocabulary(Vocabulary(name, ranks, pattern, special, eos_id, size))
 
 
 def _download(name: str) -> tiktoken.Encoding:

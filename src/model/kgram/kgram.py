@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from src.model.checks import require_positive_int
 from src.model.linear import Linear
-from src.model.prefix_tree import LevelByLevel
+from src.model.prefix_sharing.levels import LevelByLevel
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from src.model.checks import require_positive_int
 from src.model.linear import TiedEmbedding
-from src.model.prefix_tree import LevelByLevel
+from src.model.prefix_sharing.levels import LevelByLevel
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.model.linear import Linear, TiedEmbedding
-from src.model.prefix_tree import Level
-from src.model.transformer.attention import Parts
-from src.model.transformer.block import Block, TransformerConfig, rotary_tables
-from src.model.transformer.packing import Packed, Rows, pack, parts_pay, starts_of, to_rows
-from src.model.transformer.state import (
+from src.model.prefix_sharing.attention import Parts
+from src.model.prefix_sharing.key_value_state import (
     After,
     Appended,
     Segment,
@@ -22,6 +19,9 @@ from src.model.transformer.state import (
     decoding,
     read_after,
 )
+from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing.packing import Packed, Rows, pack, parts_pay, starts_of, to_rows
+from src.model.transformer.block import Block, TransformerConfig, rotary_tables
 
 
 class Transformer(nn.Module):
@@ -90,20 +90,20 @@ class Transformer(nn.Module):
             found.append(to_rows(hidden.index_select(0, here), packed.place[here], level))
         return found
 
-    def read_leaves(self, levels: Sequence[Level]) -> Tensor:
+    def read_completions(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, T, D) of the last level alone, 0 in the padding."""
         packed = self._pack(levels, "last level")
         here = (packed.level == len(levels) - 1).nonzero().squeeze(1)
         return to_rows(self.read_packed(packed), packed.place[here], levels[-1])
 
-    def read_ends(self, levels: Sequence[Level]) -> Tensor:
+    def read_last(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
         """
         packed = self._pack(levels, "ends")
         return self._ends(self.read_packed(packed), packed, levels[-1])
 
     def prefill(self, levels: Sequence[Level]) -> tuple[Tensor, TransformerState]:
-        """What `read_ends` gives, and the state after each row of the last level."""
+        """What `read_last` gives, and the state after each row of the last level."""
         kept: list[tuple[Tensor, Tensor]] = []
         packed = self._pack(levels, "ends")
         ends = self._ends(self._read(packed, kept), packed, levels[-1])

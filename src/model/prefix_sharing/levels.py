@@ -38,14 +38,14 @@ class LevelByLevel:
             found.append(hidden)
         return [*found, self._read_last(levels[-1], state)]
 
-    def read_leaves(self, levels: Sequence[Level]) -> Tensor:
+    def read_completions(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, T, D) of the last level alone."""
         return self._read_last(levels[-1], self._state_after(levels[:-1]))
 
-    def read_ends(self, levels: Sequence[Level]) -> Tensor:
+    def read_last(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
         """
-        hidden, lengths = self.read_leaves(levels), levels[-1].lengths
+        hidden, lengths = self.read_completions(levels), levels[-1].lengths
         rows = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
         ends = hidden.flatten(0, 1).index_select(0, rows + (lengths - 1).clamp_min(0))
         return torch.where(lengths[:, None] > 0, ends, 0.0)

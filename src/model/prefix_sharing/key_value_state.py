@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.model.transformer.attention import (
+from src.model.prefix_sharing.attention import (
     Part,
     attend_part,
     attend_parts,

@@ -18,12 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.model.prefix_tree import Level
-from src.model.transformer.attention import Part, Parts, attend_shown, shown_of
+from src.model.prefix_sharing.attention import Part, Parts, attend_shown, shown_of
+from src.model.prefix_sharing.levels import Level
 
 # What a part's calls cost, in scores of one channel that could be worked out meanwhile: 0.1 ms,
 # forward and backward, at 100 GFLOP/s.
-SCORES_A_PART = 700_000
+SCORES_PER_PART = 700_000
 
 
 class Rows(NamedTuple):
@@ -122,7 +122,7 @@ def parts_pay(levels: Sequence[Level], width: int) -> bool:
     trees = contexts.index_add(0, levels[1].parents, held)
     in_rows = len(trees) * int(trees.max()) ** 2
     in_parts = int((trees * contexts).sum() + held.square().sum())
-    return (in_rows - in_parts) * width > SCORES_A_PART * (len(trees) + len(held))
+    return (in_rows - in_parts) * width > SCORES_PER_PART * (len(trees) + len(held))
 
 
 def to_rows(hidden: Tensor, place: Tensor, level: Level) -> Tensor:
