@@ -3,7 +3,7 @@
     PYTHONPATH=src python main_squad.py --model_type transformer --dataset pico
 
 Trains on (context, question) -> answer and stop token, with a language-model loss on the context
-and the question beside it: from scratch that loss is what teaches a model to read. Writes
+and the question beside it. Writes
 checkpoints/{model_type}_main_squad/.
 """
 
@@ -11,7 +11,6 @@ import time
 
 from src.utils import cli
 from src.utils.constants import SFT as STAGE
-from src.utils.errors import UserError
 from src.utils.exit_handling import command
 
 
@@ -29,27 +28,15 @@ def build_parser() -> cli.Parser:
     add("--init_from", metavar="smollm2|PATH|HUB_ID", help="start from a pretrained model in the "
         "Llama layout: a folder, a .gguf file or a hub id; it brings shape and tokenizer")
     add("--tokenizer", default="pico", help="pico, gpt2, cl100k_base, o200k_base, a FILE.tiktoken")
-    add("--initialisation", choices=("copy_head", "normal"), help="copy_head: a transformer that "
-        "can copy before training (the default where the shape has room); normal: all random")
+    add("--pointer", action="store_true", default=True, help="a pointer on top of the model: an "
+        "attention that copies tokens read before; absent with --init_from")
+    add("--no_pointer", action="store_false", dest="pointer", help="the plain architecture")
     add("--lm_weight", type=cli.non_negative, default=0.3,
         help="weight of the language-model loss on context and question")
-    add("--snapshot_at", type=cli.share, default=0.0, help="share of the run after which to write "
-        "snapshot.pt too, a policy stopped early for later stages to start from; 0: none")
-    add("--snapshot_loss", type=cli.positive, help="instead: nats an answer token, below which the "
-        "smoothed training loss has to fall first; at the end where it never does")
     add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
         help="train where learning must vanish: with others' answers, or without contexts")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
-
-
-def check(args) -> None:
-    """Refuse two answers to one question."""
-    if args.snapshot_at and args.snapshot_loss:
-        raise UserError(
-            f"--snapshot_at {args.snapshot_at} and --snapshot_loss {args.snapshot_loss} given, "
-            "expected one of them: there is one snapshot.pt"
-        )
 
 
 def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
@@ -91,7 +78,7 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
+    parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
 
     from src.data.negative_controls import apply_control
     from src.data.squad_dataset import indexed_batches
@@ -148,11 +135,6 @@ def main(argv=None) -> dict:
             )  # fmt: skip
             if stages.due(run, step):
                 evaluate(step + 1)
-            if stages.snapshot_due(args, step, max_steps, record["answer_loss_nats"], extra):
-                early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
-                stages.publish(
-                    run, model, tokenizer, questions.identity, early, parents, file="snapshot.pt"
-                )
         metrics = compare(STAGE, extra["before"], evaluate(max_steps))
         return stages.publish(run, model, tokenizer, questions.identity, metrics, parents)
 

@@ -22,7 +22,7 @@ from src.inference.logprobs import (
     score_text,
 )
 from src.model.model import build_model
-from src.model.prefix_sharing.levels import LevelByLevel
+from src.model.prefix_sharing.level_by_level import LevelByLevel
 
 VOCAB, STOP = 23, 22
 CONFIGS = {
@@ -31,6 +31,11 @@ CONFIGS = {
     "lstm": ("lstm", {"n_layer": 2, "n_embd": 16}),
     "kgram": ("kgram", {"n_layer": 1, "n_embd": 12, "kgram_k": 5}),
     "kgram-1": ("kgram", {"n_layer": 1, "n_embd": 12, "kgram_k": 1}),
+    "transformer-pointer": (
+        "transformer", {"n_layer": 2, "n_embd": 16, "n_head": 4, "pointer": True}
+    ),
+    "lstm-pointer": ("lstm", {"n_layer": 2, "n_embd": 16, "pointer": True}),
+    "kgram-pointer": ("kgram", {"n_layer": 1, "n_embd": 12, "kgram_k": 5, "pointer": True}),
 }
 # Contexts of none and of one token, a question of one token, answers of none, a question with one
 # answer beside one with three; stop and 0 ids inside a context.

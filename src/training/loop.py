@@ -38,9 +38,10 @@ def prepare(
         if args.compile:
             # Of a transformer the pass that training and scoring make, without sampling's small
             # steps; of the others `forward`, which does both.
-            name = "read_packed" if hasattr(backbone, "read_packed") else "forward"
-            backbone.in_rows = True  # of a transformer: parts are other calls for each batch
-            setattr(backbone, name, torch.compile(getattr(backbone, name), dynamic=True))
+            plain = getattr(backbone, "base", backbone)  # the model below a pointer
+            name = "read_packed" if hasattr(plain, "read_packed") else "forward"
+            backbone.in_rows = True  # parts are other calls for each batch
+            setattr(plain, name, torch.compile(getattr(plain, name), dynamic=True))
         if args.shard:
             shard(module, device)
     return modules

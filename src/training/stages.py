@@ -28,8 +28,6 @@ from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.constants import STARTED
 from src.utils.errors import UserError
 
-# Steps over which the loss is smoothed that --snapshot_loss looks at.
-SMOOTHED_STEPS = 50
 # Flags that say how a run was started or watched: the same checkpoint comes out whatever they are.
 UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
 
@@ -82,29 +80,6 @@ def due(run: Run, step: int) -> bool:
     """Whether an evaluation falls after this step (the last one is evaluated at the end anyway)."""
     every = run.args.eval_every
     return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
-
-
-def snapshot_due(
-    args: argparse.Namespace, step: int, max_steps: int, loss: float, extra: dict[str, Any]
-) -> bool:
-    """Whether snapshot.pt is to be written after this step of SFT, whose answer loss is given:
-    after --snapshot_at's share of the way, or once the loss, smoothed over SMOOTHED_STEPS, is below
-    --snapshot_loss (after the last step if it never was).
-
-    A share of the way may be before or after a model learns to read: when that comes is luck. A
-    loss says how much it knows. extra: keeps the smoothed loss, None once the snapshot is there.
-    """
-    if not args.snapshot_loss:
-        return step + 1 == math.ceil(args.snapshot_at * max_steps)
-    smoothed = extra.get("smoothed_loss", math.inf)
-    if smoothed is None:
-        return False
-    if math.isfinite(loss):  # a step that --skip_nonfinite left out says nothing
-        first = smoothed == math.inf
-        smoothed = loss if first else smoothed + (loss - smoothed) / SMOOTHED_STEPS
-    reached = smoothed < args.snapshot_loss or step + 1 == max_steps
-    extra["smoothed_loss"] = None if reached else smoothed
-    return reached
 
 
 def log_intervals(run: Run, step: int, table: dict[str, Interval]) -> None:
@@ -173,9 +148,8 @@ def publish(
     identity: dict,
     metrics: dict,
     parents: Sequence[Checkpoint],
-    file: str = "final.pt",
 ) -> dict:
-    """Write final.pt (or a snapshot) with its whole lineage; returns the metrics.
+    """Write final.pt with its whole lineage; returns the metrics.
 
     parents: the checkpoint that the weights start from first, then others that had a part.
     """
@@ -194,6 +168,7 @@ def publish(
         lineage,
         metrics,
     )
-    save_checkpoint(run.folder / file, final)
-    say(f"{run.folder / file} written")
+    path = run.folder / "final.pt"
+    save_checkpoint(path, final)
+    say(f"{path} written")
     return metrics
