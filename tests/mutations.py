@@ -117,19 +117,22 @@ LOSSES = (
              "test_value_loss_is_half_the_square_until_clipped"),
 )
 
-SQUAD_TEXT = (
+ANSWER_TEXT = (
     Mutation("normalize_answer", ".lower()", "", "test_normalisation_by_hand"),
     Mutation("normalize_answer", '_ARTICLES.sub(" ", ', "(", "test_normalisation_by_hand"),
     Mutation("normalize_answer", ".translate(_PUNCTUATION)", "", "test_normalisation_by_hand"),
 )
 
-EVALUATION = (
+SQUAD_METRICS = (
     Mutation("exact_match", "any(", "all(", "test_exact_match_by_hand"),
     Mutation("f1_score", "(Counter(predicted) & Counter(wanted)).total()",
              "sum(word in wanted for word in predicted)", "test_f1_by_hand"),
     Mutation("f1_score", "max(best, ", "max(0.0, ", "test_f1_by_hand"),
     Mutation("f1_score", "if shared:", "best = float(predicted == wanted)\n        if shared:",
              "test_f1_by_hand"),
+)
+
+INTERVALS = (
     Mutation("bootstrap_interval", "numbers.setdefault(g, len(numbers)) for g in groups",
              "i for i, g in enumerate(groups)", "test_interval_resamples_contexts_not_questions"),
     Mutation("bootstrap_interval", "float(top.sum() / bottom.sum())",
@@ -140,6 +143,8 @@ EVALUATION = (
              "parent_numerators, numerators)\n",
              "test_paired_difference_takes_out_what_both_find_hard"),
     Mutation("points_in_order", "0.5 *", "0.0 *", "test_ties_are_half_a_win"),
-    Mutation("baseline_predictions", "if a in context", "if a",
-             "test_floors"),
+)
+
+BASELINES = (
+    Mutation("baseline_predictions", "if a in context", "if a", "test_baselines"),
 )

@@ -1,7 +1,7 @@
-"""SQuAD metrics, intervals, win rates and floors, by hand and by independent re-derivation.
+"""SQuAD metrics, intervals, win rates and baselines, by hand and by independent re-derivation.
 
-`evaluation` and `squad_text` are looked up at call time, so that tests/test_mutations.py can put a
-broken copy in their place.
+The modules are looked up at call time, so that tests/test_mutations.py can put a broken copy in
+their place.
 """
 
 import math
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from src.data import answer_text
 from src.evaluation import baselines, intervals, squad_metrics
+from src.evaluation.kl import kl_of_samples
 from src.model.model import build_model
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -183,7 +184,7 @@ def test_types_and_spans():
     assert answer_text.typed_spans("blue sky", "other") == ["blue", "sky"]
 
 
-def test_floors():
+def test_baselines():
     train = ["1900", "1900", "Ana Lop", "12 May 1804", "40"]
     golds = [("12 May 1804",), ("35 marks", "35"), ("Mira van Halen",), ("a tailor",)]
     contexts = [CONTEXT, CONTEXT, CONTEXT[:40], ""]
@@ -246,7 +247,7 @@ def test_kl_of_samples_is_the_kl_of_what_was_drawn(limit):
     with torch.no_grad():
         exact = kl([1, 2, 0], limit)
     prompts = [([1], [[2, 0]] * 3000)]
-    found = kl.kl_of_samples(policy, parent, prompts, stop, max_new_tokens=limit)
+    found = kl_of_samples(policy, parent, prompts, stop, max_new_tokens=limit)
     error = float(found.std()) / len(found) ** 0.5
     assert exact > 10 * error
     assert float(found.mean()) == pytest.approx(exact, abs=4 * error)

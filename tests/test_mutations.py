@@ -11,7 +11,7 @@ import pytest
 
 from src import losses
 from src.data import answer_text
-from src.evaluation import squad_metrics
+from src.evaluation import baselines, intervals, squad_metrics
 from tests import mutations, test_losses, test_metrics
 from tests.mutations import Mutation
 
@@ -19,8 +19,10 @@ CASES = [
     (source, tests, mutation)
     for source, tests, table in (
         (losses, test_losses, mutations.LOSSES),
-        (answer_text, test_metrics, mutations.SQUAD_TEXT),
-        (squad_metrics, test_metrics, mutations.EVALUATION),
+        (answer_text, test_metrics, mutations.ANSWER_TEXT),
+        (squad_metrics, test_metrics, mutations.SQUAD_METRICS),
+        (intervals, test_metrics, mutations.INTERVALS),
+        (baselines, test_metrics, mutations.BASELINES),
     )
     for mutation in table
 ]

@@ -80,7 +80,7 @@ def write_folder(folder, model, **options):
 
 
 @pytest.fixture(scope="module")
-def full_tensors(tmp_path_factory):
+def llama_folder(tmp_path_factory):
     """A tied model's folder; tests that change something work on a copy."""
     return write_folder(tmp_path_factory.mktemp("llama"), make_llama())
 
@@ -194,8 +194,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED, ids=[f for f, _ in REFUSED])
-def test_a_field_that_is_not_implemented_is_refused_by_name(tmp_path, whole, field, value):
-    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+def test_a_field_that_is_not_implemented_is_refused_by_name(tmp_path, llama_folder, field, value):
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "copy"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, field: value}))
     ours = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "layers"}
@@ -225,8 +225,8 @@ def mutated(data: bytes, rng: random.Random, header: int) -> bytes:
 @pytest.mark.parametrize(
     "names", [{"a": [1]}, {"a": {}}, {"a": ""}, {"a": ".."}, {"a": "../b"}, [], {}], ids=str
 )
-def test_an_index_to_anything_but_files_beside_it_is_refused(tmp_path, whole, names):
-    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+def test_an_index_to_anything_but_files_beside_it_is_refused(tmp_path, llama_folder, names):
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "copy"))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     with pytest.raises(UserError, match="expected a weight_map to files beside it"):
         load_pretrained(str(folder))
@@ -259,10 +259,10 @@ def test_whole_pieces_are_tokens_where_merges_are_ignored():
 
 
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])
-def test_damaged_files_end_in_one_line(tmp_path, whole, kind):
+def test_damaged_files_end_in_one_line(tmp_path, llama_folder, kind):
     """40 seeded mutations each: read whole (weights may differ), or a UserError of one line."""
     rng, refused = random.Random(kind), 0
-    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "copy"))
     path = folder / "model.safetensors"
     if kind == "gguf":
         path = write_gguf(tmp_path / "a.gguf", make_llama())
@@ -339,10 +339,10 @@ def test_merges_that_tiktoken_would_not_follow_are_refused(merges, message):
     assert vocabulary_of(tokens, fine, {"<s>": 0}, PATTERNS["gpt2"], 0, "test").size == 8
 
 
-def test_sft_from_a_pretrained_start(tmp_path, monkeypatch, whole):
+def test_sft_from_a_pretrained_start(tmp_path, monkeypatch, llama_folder):
     """Defaults of its own, lineage from it, and a later stage that needs no source any more."""
     monkeypatch.chdir(tmp_path)
-    folder = Path(shutil.copytree(whole, tmp_path / "start"))
+    folder = Path(shutil.copytree(llama_folder, tmp_path / "start"))
     small = ["--max_steps", "2", "--eval_limit", "4"]
     flags = ["--dataset", "pico", "--num_examples", "20", "--block_size", "128"]
     ended = outcome("main_squad", ["--init_from", folder, "--snapshot_at", "0.5", *small, *flags])
@@ -361,14 +361,14 @@ def test_sft_from_a_pretrained_start(tmp_path, monkeypatch, whole):
     assert [a["stage"] for a in made.lineage] == ["pretrained", "main_squad"]
 
 
-def test_flags_that_the_start_settles_are_refused(tmp_path, monkeypatch, whole):
+def test_flags_that_the_start_settles_are_refused(tmp_path, monkeypatch, llama_folder):
     monkeypatch.chdir(tmp_path)
     for flag, value in (("n_embd", 64), ("tokenizer", "gpt2"), ("initialisation", "normal")):
-        line = refusal("main_squad", ["--init_from", whole, f"--{flag}", value])
+        line = refusal("main_squad", ["--init_from", llama_folder, f"--{flag}", value])
         assert f"--{flag}" in line and "--init_from" in line
-    assert "lstm" in refusal("main_squad", ["--init_from", whole, "--model_type", "lstm"])
+    assert "lstm" in refusal("main_squad", ["--init_from", llama_folder, "--model_type", "lstm"])
     assert "nowhere" in refusal("main_squad", ["--init_from", "nowhere"])
-    ended = outcome("generate_from_checkpoint", ["--checkpoint", whole, "--prompt", "the"])
+    ended = outcome("generate_from_checkpoint", ["--checkpoint", llama_folder, "--prompt", "the"])
     assert ended.code == 0 and len(ended.out) == 1
 
 

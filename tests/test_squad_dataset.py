@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data import encoding as squad_encoding
+from src.data import encoding
 from src.data.encoding import encode_paragraphs, encode_prompt, split_prompt
 from src.data.pico_squad import generate_articles
 from src.data.squad_dataset import batch_order, context_groups, indexed_batches, steps_per_epoch
@@ -75,7 +75,7 @@ def test_the_cache_gives_the_same_and_notices_changes(tmp_path, monkeypatch):
         raise AssertionError("encoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(squad_encoding, "_encode", forbidden)
+        patch.setattr(encoding, "_encode", forbidden)
         second = encode_paragraphs(source, PICO, tmp_path)
     for a, b, c in zip(first, second, plain, strict=True):
         assert a.tokens == b.tokens == c.tokens and a.questions == b.questions == c.questions
@@ -178,10 +178,10 @@ def test_no_room_for_any_question_is_an_error():
 SCALE = """
 import json, sys, time
 from pathlib import Path
-from src.data.squad_dataset import indexed_batches, context_groups
-from src.data.squad_encoding import encode_paragraphs
+from src.data.encoding import encode_paragraphs
+from src.data.squad_dataset import context_groups, indexed_batches
 from src.data.squad_loader import load_squad
-from src.data.tokenizer import load_tokenizer
+from src.data.tokenizers.tokenizer import load_tokenizer
 start = time.perf_counter()
 source = load_squad("pico", num_examples=87_599).train
 tokenizer = load_tokenizer("pico")

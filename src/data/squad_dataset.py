@@ -1,6 +1,6 @@
 """From paragraphs to batches of trees, in an order that (seed, epoch, step) alone decides.
 
-Encoding lives in squad_encoding, windows in squad_windows. A batch is a list of trees,
+Encoding lives in encoding, windows in windows. A batch is a list of trees,
 `(context ids, [(question ids, [answer ids, ...]), ...])`, plain lists without stop tokens. What
 is dealt into batches are units: a paragraph with up to `max_questions` of its questions. A unit
 whose questions need several windows makes several trees.

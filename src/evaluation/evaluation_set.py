@@ -163,9 +163,9 @@ def baselines_of(
 
 
 def evenly_spaced(total: int, number: int = 3) -> list[int]:
-    """The same few places, evenly spread over so many, every time.
+    """A few indices, evenly spaced over `total`, the same every time.
 
-    >>> spread(10), spread(2)
+    >>> evenly_spaced(10), evenly_spaced(2)
     ([0, 3, 6], [0, 1])
     """
     return list(range(0, total, max(1, total // number)))[:number]

@@ -10,7 +10,7 @@ from src.inference.logprobs import build_tree_batch, score_completions
 from src.inference.sampling import GREEDY, Sampling, draw, filter_logits, generate, generate_all
 from src.model.model import build_model
 from src.model.prefix_sharing.level_by_level import LevelByLevel
-from tests.test_scoring import CONFIGS, Counted
+from tests.test_logprobs import CONFIGS, Counted
 
 VOCAB, STOP = 11, 10
 # Ragged contexts and questions, a context of no token, a question of one, the stop id in a context.

@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
+from test_logprobs import CONFIGS, STOP, TREES, perturbed
 from test_ppo import ALGORITHMS, PROMPTS, length_of_answers, models_of, settings
-from test_scoring import CONFIGS, STOP, TREES, perturbed
 from test_stages import BACKWARD, flags_of, model_of, trees_of
 from torch.utils._python_dispatch import TorchDispatchMode
 

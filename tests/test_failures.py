@@ -152,7 +152,7 @@ def test_a_signal_after_the_last_step_stops_at_once(tmp_path):
 
 STARTING = """
 import os, signal, sys
-from src.utils.ending import command
+from src.utils.exit_handling import command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job is born without it
 @command
 def main(argv=None):
