@@ -103,10 +103,6 @@ def test_one_stage_from_two_files_has_two_names(kgram):
     names = list(load_shelf([path, copy]).policies)
     assert names == [f"kgram {s} ({p})" for p in (path, copy) for s in ("base", "SFT")]
     Path(copy).unlink()
-    save_checkpoint("checkpoints/kgram_main_squad/snapshot.pt", checkpoint)
-    shelf = load_shelf(find_checkpoints("checkpoints"))
-    assert list(shelf.policies) == ["kgram base", "kgram SFT", "kgram SFT snapshot", *NAMES[2:]]
-    assert shelf.policies["kgram SFT snapshot"].parent_name == "kgram base"
 
 
 # --- what is computed ---

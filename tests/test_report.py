@@ -115,16 +115,6 @@ def test_the_figures_are_those_of_eval_dpo(workplace):
             assert cell in text, name
 
 
-def test_the_snapshot_is_a_policy_of_its_own_beside_later_stages(workplace):
-    """What PPO started from must stand beside it, or the finished SFT model looks like its parent.
-    """
-    workplace("kgram")
-    folder = Path("checkpoints/kgram_main_squad")
-    (folder / "snapshot.pt").write_bytes((folder / "final.pt").read_bytes())
-    _, page = report()
-    assert "SFT snapshot" in "".join(page.text)
-
-
 def test_missing_stages_are_named_and_the_rest_is_shown(workplace):
     folder = workplace("kgram", ["main_squad", "train_dpo"])
     (folder / "checkpoints/kgram_train_dpo/final.pt").unlink()

@@ -27,7 +27,6 @@ from tests.faults.runs import assert_same, assert_same_runs, records
 ROOT = Path(__file__).resolve().parent.parent
 # What makes a run depend on as much state as it can.
 MORE = {
-    "main_squad": ["--snapshot_loss", "7"],
     "train_ppo": ["--kl_target", "0.01", "--kl_horizon", "50", "--ppo_epochs", "2"],
 }
 

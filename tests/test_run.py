@@ -188,7 +188,7 @@ def test_an_earlier_run_is_not_written_over_unasked(tmp_path):
 
 def test_overwriting_removes_the_earlier_run_when_the_new_one_starts(tmp_path):
     """Not before: a wrong parent would end the new run and leave neither."""
-    for name in ("final.pt", "last.pt", "metrics.jsonl", "args.json", "snapshot.pt", "notes.txt"):
+    for name in ("final.pt", "last.pt", "metrics.jsonl", "args.json", "notes.txt"):
         (tmp_path / name).write_bytes(b"old")
     with run_in(tmp_path, "--overwrite"):
         assert (tmp_path / "final.pt").read_bytes() == b"old"

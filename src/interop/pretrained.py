@@ -67,7 +67,8 @@ def start_of(run: Run) -> Start:
             "vocab_size": tokenizer.vocab_size, "pointer": args.pointer, **cli.shape_of(args)
         }  # fmt: skip
         return Start(build_model(args.model_type, config), tokenizer, [])
-    settled = (set(cli.SHAPE_FLAGS) - {"block_size"}) | {"tokenizer", "pointer"}
+    settled = (set(cli.SHAPE_FLAGS) - {"block_size"}) | {"tokenizer"}
+    settled |= {"pointer"} if args.pointer else set()  # --no_pointer says what is the case anyway
     for name in sorted(settled & run.typed):
         raise UserError(
             f"--{name} given with --init_from {args.init_from}, which settles it, leave one out"

@@ -95,7 +95,7 @@ class Pointer(nn.Module):
         first: (P,) bool, True for a token that nothing came before.
         """
         keys = torch.where(first[:, None], 0.0, keys)
-        score = torch.where(first, self.nothing / self.width**0.5, 0.0)
+        score = torch.where(first, self.nothing, 0.0)
         values = torch.where(first[:, None], 0.0, F.embedding(tokens, embedding))
         return torch.cat((keys, score[:, None]), -1)[:, None], values[:, None]
 
