@@ -11,13 +11,14 @@ import pytest
 
 from src import evaluation, losses
 from src.data import squad_text
-from tests import mutations, test_losses, test_metrics
+from tests import mutations, test_loss_family, test_losses, test_metrics
 from tests.mutations import Mutation
 
 CASES = [
     (source, tests, mutation)
     for source, tests, table in (
         (losses, test_losses, mutations.LOSSES),
+        (losses, test_loss_family, mutations.LOSS_FAMILY),
         (squad_text, test_metrics, mutations.SQUAD_TEXT),
         (evaluation, test_metrics, mutations.EVALUATION),
     )
@@ -55,4 +56,5 @@ def test_every_formula_has_a_mutation():
         name for name, value in vars(losses).items()
         if inspect.isfunction(value) and value.__module__ == losses.__name__
     }
-    assert formulas == {mutation.function for mutation in mutations.LOSSES}
+    tables = mutations.LOSSES + mutations.LOSS_FAMILY
+    assert formulas == {mutation.function for mutation in tables}
