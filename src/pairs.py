@@ -27,7 +27,7 @@ from src.data.squad_types import Paragraph
 from src.data.tokenizer import Tokenizer
 from src.evaluation import Interval, bootstrap_interval, points_in_order
 from src.held_out import MAX_ANSWER_TOKENS
-from src.model.heads import RewardModel
+from src.model.heads import RewardModel, scores_differ
 from src.names import CORRUPTIONS, UserError
 from src.rewards import model_rewards
 from src.scoring import Tree, answer_logps
@@ -103,7 +103,7 @@ def normalise_on(
     """
     raw = raw_scores(reward, golds, stop_id, device)
     reward.set_normalisation(raw)
-    if not raw.std(correction=0) > 1e-6:
+    if not scores_differ(raw):
         say(f"the scores of {len(raw)} gold answers do not differ: they keep their scale")
 
 
