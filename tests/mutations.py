@@ -210,6 +210,15 @@ LOSS_FAMILY = (
              "test_best_of_n_kl_bound"),
 )
 
+OVEROPTIMISATION = (
+    Mutation("_distances", "np.sqrt(kl)", "kl", "test_fits_worked_by_hand"),
+    Mutation("fit_best_of_n", "-d * d]", "d * d]", "test_fits_worked_by_hand"),
+    Mutation("fit_rl", "-d * np.log", "-np.log", "test_fits_worked_by_hand"),
+    Mutation("_fit", "gain - gain.mean()", "gain", "test_r2_worked_by_hand"),
+    Mutation("_fit", "1 - float(errors @ errors)", "float(errors @ errors)",
+             "test_r2_worked_by_hand"),
+)
+
 SQUAD_TEXT = (
     Mutation("normalize_answer", ".lower()", "", "test_normalisation_by_hand"),
     Mutation("normalize_answer", '_ARTICLES.sub(" ", ', "(", "test_normalisation_by_hand"),

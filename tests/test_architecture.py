@@ -27,6 +27,7 @@ NAMES = {
 EDGES = {
     "names": "",
     "losses": "",
+    "overoptimisation": "",
     "model": "",
     "data": "",
     "scoring": "losses model.levels",
