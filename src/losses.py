@@ -509,22 +509,22 @@ def _bounded(log_ratio: Tensor) -> Tensor:
 
 def _policy_loss(
     losses: Tensor, outside: Tensor, log_ratio: Tensor, mask: Tensor, mean: str,
-    length: int | None, count: Count,
+    length: int | None, count: Count, tokens: Count,
 ) -> PolicyLoss:
-    """Means of the losses (B, T), of the share outside the range and of k3 of KL(old || new)."""
+    """The mean of the losses (B, T); over tokens, the share outside and k3 of KL(old || new)."""
     k3 = kl_estimates(-_bounded(log_ratio.detach()), torch.zeros_like(log_ratio)).k3
-    shares = "answers" if mean == "constant" else mean  # a share of a constant length is no share
+    tokens = count if mean == "tokens" else tokens
     return PolicyLoss(
         reduce_tokens(losses, mask, mean, length=length, count=count),
-        reduce_tokens(outside.to(losses.dtype), mask, shares, count=count),
-        reduce_tokens(k3, mask, shares, count=count),
+        masked_mean(outside.to(losses.dtype), mask, count=tokens),
+        masked_mean(k3, mask, count=tokens),
     )
 
 
 def clipped_policy_loss(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip_low: float,
     clip_high: float, ratio: str = "token", mean: str = "tokens", *, length: int | None = None,
-    count: Count = None,
+    count: Count = None, tokens: Count = None,
 ) -> PolicyLoss:
     """Raise tokens of positive advantage, lower the others, until the ratio leaves its range.
 
@@ -537,9 +537,9 @@ def clipped_policy_loss(
         With advantages that differ by token it spreads each over the whole answer.
     mean, length, count: see `reduce_tokens`.
     logp, old_logp, mask: (B, T); old_logp those of the policy that drew. advantages: (B, T), or
-    (B,) of answers; constants. Returns the loss and, detached, the share of tokens whose r is
-    outside the range and k3 of KL(old || new), the mean of r - 1 - log r of tokens; both as means
-    over tokens, or, where `mean` is of answers or constant, over each answer's tokens and answers.
+    (B,) of answers; constants. Returns the loss and, detached and over tokens whatever `mean` is,
+    the share whose r is outside the range and k3 of KL(old || new), r - 1 - log r of each token.
+    tokens: what these two are divided by, where `count` counts answers (as count does elsewhere).
     Log-ratios beyond +-60 nats count as 60, without gradient: float32 has no such ratio.
     """
     if ratio not in ("token", "sequence"):
@@ -553,7 +553,7 @@ def clipped_policy_loss(
     clipped = r.clamp(1 - clip_low, 1 + clip_high)
     losses = -torch.minimum(r * advantages, clipped * advantages)
     outside = (r.detach() - 1 > clip_high) | (1 - r.detach() > clip_low)
-    return _policy_loss(losses, outside, log_ratio, mask, mean, length, count)
+    return _policy_loss(losses, outside, log_ratio, mask, mean, length, count, tokens)
 
 
 def ppo_policy_loss(
@@ -574,6 +574,7 @@ def ppo_policy_loss(
 def cispo_loss(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip_high: float,
     mean: str = "tokens", *, length: int | None = None, count: Count = None,
+    tokens: Count = None,
 ) -> PolicyLoss:
     """Policy gradient weighted by the ratio, which is clipped above: no token is left out.
 
@@ -582,14 +583,14 @@ def cispo_loss(
     far; here it is only bounded. It never turns around either: what holds the policy back is that
     advantages are of both signs.
     logp, old_logp, mask: (B, T). advantages: (B, T), or (B,) of answers; constants.
-    mean, length, count: see `reduce_tokens`. Returns the loss (at r = 1 the policy gradient, its
-    value without meaning), and as `clipped_policy_loss` the share of clipped tokens and k3.
+    mean, length, count, tokens: see `clipped_policy_loss`. Returns the loss (its value has no
+    meaning, at r = 1 its gradient is the policy gradient), the share of clipped tokens and k3.
     """
     advantages, logp = _of_tokens(advantages, mask), select(logp, mask)
     log_ratio = logp - select(old_logp, mask).detach()
     r = _bounded(log_ratio.detach()).exp()
     losses = -r.clamp(max=1 + clip_high) * advantages * logp
-    return _policy_loss(losses, r - 1 > clip_high, log_ratio, mask, mean, length, count)
+    return _policy_loss(losses, r - 1 > clip_high, log_ratio, mask, mean, length, count, tokens)
 
 
 def ppo_value_loss(

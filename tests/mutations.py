@@ -149,8 +149,10 @@ LOSS_FAMILY = (
              "test_the_family_is_finite_in_float32_far_out"),
     Mutation("_policy_loss", "-_bounded", "_bounded",
              "test_clip_is_one_sided_with_a_range_for_each_side"),
-    Mutation("_policy_loss", "losses, mask, mean,", "losses, mask, shares,",
-             "test_a_constant_length_divides_the_loss_and_not_the_shares"),
+    Mutation("_policy_loss", 'count if mean == "tokens" else tokens', "tokens",
+             "test_parts_of_the_family_divided_by_the_global_count_add_up"),
+    Mutation("_policy_loss", 'count if mean == "tokens" else tokens', "count",
+             "test_parts_of_the_family_divided_by_the_global_count_add_up"),
     Mutation("clipped_policy_loss", "torch.minimum", "torch.maximum",
              "test_clip_is_one_sided_with_a_range_for_each_side"),
     Mutation("clipped_policy_loss", "-torch.minimum(r * advantages, clipped * advantages)",
@@ -208,6 +210,25 @@ LOSS_FAMILY = (
              "test_best_of_n_worked_by_hand"),
     Mutation("best_of_n_kl_bound", "math.log(n) - (n - 1) / n", "math.log(n)",
              "test_best_of_n_kl_bound"),
+)
+
+RL_ALGORITHMS = (
+    Mutation("advantages_of", "whiten(advantages, mask)", "advantages",
+             "test_first_gradients_of_every_row_by_hand"),
+    Mutation("advantages_of", ".view(-1, num_samples)", ".view(num_samples, -1).T",
+             "test_answers_are_compared_with_those_of_their_question"),
+    Mutation("_batch_mean_advantages", "rewards - rewards", "rewards + rewards",
+             "test_first_gradients_of_every_row_by_hand"),
+    Mutation("kl_coefs", "algorithm.kl_in:", '"reward":', "test_the_kl_goes_where_the_row_says"),
+    Mutation("_clipped", "a.clip_high", "a.clip_low",
+             "test_who_still_pushes_a_good_answer_a_quarter_more_probable"),
+    Mutation("_clipped", "a.ratio, a.mean", "a.ratio", "test_first_gradients_of_every_row_by_hand"),
+    Mutation("_weighted", "a.clip_high", "1 + a.clip_high",
+             "test_who_still_pushes_a_good_answer_a_quarter_more_probable"),
+    Mutation("_unclipped", "baseline=0.0", "baseline=1.0",
+             "test_first_gradients_of_every_row_by_hand"),
+    Mutation("policy_loss", "loss + coef * kl", "loss - coef * kl", "test_kl_in_the_loss_by_hand"),
+    Mutation("policy_loss", "algorithm.kl_estimator", '"k2"', "test_kl_in_the_loss_by_hand"),
 )
 
 OVEROPTIMISATION = (

@@ -28,6 +28,7 @@ EDGES = {
     "names": "",
     "losses": "",
     "overoptimisation": "",
+    "rl_algorithms": "losses",
     "model": "",
     "data": "",
     "scoring": "losses model.levels",

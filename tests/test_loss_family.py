@@ -168,9 +168,8 @@ def plain_policy(logp, old, advantages, mask, low, high, ratio, mean, length, ci
         # The other way to write the clip: which side may still move depends on the sign.
         rows.append([-a * (min(r, 1 + high) if a > 0 else max(r, 1 - low))
                      for r, (_, _, a) in zip(ratios, answer, strict=True)])
-    shares = "answers" if mean == "constant" else mean
-    return [plain_mean(rows, mean, length), plain_mean(outside, shares, length),
-            plain_mean(kl, shares, length)]
+    return [plain_mean(rows, mean, length), plain_mean(outside, "tokens", length),
+            plain_mean(kl, "tokens", length)]
 
 
 def test_clipped_policy_loss_equals_plain_loops():
@@ -709,11 +708,12 @@ def test_parts_of_the_family_divided_by_the_global_count_add_up():
         for mean in MEANS:
             count = None if whole else tokens if mean == "tokens" else 8
             k = {"length": 5, "count": count}
+            both = k if mean == "tokens" else {**k, "tokens": None if whole else tokens}
             found.append(losses.reduce_tokens(a, m, mean, **k))
             found.append(losses.kl_loss(a, b, m, "k3", mean, **k))
             for ratio in ("token", "sequence"):
-                found += losses.clipped_policy_loss(a, b, c, m, 0.2, 0.3, ratio, mean, **k)
-            found += losses.cispo_loss(a, b, c[:, 0], m, 0.2, mean, **k)
+                found += losses.clipped_policy_loss(a, b, c, m, 0.2, 0.3, ratio, mean, **both)
+            found += losses.cispo_loss(a, b, c[:, 0], m, 0.2, mean, **both)
         columns = [x[:, 0] for x in (a, b, c, d)]
         found.append(losses.mismatched_kl(*columns[:2], count=rows))
         found += losses.dpo_loss(*columns, 0.3, loss_type="hinge", count=rows)[:2]

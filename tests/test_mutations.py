@@ -9,9 +9,16 @@ from types import ModuleType
 
 import pytest
 
-from src import evaluation, losses, overoptimisation
+from src import evaluation, losses, overoptimisation, rl_algorithms
 from src.data import squad_text
-from tests import mutations, test_loss_family, test_losses, test_metrics, test_overoptimisation
+from tests import (
+    mutations,
+    test_loss_family,
+    test_losses,
+    test_metrics,
+    test_overoptimisation,
+    test_rl_algorithms,
+)
 from tests.mutations import Mutation
 
 CASES = [
@@ -19,6 +26,7 @@ CASES = [
     for source, tests, table in (
         (losses, test_losses, mutations.LOSSES),
         (losses, test_loss_family, mutations.LOSS_FAMILY),
+        (rl_algorithms, test_rl_algorithms, mutations.RL_ALGORITHMS),
         (overoptimisation, test_overoptimisation, mutations.OVEROPTIMISATION),
         (squad_text, test_metrics, mutations.SQUAD_TEXT),
         (evaluation, test_metrics, mutations.EVALUATION),
