@@ -464,7 +464,7 @@ def test_orpo_worked_by_hand():
 
 
 def test_orpo_near_certainty():
-    """p = 0.999999: log odds ln(999999) = 13.8155096, in float32 too; 1 - exp(log p) gives 13.802."""
+    """p = 0.999999: log odds ln(999999) = 13.8155096, in float32 too; 1 - exp gives 13.802."""
     sure, even = tensor([math.log(0.999999)]), tensor([math.log(0.5)])
     out = losses.orpo_loss(even, sure)
     close(out.rejected_reward, [13.8155096], 2e-6)
