@@ -22,7 +22,7 @@ from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
 from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
 from src.inference.logprobs import Tree, completion_logps
-from src.model.heads import RewardModel
+from src.model.heads import RewardModel, scores_differ
 from src.preference.pair_batches import (
     PairTrees,
     evaluation_pair_trees,
@@ -105,7 +105,7 @@ def normalise_on(
     """Make the scores of gold answers mean 0 and standard deviation 1; log it if all are equal."""
     raw = raw_scores(reward, golds, eos_id, device)
     reward.set_normalisation(raw)
-    if not raw.std(correction=0) > 1e-6:
+    if not scores_differ(raw):
         say(f"the scores of {len(raw)} gold answers do not differ: they keep their scale")
 
 
