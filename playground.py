@@ -54,25 +54,25 @@ def main(argv=None) -> dict:
     """Serve the page until Ctrl-C; returns {"url": its address}."""
     args = build_parser().parse_args(argv)
 
-    from src.playground.checkpoints import find_checkpoints, load_shelf
+    from src.playground.checkpoints import find_checkpoints, load_checkpoints
     from src.playground.page import build, import_gradio, require_port, serve
     from src.training.run import say, set_up_torch
 
     import_gradio()  # before what takes longer
     require_port(args.port)
     device = set_up_torch(args)
-    shelf = load_shelf(args.checkpoint or find_checkpoints(args.checkpoints), device)
-    say(f"loaded: {', '.join([*shelf.policies, *shelf.judges])}")
-    for line in shelf.refused:
+    loaded = load_checkpoints(args.checkpoint or find_checkpoints(args.checkpoints), device)
+    say(f"loaded: {', '.join([*loaded.policies, *loaded.reward_models])}")
+    for line in loaded.refused:
         say(f"not loaded: {line}")
     try:
-        known = questions_to_pick(args.dataset, shelf.data, args.seed)
+        known = questions_to_pick(args.dataset, loaded.data, args.seed)
     except UserError as error:
         if args.dataset:
             raise
         say(f"no held-out questions to pick from: {error}")
         known = []
-    return {"url": serve(build(shelf, known, args.seed, device), args.port)}
+    return {"url": serve(build(loaded, known, args.seed, device), args.port)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What RLHF did to a model: every stage of a chain in one page, with plots and answers.
+"""What RLHF did to a model: every stage of a pipeline in one page, with plots and answers.
 
     PYTHONPATH=src python report.py
 
@@ -34,8 +34,8 @@ def plots_of(series, measured: dict) -> dict:
 
     runs_of, tables, place = [], [], 0
     for one in series:
-        found = [measured[n] for n in range(place, place + len(one.chains)) if n in measured]
-        place += len(one.chains)
+        found = [measured[n] for n in range(place, place + len(one.pipelines)) if n in measured]
+        place += len(one.pipelines)
         runs_of.append(found)
         if found:
             tables.append((one.label, [run.table for run in found]))
@@ -63,21 +63,21 @@ def main(argv=None) -> dict:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} given, a file, expected a folder or a new name")
 
-    from src.report.measure import measure_chain
+    from src.report.measure import measure_pipeline
     from src.report.page import Contents, page
-    from src.report.pipelines import find_chains, group_chains
+    from src.report.pipelines import find_pipelines, group_pipelines
     from src.training.run import say, set_up_torch
     from src.utils.payload import write_atomically
 
     device = set_up_torch(args)
-    series = group_chains(find_chains(args.checkpoints))
+    series = group_pipelines(find_pipelines(args.checkpoints))
     measured, loaded = {}, {}
-    for place, chain in enumerate(chain for one in series for chain in one.chains):
-        found = measure_chain(chain, args.limit, args.seed, device, loaded)
+    for place, pipeline in enumerate(pipeline for one in series for pipeline in one.pipelines):
+        found = measure_pipeline(pipeline, args.limit, args.seed, device, loaded)
         if found is not None:
             measured[place] = found
-        for note in chain.notes:
-            say(f"{chain.model_type} in {chain.folder}: {note}")
+        for note in pipeline.notes:
+            say(f"{pipeline.model_type} in {pipeline.folder}: {note}")
     plots = plots_of(series, measured)
     command = f"report.py --checkpoints {' '.join(args.checkpoints)} --limit {args.limit}"
     text = page(Contents(series, measured, plots, args.limit, f"{command} --seed {args.seed}"))

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The whole chain for one model: SFT, DPO, reward model, PPO, and the table that compares them.
+# The whole pipeline for one model: SFT, DPO, reward model, PPO, and the table that compares them.
 #
 #   ./run.sh                          transformer on the embedded data, no network but the package registry
 #   ./run.sh lstm                     another architecture
 #   ./run.sh smollm2                  from a pretrained model, on real questions (the hub's SQuAD; a
 #                                     folder of your own with --dataset), into checkpoints/smollm2/
 #   ./run.sh lstm --dataset squad --seed 1 --checkpoints seed1
-#                                     flags for every training script, and the folder of the chain
+#                                     flags for every training script, and the folder of the pipeline
 #                                     (default checkpoints): other data or another seed want another
 #
 # Run again, it resumes: finished stages are skipped, an interrupted one goes on where it was saved.

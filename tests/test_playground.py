@@ -22,12 +22,12 @@ from src.inference.sampling import Sampling
 from src.playground import answers as answers_module
 from src.playground import page, render
 from src.playground.answers import Settings, answer, answers, cut_prompt, pieces
-from src.playground.checkpoints import find_checkpoints, load_shelf
+from src.playground.checkpoints import find_checkpoints, load_checkpoints
 from src.utils.checkpoint_utils import load_checkpoint, save_checkpoint
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
 
-ASKED = QAExample(
+EXAMPLE = QAExample(
     "The Boru Fair began in 1204 in Vozar.", "When did it begin?", ("1204", "in 1204")
 )
 NAMES = ["kgram base", "kgram SFT", "kgram DPO", "kgram PPO"]
@@ -35,8 +35,8 @@ MARKUP = "</p><script>alert(1)</script><img src=x onerror=alert(2)> {{value}} ${
 
 
 @pytest.fixture
-def shelf(kgram):
-    return load_shelf(find_checkpoints("checkpoints"))
+def loaded(kgram):
+    return load_checkpoints(find_checkpoints("checkpoints"))
 
 
 def sampled(temperature=1.0, samples=1, **more):
@@ -52,15 +52,15 @@ def logits_after(model, ids):
 # --- what is loaded ---
 
 
-def test_every_stage_is_offered_with_its_parent(shelf):
-    assert list(shelf.policies) == NAMES and list(shelf.judges) == ["kgram reward"]
-    assert shelf.refused == []
-    parents = {name: policy.parent_name for name, policy in shelf.policies.items()}
+def test_every_stage_is_offered_with_its_parent(loaded):
+    assert list(loaded.policies) == NAMES and list(loaded.reward_models) == ["kgram reward"]
+    assert loaded.refused == []
+    parents = {name: policy.parent_name for name, policy in loaded.policies.items()}
     assert parents == dict(zip(NAMES, ["", "kgram base", "kgram SFT", "kgram SFT"], strict=True))
-    sft = shelf.policies["kgram SFT"]
-    assert shelf.policies["kgram DPO"].parent is sft.model
-    assert sft.parent is shelf.policies["kgram base"].model
-    assert [policy.trained for policy in shelf.policies.values()] == [False, True, True, True]
+    sft = loaded.policies["kgram SFT"]
+    assert loaded.policies["kgram DPO"].parent is sft.model
+    assert sft.parent is loaded.policies["kgram base"].model
+    assert [policy.trained for policy in loaded.policies.values()] == [False, True, True, True]
 
 
 def test_the_base_is_what_training_began_with(tmp_path, monkeypatch, model_type):
@@ -68,8 +68,8 @@ def test_the_base_is_what_training_began_with(tmp_path, monkeypatch, model_type)
     monkeypatch.chdir(tmp_path)
     still = ["--lr", "1e-38", "--weight_decay", "0", "--seed", "7"]
     assert outcome("main_squad", [*flags(STAGES[0], model_type), *still]).code == 0
-    shelf = load_shelf(find_checkpoints("checkpoints"))
-    base, sft = (shelf.policies[f"{model_type} {name}"].model for name in ("base", "SFT"))
+    loaded = load_checkpoints(find_checkpoints("checkpoints"))
+    base, sft = (loaded.policies[f"{model_type} {name}"].model for name in ("base", "SFT"))
     assert base is not sft
     for name, weights in sft.state_dict().items():
         assert torch.equal(base.state_dict()[name], weights), name
@@ -80,27 +80,27 @@ def test_a_bad_checkpoint_leaves_the_others(kgram):
     place.write_bytes(place.read_bytes()[:1000])
     Path("checkpoints/other").mkdir()
     Path("checkpoints/other/final.pt").write_text("<b>no checkpoint</b>")
-    shelf = load_shelf(find_checkpoints("checkpoints"))
-    assert list(shelf.policies) == ["kgram base", "kgram SFT", "kgram PPO"]
-    assert [str(line).split()[0] for line in shelf.refused] == [
+    loaded = load_checkpoints(find_checkpoints("checkpoints"))
+    assert list(loaded.policies) == ["kgram base", "kgram SFT", "kgram PPO"]
+    assert [str(line).split()[0] for line in loaded.refused] == [
         "checkpoints/kgram_train_dpo/final.pt", "checkpoints/other/final.pt",
     ]  # fmt: skip
-    assert all("\n" not in line for line in shelf.refused)
+    assert all("\n" not in line for line in loaded.refused)
 
 
 def test_a_parent_that_is_not_loaded_means_no_kl(kgram):
-    shelf = load_shelf(["checkpoints/kgram_train_ppo/final.pt"])
-    (policy,) = shelf.policies.values()
-    (sample,) = answer(policy, None, ASKED, sampled(0)).samples
+    loaded = load_checkpoints(["checkpoints/kgram_train_ppo/final.pt"])
+    (policy,) = loaded.policies.values()
+    (sample,) = answer(policy, None, EXAMPLE, sampled(0)).samples
     assert (policy.parent, policy.parent_name, sample.kl_nats) == (None, "", None)
-    assert "KL from" not in render.render(answer(policy, None, ASKED, sampled(0)))
+    assert "KL from" not in render.render(answer(policy, None, EXAMPLE, sampled(0)))
 
 
 def test_one_stage_from_two_files_has_two_names(kgram):
     path, copy = "checkpoints/kgram_main_squad/final.pt", "copy.pt"
     checkpoint = load_checkpoint(path)
     save_checkpoint(copy, dataclasses.replace(checkpoint, flags={**checkpoint.flags, "seed": 5}))
-    names = list(load_shelf([path, copy]).policies)
+    names = list(load_checkpoints([path, copy]).policies)
     assert names == [f"kgram {s} ({p})" for p in (path, copy) for s in ("base", "SFT")]
     Path(copy).unlink()
 
@@ -108,15 +108,16 @@ def test_one_stage_from_two_files_has_two_names(kgram):
 # --- what is computed ---
 
 
-def test_figures_are_those_of_the_other_scripts(shelf):
+def test_figures_are_those_of_the_other_scripts(loaded):
     """Text and log-probability of generate_from_checkpoint.py, and its score of the answer."""
-    base = ["--model_type", "kgram", "--context", ASKED.context, "--question", ASKED.question]
+    base = ["--model_type", "kgram", "--context", EXAMPLE.context, "--question", EXAMPLE.question]
     policy = "checkpoints/kgram_train_dpo/final.pt"
-    judge = "checkpoints/kgram_train_reward_model/final.pt"
+    reward_model = "checkpoints/kgram_train_reward_model/final.pt"
     options = ["--temperature", "0.7", "--top_k", "9", "--num_samples", "3", "--seed", "4"]
     said = outcome("generate_from_checkpoint", [*base, "--checkpoint", policy, *options]).result
     setting = Settings(Sampling(0.7, 9), 3, 4)
-    found = answer(shelf.policies["kgram DPO"], shelf.judges["kgram reward"], ASKED, setting)
+    policy_and_reward = loaded.policies["kgram DPO"], loaded.reward_models["kgram reward"]
+    found = answer(*policy_and_reward, EXAMPLE, setting)
     assert [s.text for s in found.samples] == said["results"][0]["answers"]
     assert [s.stopped for s in found.samples] == said["results"][0]["stopped"]
     assert len({s.text for s in found.samples}) == 3
@@ -125,15 +126,15 @@ def test_figures_are_those_of_the_other_scripts(shelf):
         if "".join(tokens) == f" {sample.text}" and "\ufffd" not in sample.text:
             scored = outcome(
                 "generate_from_checkpoint",
-                [*base, "--checkpoint", judge, "--answer", sample.text],
+                [*base, "--checkpoint", reward_model, "--answer", sample.text],
             ).result["results"][0]["score"]
             assert sample.reward == pytest.approx(scored, abs=1e-4)
 
 
-def test_greedy_log_probability_is_that_of_the_other_script(shelf):
-    base = ["--model_type", "kgram", "--context", ASKED.context, "--question", ASKED.question]
+def test_greedy_log_probability_is_that_of_the_other_script(loaded):
+    base = ["--model_type", "kgram", "--context", EXAMPLE.context, "--question", EXAMPLE.question]
     said = outcome("generate_from_checkpoint", base).result["results"][0]
-    (sample,) = answer(shelf.policies["kgram SFT"], None, ASKED, sampled(0, samples=5)).samples
+    (sample,) = answer(loaded.policies["kgram SFT"], None, EXAMPLE, sampled(0, samples=5)).samples
     assert [sample.text] == said["answers"]
     assert sample.logp_nats == pytest.approx(said["logp_nats"][0], abs=1e-3)
     assert sample.reward is None
@@ -144,10 +145,10 @@ def test_greedy_log_probability_is_that_of_the_other_script(shelf):
 def test_tokens_against_one_row_read_anew_for_each(workplace, model_type, temperature):
     """Probabilities, alternatives and KL at temperature 1, whichever one was sampled at."""
     workplace(model_type)
-    shelf = load_shelf(find_checkpoints("checkpoints"))
-    policy = shelf.policies[f"{model_type} PPO"]
-    prompt = cut_prompt(policy.tokenizer, ASKED, policy.model.config.block_size)
-    for sample in answer(policy, None, ASKED, sampled(temperature, samples=2)).samples:
+    loaded = load_checkpoints(find_checkpoints("checkpoints"))
+    policy = loaded.policies[f"{model_type} PPO"]
+    prompt = cut_prompt(policy.tokenizer, EXAMPLE, policy.model.config.block_size)
+    for sample in answer(policy, None, EXAMPLE, sampled(temperature, samples=2)).samples:
         read, logps, kls = [*prompt.context, *prompt.question], [], []
         for token in sample.tokens:
             logp = logits_after(policy.model, read).log_softmax(-1)
@@ -171,77 +172,80 @@ def test_tokens_against_one_row_read_anew_for_each(workplace, model_type, temper
         assert sample.stopped or len(sample.tokens) == MAX_ANSWER_TOKENS
 
 
-def test_a_policy_that_is_its_parent_has_no_kl(shelf):
-    sft = shelf.policies["kgram SFT"]
-    found = answer(sft._replace(parent=sft.model), None, ASKED, sampled(2.0, samples=3))
+def test_a_policy_that_is_its_parent_has_no_kl(loaded):
+    sft = loaded.policies["kgram SFT"]
+    found = answer(sft._replace(parent=sft.model), None, EXAMPLE, sampled(2.0, samples=3))
     assert [s.kl_nats for s in found.samples] == [0.0] * 3
 
 
-def test_f1_is_against_the_best_gold(shelf):
-    policy = shelf.policies["kgram SFT"]
-    (sample,) = answer(policy, None, ASKED._replace(golds=()), sampled(0)).samples
+def test_f1_is_against_the_best_gold(loaded):
+    policy = loaded.policies["kgram SFT"]
+    (sample,) = answer(policy, None, EXAMPLE._replace(golds=()), sampled(0)).samples
     assert sample.f1 is None and sample.text
-    again = ASKED._replace(golds=("nothing of it", sample.text))
+    again = EXAMPLE._replace(golds=("nothing of it", sample.text))
     assert answer(policy, None, again, sampled(0)).samples[0].f1 == 1.0
 
 
-def test_a_judge_of_another_tokenizer_scores_nothing(shelf):
+def test_a_reward_model_of_another_tokenizer_scores_nothing(loaded):
     class Foreign:
         def identity(self):
             return {"name": "foreign"}
 
-    judge = shelf.judges["kgram reward"]._replace(tokenizer=Foreign())
-    found = answer(shelf.policies["kgram SFT"], judge, ASKED, sampled(1, samples=2))
+    reward_model = loaded.reward_models["kgram reward"]._replace(tokenizer=Foreign())
+    found = answer(loaded.policies["kgram SFT"], reward_model, EXAMPLE, sampled(1, samples=2))
     assert [s.reward for s in found.samples] == [None, None]
 
 
-def test_a_long_text_is_cut_as_evaluation_cuts_it(shelf):
+def test_a_long_text_is_cut_as_evaluation_cuts_it(loaded):
     """100 kB: the first tokens and the line's end stay, the question and room for an answer too."""
     tokenizer = load_tokenizer("pico")
     text = "The Boru Fair began in 1204. " * 3500
-    prompt = cut_prompt(tokenizer, ASKED._replace(context=text), 256)
+    prompt = cut_prompt(tokenizer, EXAMPLE._replace(context=text), 256)
     whole = tokenizer.encode(f"Context: {text.rstrip()}\n")
-    assert prompt.question == tokenizer.encode(f"Question: {ASKED.question}\nAnswer:")
+    assert prompt.question == tokenizer.encode(f"Question: {EXAMPLE.question}\nAnswer:")
     room = 256 - ANSWER_BUDGET - len(prompt.question)
     assert prompt.context == [*whole[: room - 1], whole[-1]]
     assert prompt.dropped == len(whole) - room > 20_000
-    found = answer(shelf.policies["kgram SFT"], None, ASKED._replace(context=text), sampled(0))
+    found = answer(loaded.policies["kgram SFT"], None, EXAMPLE._replace(context=text), sampled(0))
     assert found.samples and found.dropped_tokens + found.context_tokens == len(whole)
     assert f"{found.dropped_tokens:,} dropped" in render.render(found)
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("example", "words"),
     [
-        (ASKED._replace(question=" \n"), "an empty question given"),
-        (ASKED._replace(context="a" * 1_000_001), "1,000,001 characters given"),
-        (ASKED._replace(question="a" * 1_000_001), "1,000,001 characters given"),
+        (EXAMPLE._replace(question=" \n"), "an empty question given"),
+        (EXAMPLE._replace(context="a" * 1_000_001), "1,000,001 characters given"),
+        (EXAMPLE._replace(question="a" * 1_000_001), "1,000,001 characters given"),
     ],
 )
-def test_a_question_at_fault_is_refused_before_any_policy(shelf, asked, words):
+def test_a_question_at_fault_is_refused_before_any_policy(loaded, example, words):
     with pytest.raises(UserError, match=words):
-        next(answers(list(shelf.policies.values()), None, asked, sampled(0)))
+        next(answers(list(loaded.policies.values()), None, example, sampled(0)))
 
 
-def test_a_policy_that_fails_says_why_and_the_next_one_answers(shelf):
-    policies = [shelf.policies[name] for name in ("kgram SFT", "kgram DPO")]
+def test_a_policy_that_fails_says_why_and_the_next_one_answers(loaded):
+    policies = [loaded.policies[name] for name in ("kgram SFT", "kgram DPO")]
     with torch.no_grad():
         next(policies[0].model.parameters()).fill_(torch.nan)
-    bad, good = answers(policies, None, ASKED, sampled(0))
+    bad, good = answers(policies, None, EXAMPLE, sampled(0))
     assert "not finite" in bad.refusal and not bad.samples
     assert not good.refusal and len(good.samples) == 1
-    long = ASKED._replace(question="why? " * 2000)
+    long = EXAMPLE._replace(question="why? " * 2000)
     (refused,) = answers(policies[1:], None, long, sampled(0))
     assert "ask a shorter one" in render.render(refused)
 
 
-def test_two_people_at_once_get_what_each_would_get_alone(shelf):
-    policies = list(shelf.policies.values())
+def test_two_people_at_once_get_what_each_would_get_alone(loaded):
+    policies = list(loaded.policies.values())
     other = QAExample("Kelda Morven wrote the Vorane Song.", "Who wrote it?", ())
-    tasks = [(ASKED, Settings(Sampling(1.0), 4, 1)), (other, Settings(Sampling(1.3, 20), 3, 2))] * 3
+    tasks = [
+        (EXAMPLE, Settings(Sampling(1.0), 4, 1)),
+        (other, Settings(Sampling(1.3, 20), 3, 2)),
+    ] * 3
 
     def run(task):
-        return list(answers(policies, shelf.judges["kgram reward"], *task))
+        return list(answers(policies, loaded.reward_models["kgram reward"], *task))
 
     alone = [run(task) for task in tasks[:2]]
     assert alone[0] != alone[1]
@@ -292,8 +296,9 @@ class Seen(HTMLParser):
         self.text += data
 
 
-def test_markup_is_text_wherever_it_comes_from(shelf):
-    found = answer(shelf.policies["kgram SFT"], shelf.judges["kgram reward"], ASKED, sampled(0))
+def test_markup_is_text_wherever_it_comes_from(loaded):
+    policy_and_reward = loaded.policies["kgram SFT"], loaded.reward_models["kgram reward"]
+    found = answer(*policy_and_reward, EXAMPLE, sampled(0))
     sample = found.samples[0]
     bad = sample.tokens[0].alternatives[0]._replace(text=MARKUP)
     token = sample.tokens[0]._replace(text=MARKUP, alternatives=[bad])
@@ -302,8 +307,8 @@ def test_markup_is_text_wherever_it_comes_from(shelf):
         found._replace(name=MARKUP, parent_name=MARKUP, samples=[sample]),
         found._replace(name=MARKUP, refusal=MARKUP, samples=[]),
     ]
-    asked = QAExample(MARKUP, MARKUP, (MARKUP,))
-    shown = render.render_all(results, asked, MARKUP)
+    example = QAExample(MARKUP, MARKUP, (MARKUP,))
+    shown = render.render_all(results, example, MARKUP)
     seen = Seen(shown)
     assert seen.tags == {"p", "span", "div", "section", "h3", "ol", "li", "dl", "dt", "dd"}
     assert seen.names <= {
@@ -313,10 +318,11 @@ def test_markup_is_text_wherever_it_comes_from(shelf):
     assert not set("{}$") & set(shown)
 
 
-def test_a_card_shows_every_figure_and_each_token_its_tip(shelf):
-    judge = shelf.judges["kgram reward"]
-    results = list(answers(list(shelf.policies.values()), judge, ASKED, sampled(1, samples=3)))
-    seen = Seen(render.render_all(results, ASKED, judge.name))
+def test_a_card_shows_every_figure_and_each_token_its_tip(loaded):
+    reward_model = loaded.reward_models["kgram reward"]
+    policies = list(loaded.policies.values())
+    results = list(answers(policies, reward_model, EXAMPLE, sampled(1, samples=3)))
+    seen = Seen(render.render_all(results, EXAMPLE, reward_model.name))
     tokens = [token for result in results for sample in result.samples for token in sample.tokens]
     assert len(seen.ids) == len(set(seen.ids)) == len(tokens) and seen.described == seen.ids
     for name in NAMES:
@@ -340,12 +346,12 @@ def test_the_shade_is_what_the_probability_lacks():
 # --- the script ---
 
 
-def respond(shelf, *, names=("kgram SFT", "kgram DPO"), question=ASKED.question, seed=3):
-    act = page.responder(shelf, [ASKED], "cpu")
-    return list(act(ASKED.context, question, list(names), "kgram reward", 0, 0, 1, 1, seed))
+def respond(loaded, *, names=("kgram SFT", "kgram DPO"), question=EXAMPLE.question, seed=3):
+    act = page.responder(loaded, [EXAMPLE], "cpu")
+    return list(act(EXAMPLE.context, question, list(names), "kgram reward", 0, 0, 1, 1, seed))
 
 
-def test_answers_come_one_policy_after_the_other(shelf, monkeypatch):
+def test_answers_come_one_policy_after_the_other(loaded, monkeypatch):
     real, began = answers_module.answer, threading.Event()
 
     def slow(*given):
@@ -354,8 +360,8 @@ def test_answers_come_one_policy_after_the_other(shelf, monkeypatch):
 
     monkeypatch.setattr(answers_module, "answer", slow)
     steps = []
-    act = page.responder(shelf, [ASKED], "cpu")
-    for status, cards in act(ASKED.context, ASKED.question, NAMES[1:3], "", 0, 0, 1, 1, 3):
+    act = page.responder(loaded, [EXAMPLE], "cpu")
+    for status, cards in act(EXAMPLE.context, EXAMPLE.question, NAMES[1:3], "", 0, 0, 1, 1, 3):
         began.set()
         steps.append((re.sub(r", \d+ s", "", status), cards.count("<section")))
     said = dict.fromkeys(steps)  # each once: while it waits it says the same again
@@ -365,12 +371,12 @@ def test_answers_come_one_policy_after_the_other(shelf, monkeypatch):
     assert "Done" in steps[-1][0] and steps[-1][1] == 2
 
 
-def test_golds_and_mistakes_on_the_page(shelf):
-    assert "Gold answer: 1204" in respond(shelf)[-1][1]
-    assert "Gold answer" not in respond(shelf, question="When?")[-1][1]
-    assert "No checkpoint chosen" in respond(shelf, names=())[-1][0]
-    assert "an empty question given" in respond(shelf, question="  ")[-1][0]
-    assert respond(shelf, seed=None)[-1][1] == respond(shelf, seed=0)[-1][1]
+def test_golds_and_mistakes_on_the_page(loaded):
+    assert "Gold answer: 1204" in respond(loaded)[-1][1]
+    assert "Gold answer" not in respond(loaded, question="When?")[-1][1]
+    assert "No checkpoint chosen" in respond(loaded, names=())[-1][0]
+    assert "an empty question given" in respond(loaded, question="  ")[-1][0]
+    assert respond(loaded, seed=None)[-1][1] == respond(loaded, seed=0)[-1][1]
 
 
 def test_without_gradio_it_says_how_to_install_it(kgram, monkeypatch):

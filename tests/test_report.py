@@ -1,4 +1,4 @@
-"""report.html: closed, self-contained, foreign text escaped; of chains whole, broken and many."""
+"""report.html: self-contained, foreign text escaped; of complete, broken and several pipelines."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from src.evaluation.squad_metrics import f1_score
 from src.report.answers import answers_table, marked_words
 from src.report.curves import by_step
 from src.report.html import VOID, tag
-from src.report.pipelines import Chain, Stage, find_chains, group_chains, read_log
+from src.report.pipelines import Pipeline, Stage, find_pipelines, group_pipelines, read_log
 from src.report.summary_plots import hacking_track, mean_of, mean_track, quality_plot
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
@@ -83,7 +83,7 @@ def test_the_parser_of_these_tests_is_strict():
             Strict(text)
 
 
-def test_a_chain_in_one_page(workplace):
+def test_a_pipeline_in_one_page(workplace):
     workplace("kgram")
     ended, page = report()
     assert [i for i in page.ids if i in SECTIONS] == SECTIONS
@@ -138,9 +138,9 @@ def test_logs_alone_make_a_page(workplace):
 def test_a_stage_from_elsewhere_is_found_by_its_lineage(workplace):
     folder = workplace("kgram")
     shutil.move(folder / "checkpoints/kgram_train_ppo", folder / "loose")
-    (chain,) = find_chains(["loose"])
-    assert list(chain.stages) == ["main_squad", "train_reward_model", "train_ppo"]
-    assert chain.notes == ["train_dpo: no run of it was found"]
+    (pipeline,) = find_pipelines(["loose"])
+    assert list(pipeline.stages) == ["main_squad", "train_reward_model", "train_ppo"]
+    assert pipeline.notes == ["train_dpo: no run of it was found"]
     # Without the SFT model there is nothing to measure a distance from.
     shutil.move(folder / "checkpoints/kgram_main_squad", folder / "away")
     _, page = report("--checkpoints", "loose")
@@ -150,26 +150,26 @@ def test_a_stage_from_elsewhere_is_found_by_its_lineage(workplace):
     # Another SFT model at that place is not what it came from.
     shutil.rmtree(folder / "checkpoints/kgram_main_squad")
     shutil.copytree(folder / "checkpoints/kgram_train_dpo", folder / "checkpoints/kgram_main_squad")
-    (chain,) = find_chains(["checkpoints"])
-    assert "train_dpo" in chain.stages and any("is a second" in note for note in chain.notes)
+    (pipeline,) = find_pipelines(["checkpoints"])
+    assert "train_dpo" in pipeline.stages and any("is a second" in note for note in pipeline.notes)
 
 
 def test_two_seeds_are_one_series_and_two_models_two(workplace):
     workplace("kgram")
     shutil.copytree("checkpoints", "again")
-    (series,) = group_chains(find_chains(["checkpoints", "again", "./again"]))
-    assert series.label == "kgram, 2 runs" and len(series.chains) == 2
-    for chain in series.chains[1:]:
-        chain.stages["main_squad"].flags["seed"] = 1
-    (series,) = group_chains(series.chains)
+    (series,) = group_pipelines(find_pipelines(["checkpoints", "again", "./again"]))
+    assert series.label == "kgram, 2 runs" and len(series.pipelines) == 2
+    for pipeline in series.pipelines[1:]:
+        pipeline.stages["main_squad"].flags["seed"] = 1
+    (series,) = group_pipelines(series.pipelines)
     assert series.label == "kgram, 2 seeds"
-    series.chains[1].stages.pop("train_ppo")  # not there yet
-    assert len(group_chains(series.chains)) == 1
-    series.chains[1].stages["train_dpo"].flags["beta"] = 7.0
-    labels = [series.label for series in group_chains(series.chains)]
+    series.pipelines[1].stages.pop("train_ppo")  # not there yet
+    assert len(group_pipelines(series.pipelines)) == 1
+    series.pipelines[1].stages["train_dpo"].flags["beta"] = 7.0
+    labels = [series.label for series in group_pipelines(series.pipelines)]
     assert labels == ["kgram (checkpoints)", "kgram (again)"]
     workplace("lstm")
-    models = group_chains(find_chains(["checkpoints"]))
+    models = group_pipelines(find_pipelines(["checkpoints"]))
     assert [s.label for s in models] == ["lstm", "kgram"]
     _, page = report("--checkpoints", "checkpoints", "again")
     text = "".join(page.text)
@@ -183,12 +183,12 @@ def test_a_run_that_broke_off_says_itself_what_it_is(workplace):
     folder = workplace("kgram")
     shutil.move(folder / "checkpoints/kgram_train_ppo", folder / "checkpoints/hot")
     (folder / "checkpoints/hot/final.pt").unlink()
-    (chain,) = find_chains(["checkpoints"])
-    assert chain.stages["train_ppo"].folder.name == "hot" and chain.stages["train_ppo"].steps
+    (pipeline,) = find_pipelines(["checkpoints"])
+    assert pipeline.stages["train_ppo"].folder.name == "hot" and pipeline.stages["train_ppo"].steps
     (folder / "checkpoints/hot/args.json").unlink()
-    (chain,) = find_chains(["checkpoints"])
-    assert "train_ppo" not in chain.stages
-    assert any("checkpoints/hot: no final.pt, and no args.json" in note for note in chain.notes)
+    (pipeline,) = find_pipelines(["checkpoints"])
+    assert "train_ppo" not in pipeline.stages
+    assert any("checkpoints/hot: no final.pt, and no args.json" in note for note in pipeline.notes)
 
 
 def test_a_damaged_stage_is_named_and_the_rest_is_shown(workplace):
@@ -209,10 +209,12 @@ def test_a_damaged_stage_is_named_and_the_rest_is_shown(workplace):
 def test_a_second_run_that_was_given_too_is_not_missed(workplace):
     folder = workplace("kgram")
     shutil.copytree(folder / "checkpoints/kgram_train_ppo", folder / "checkpoints/mine")
-    (chain,) = find_chains(["checkpoints"])
-    assert chain.notes == ["checkpoints/mine is a second train_ppo, left out: give it as a folder "
-                           "of its own to --checkpoints"]  # fmt: skip
-    first, second = find_chains(["checkpoints", "checkpoints/mine"])
+    (pipeline,) = find_pipelines(["checkpoints"])
+    assert pipeline.notes == [
+        "checkpoints/mine is a second train_ppo, left out: give it as a folder of its own to "
+        "--checkpoints"
+    ]
+    first, second = find_pipelines(["checkpoints", "checkpoints/mine"])
     assert not first.notes and list(second.stages) == [
         "main_squad", "train_reward_model", "train_ppo",
     ]  # fmt: skip
@@ -298,7 +300,7 @@ def test_a_broken_line_is_refused_with_its_number(line, workplace):
     assert "kgram_main_squad/metrics.jsonl line 3" in told and "expected a JSON object" in told
 
 
-def test_what_is_no_chain_is_refused_in_one_line(tmp_path, monkeypatch):
+def test_what_is_no_pipeline_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = refusal("report", [])
     assert "--checkpoints checkpoints given" in told and "main_squad.py" in told
@@ -323,7 +325,7 @@ def test_runs_are_laid_side_by_side_by_step():
 
 def ppo(*evaluations):
     stage = Stage(Path("x"), None, None, [], list(evaluations), {}, {})
-    return Chain(Path("."), "kgram", {"train_ppo": stage}, [])
+    return Pipeline(Path("."), "kgram", {"train_ppo": stage}, [])
 
 
 def test_the_track_of_a_hacked_reward_by_hand():
@@ -340,7 +342,7 @@ def test_the_track_of_a_hacked_reward_by_hand():
     np.testing.assert_allclose(track["reward"][1], [0.4, -0.6, 1.4])
     np.testing.assert_allclose(track["f1"][1], [-20, -21, -19])
     assert hacking_track(ppo(record(0, 0, 0.1, 60))) is None
-    assert hacking_track(Chain(Path("."), "kgram", {}, [])) is None
+    assert hacking_track(Pipeline(Path("."), "kgram", {}, [])) is None
 
 
 def test_several_tracks_are_their_mean_where_all_have_an_evaluation():

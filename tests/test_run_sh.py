@@ -65,7 +65,7 @@ def test_each_script_takes_what_it_is_given(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [["--checkpoints", "seed1"], ["--checkpoints=seed1"]])
-def test_a_chain_of_its_own_folder(tmp_path, folder):
+def test_a_pipeline_of_its_own_folder(tmp_path, folder):
     found = asked(tmp_path, "kgram", *folder, "--seed", "1")
     for script in (main_squad, *LATER):
         parsed = script.build_parser().parse_args(found[f"{script.__name__}.py"])
@@ -86,7 +86,7 @@ def test_flags_that_run_sh_gives_itself_are_refused(tmp_path, flag):
 
 
 @pytest.mark.parametrize("flag", ["--checkpoints", "--checkpoints="])
-def test_a_chain_of_no_folder_is_refused(tmp_path, flag):
+def test_a_pipeline_of_no_folder_is_refused(tmp_path, flag):
     with pytest.raises(subprocess.CalledProcessError) as ended:
         asked(tmp_path, "lstm", flag)
     assert ended.value.returncode == 2 and b"without a folder" in ended.value.stderr

@@ -1,1 +1,1 @@
-"""The local page of playground.py: what is loaded, what is computed, how it is shown."""
+"""The local page of playground.py: loading checkpoints, computing answers, rendering them."""

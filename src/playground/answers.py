@@ -1,5 +1,5 @@
-"""What the page shows of a policy's answers: their tokens with what else could have stood there,
-log-probability, KL from the parent and reward. Functions of their arguments, without a page.
+"""Compute what the page shows of a policy's answers: tokens with their alternatives,
+log-probability, KL from the parent and reward. Pure functions, independent of Gradio.
 
 N samples, M = answer tokens of all samples together, V vocabulary.
 """
@@ -18,11 +18,11 @@ from src.evaluation.squad_metrics import QAExample, f1_score
 from src.inference.logprobs import TreeBatch, build_tree_batch, completion_hidden, pick
 from src.inference.sampling import Sampling, generate
 from src.losses import kl_divergence, token_logp
-from src.playground.checkpoints import Judge, Policy
+from src.playground.checkpoints import LoadedRewardModel, Policy
 from src.rl.rewards import model_rewards
 from src.utils.errors import UserError
 
-# More is no paragraph, and would only be cut away after it was encoded.
+# A longer text would be encoded in full and then cut to the block.
 MAX_CHARACTERS = 1_000_000
 ALTERNATIVES = 5
 
@@ -44,7 +44,7 @@ class Prompt(NamedTuple):
 
 
 class Alternative(NamedTuple):
-    """What could stand at a token's place. text: None for the stop token; chosen: it does."""
+    """A token that was possible at a position. text: None for EOS; chosen: it was sampled."""
 
     text: str | None
     probability: float
@@ -52,10 +52,10 @@ class Alternative(NamedTuple):
 
 
 class Token(NamedTuple):
-    """text: what the token adds, '' while a character is not complete, None for the stop token.
+    """text: what the token adds, '' while a character is not complete, None for EOS.
 
-    alternatives: the most probable tokens in order and, after them, the chosen one where it is none
-    of them. Probabilities are the model's own, before temperature, top-k and top-p.
+    alternatives: the most probable tokens in order, then the chosen one if it is not among them.
+    Probabilities are the model's own, before temperature, top-k and top-p.
     kl_nats: exact, over the vocabulary; None without a parent.
     """
 
@@ -68,7 +68,7 @@ class Token(NamedTuple):
 class Sample(NamedTuple):
     """logp_nats, kl_nats: sums over the tokens. reward: normalised; f1: 0 to 1, best of the golds.
 
-    stopped: whether the stop token came; it is then the last of the tokens.
+    stopped: whether EOS was sampled; it is then the last of the tokens.
     """
 
     text: str
@@ -81,7 +81,7 @@ class Sample(NamedTuple):
 
 
 class PolicyAnswers(NamedTuple):
-    """A policy's samples; refusal: in a line why there are none."""
+    """A policy's samples; refusal: one line that says why there are none."""
 
     name: str
     samples: list[Sample]
@@ -91,11 +91,11 @@ class PolicyAnswers(NamedTuple):
     refusal: str = ""
 
 
-def check_asked(asked: QAExample) -> None:
-    """UserError for a question that nobody could answer."""
-    if not asked.question.strip():
+def check_example(example: QAExample) -> None:
+    """UserError for an empty question or a text that is too long."""
+    if not example.question.strip():
         raise UserError("an empty question given, expected some text: type or pick one")
-    longest = max(len(asked.context), len(asked.question))
+    longest = max(len(example.context), len(example.question))
     if longest > MAX_CHARACTERS:
         raise UserError(
             f"a text of {longest:,} characters given, expected at most {MAX_CHARACTERS:,}, "
@@ -105,28 +105,28 @@ def check_asked(asked: QAExample) -> None:
 
 def answers(
     policies: Sequence[Policy],
-    judge: Judge | None,
-    asked: QAExample,
+    reward_model: LoadedRewardModel | None,
+    example: QAExample,
     settings: Settings,
     device: torch.device | str = "cpu",
 ) -> Iterator[PolicyAnswers]:
-    """Each policy's answers in turn, as soon as they are there; one that fails says why.
+    """Yield each policy's answers in turn; a policy that fails yields its reason.
 
-    Raises UserError at once where the question is at fault.
+    Raises UserError at once if the question itself is invalid.
     """
-    check_asked(asked)
+    check_example(example)
     for policy in policies:
         try:
-            yield answer(policy, judge, asked, settings, device)
+            yield answer(policy, reward_model, example, settings, device)
         except UserError as error:
             yield PolicyAnswers(policy.name, [], refusal=" ".join(str(error).split()))
 
 
-def cut_prompt(tokenizer: Tokenizer, asked: QAExample, block_size: int) -> Prompt:
-    """The ids of a prompt, its context cut as at evaluation: only the first tokens, where not all
-    fit beside the question and an answer. UserError where the question alone is too long.
+def cut_prompt(tokenizer: Tokenizer, example: QAExample, block_size: int) -> Prompt:
+    """The ids of a prompt, its context cut as at evaluation: to the first tokens that fit beside
+    the question and an answer. UserError if the question alone is too long.
     """
-    context, question = encode_prompt(tokenizer, asked.context, asked.question)
+    context, question = encode_prompt(tokenizer, example.context, example.question)
     trees = evaluation_trees(
         [context], [[question]], block_size=block_size, answer_budget=ANSWER_BUDGET
     ).trees
@@ -142,18 +142,18 @@ def cut_prompt(tokenizer: Tokenizer, asked: QAExample, block_size: int) -> Promp
 @torch.inference_mode()
 def answer(
     policy: Policy,
-    judge: Judge | None,
-    asked: QAExample,
+    reward_model: LoadedRewardModel | None,
+    example: QAExample,
     settings: Settings,
     device: torch.device | str = "cpu",
 ) -> PolicyAnswers:
-    """One policy's samples with their figures.
+    """One policy's samples with their metrics.
 
-    A sample that was cut off has no stop token in its log-probability and KL; its reward is read as
-    if one followed. Raises UserError where the question is too long or the weights are not finite.
+    A sample that was cut off has no EOS in its log-probability and KL; its reward is read as if EOS
+    followed. Raises UserError if the question is too long or the weights are not finite.
     """
     tokenizer = policy.tokenizer
-    prompt = cut_prompt(tokenizer, asked, policy.model.config.block_size)
+    prompt = cut_prompt(tokenizer, example, policy.model.config.block_size)
     found = generate(
         policy.model,
         [(prompt.context, [prompt.question])],
@@ -168,12 +168,12 @@ def answer(
     tree = (prompt.context, [(prompt.question, ids)])
     tree_batch = build_tree_batch([tree], tokenizer.eos_id, device)
     tokens = _tokens(policy, tree_batch, ids, stopped)
-    rewards = _rewards(judge, tokenizer, asked, ids, device)
+    rewards = _rewards(reward_model, tokenizer, example, ids, device)
     samples = []
     for row, reward, (row_tokens, logp), done in zip(ids, rewards, tokens, stopped, strict=True):
         text = tokenizer.decode(row).strip()
         kl = None if policy.parent is None else sum(t.kl_nats for t in row_tokens)
-        f1 = f1_score(text, asked.golds) if asked.golds else None
+        f1 = f1_score(text, example.golds) if example.golds else None
         samples.append(Sample(text, row_tokens, logp, kl, reward, f1, done))
     return PolicyAnswers(
         policy.name, samples, policy.parent_name, len(prompt.context), prompt.dropped
@@ -181,7 +181,7 @@ def answer(
 
 
 def _answer_logits(model: nn.Module, tree_batch: TreeBatch) -> Tensor:
-    """Logits (M, V) before every answer and stop token, sample after sample."""
+    """Logits (M, V) that predict each answer token and EOS, sample after sample."""
     return model.logits(pick(completion_hidden(model, tree_batch), tree_batch.mask))
 
 
@@ -215,7 +215,7 @@ def _tokens(
             ]
             tokens.append(Token(text, probability, kl[i] if kl else None, alternatives))
         rows.append((tokens, logp[start : start + len(tokens)].sum().item()))
-        start += len(row) + 1  # the forest has a stop token after every sample
+        start += len(row) + 1  # the tree batch has EOS after every sample
     return rows
 
 
@@ -224,20 +224,24 @@ def _text_of(tokenizer: Tokenizer, token: int) -> str | None:
 
 
 def _rewards(
-    judge: Judge | None, tokenizer: Tokenizer, asked: QAExample, ids: list[list[int]], device
+    reward_model: LoadedRewardModel | None,
+    tokenizer: Tokenizer,
+    example: QAExample,
+    ids: list[list[int]],
+    device: torch.device | str,
 ) -> list[float | None]:
-    """The judge's score of each sample; None without one, or where it reads other ids."""
-    if judge is None or judge.tokenizer.identity() != tokenizer.identity():
+    """The normalised reward of each sample; None without a reward model of the same tokenizer."""
+    if reward_model is None or reward_model.tokenizer.identity() != tokenizer.identity():
         return [None] * len(ids)
-    prompt = cut_prompt(tokenizer, asked, judge.model.backbone.config.block_size)
+    prompt = cut_prompt(tokenizer, example, reward_model.model.backbone.config.block_size)
     tree = (prompt.context, [(prompt.question, ids)])
-    return model_rewards(judge.model, [tree], tokenizer.eos_id, device).tolist()
+    return model_rewards(reward_model.model, [tree], tokenizer.eos_id, device).tolist()
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     """The text that each token adds; joined, they are decode(ids).
 
-    A token that ends inside a character adds nothing, the one that completes it adds it all.
+    A token that ends inside a character adds nothing; the one that completes it adds all of it.
     """
     texts, shown = [], 0
     for end in range(1, len(ids) + 1):

@@ -1,7 +1,6 @@
 """The checkpoints that the page offers: policies with their parents, and reward models.
 
-All are loaded before the page opens and only read afterwards, so that any number of people can use
-them at once.
+All are loaded before the page opens and are read-only afterwards, so requests can run in parallel.
 """
 
 import dataclasses
@@ -20,14 +19,14 @@ from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
 from src.utils.constants import DPO, PPO, REWARD, SFT, STAGES
 from src.utils.errors import UserError
 
-SNAPSHOT = "snapshot.pt"  # an SFT policy from before the end, where later stages may start
+SNAPSHOT = "snapshot.pt"  # an SFT policy saved during training; later stages may start from it
 SHORT_NAMES = {SFT: "SFT", DPO: "DPO", PPO: "PPO", REWARD: "reward"}
 
 
 class Policy(NamedTuple):
-    """A model that answers. parent: what KL is measured from, None where it is not loaded.
+    """A model that answers. parent: what KL is measured from, None if it is not loaded.
 
-    trained: False for the weights that training began with.
+    trained: False for the initial weights of an SFT run.
     """
 
     name: str
@@ -38,21 +37,21 @@ class Policy(NamedTuple):
     trained: bool = True
 
 
-class Judge(NamedTuple):
-    """A reward model."""
+class LoadedRewardModel(NamedTuple):
+    """A reward model with its name on the page."""
 
     name: str
     model: RewardModel
     tokenizer: Tokenizer
 
 
-class Shelf(NamedTuple):
-    """policies, judges: by name, in the page's order. refused: a line for each file that is no
-    sound checkpoint. data: the identity of the data that the first policy was trained on.
+class CheckpointList(NamedTuple):
+    """policies, reward_models: by name, in the page's order. refused: one line for each file that
+    could not be loaded. data: the identity of the data that the first policy was trained on.
     """
 
     policies: dict[str, Policy]
-    judges: dict[str, Judge]
+    reward_models: dict[str, LoadedRewardModel]
     refused: list[str]
     data: dict
 
@@ -70,15 +69,15 @@ def find_checkpoints(folder: str) -> list[str]:
 
 
 def untrained(sft: Checkpoint) -> nn.Module:
-    """The weights that an SFT run from scratch began with, made again from its flags."""
+    """The initial weights of an SFT run from scratch, made again from its flags."""
     torch.manual_seed(sft.flags["seed"])
     model = build_model(sft.model_type, dataclasses.asdict(sft.model.config))
     initialise(model, sft.flags["initialisation"], sft.flags["seed"])
     return model
 
 
-def load_shelf(paths: Sequence[str], device: torch.device | str = "cpu") -> Shelf:
-    """Load every file; those that cannot be loaded are listed, and UserError when no policy can."""
+def load_checkpoints(paths: Sequence[str], device: torch.device | str = "cpu") -> CheckpointList:
+    """Load every file; `refused` lists those that fail. UserError if no policy can be loaded."""
     loaded, refused = [], []
     for path in paths:
         try:
@@ -93,19 +92,21 @@ def load_shelf(paths: Sequence[str], device: torch.device | str = "cpu") -> Shel
         )
     for checkpoint in loaded:
         checkpoint.model.to(device)
-    judges = [
-        Judge(name, c.model, c.tokenizer) for name, c in _named(loaded) if c.stage == REWARD
+    reward_models = [
+        LoadedRewardModel(name, c.model, c.tokenizer)
+        for name, c in _named(loaded)
+        if c.stage == REWARD
     ]
-    return Shelf(
+    return CheckpointList(
         {policy.name: policy for policy in _with_parents(policies, device)},
-        {judge.name: judge for judge in judges},
+        {reward_model.name: reward_model for reward_model in reward_models},
         refused,
         policies[0].data,
     )
 
 
 def _named(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
-    """Each with a name such as 'transformer DPO', and its path where that would not be unique."""
+    """Each with a name such as 'transformer DPO', followed by its path if that is not unique."""
     short = [
         f"{c.model_type} {SHORT_NAMES[c.stage]}" + " snapshot" * (Path(c.path).name == SNAPSHOT)
         for c in checkpoints
@@ -118,11 +119,11 @@ def _named(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
 
 
 def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
-    """The policies, each SFT run from scratch after the base it began with (a snapshot's is its
-    run's).
+    """The policies, with the initial weights ("base") before each SFT run from scratch; a snapshot
+    shares the base of its run.
 
-    The parent of SFT is that base; of later stages the SFT model of their lineage, found by its
-    sha256, as in eval_dpo.py.
+    The parent of SFT is that base. The parent of a later stage is the SFT model of its lineage,
+    found by its sha256, as in eval_dpo.py.
     """
     named = _named(checkpoints)
     by_hash = {c.sha256: (c.model, name) for name, c in named}

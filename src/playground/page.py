@@ -1,8 +1,8 @@
-"""The page itself, in Gradio: what people set, and the answers as they come.
+"""The page in Gradio: its controls, and the answers as they arrive.
 
-Only this file knows Gradio. Every event is a function of what stands on the asking person's page;
-the models are shared and only read. Nothing is fetched from elsewhere: the theme's fonts are the
-system's, and nothing is counted, shared or reported.
+Only this file imports Gradio. An event depends only on the controls of the page that sent it; the
+models are shared and read-only. The page makes no requests to other hosts: it uses system fonts,
+and Gradio's analytics and sharing are off.
 """
 
 import os
@@ -18,14 +18,14 @@ from src.evaluation.squad_metrics import QAExample
 from src.inference.sampling import Sampling
 from src.playground import render
 from src.playground.answers import PolicyAnswers, Settings, answers
-from src.playground.checkpoints import Shelf
+from src.playground.checkpoints import CheckpointList
 from src.utils.errors import UserError
 
 HOST = "127.0.0.1"
-NO_JUDGE = "none"
-AT_ONCE = 2  # people whose answers are computed at the same time; the others see their place
-WAITING = 32  # people in the queue; more are turned away
-TICK = 0.25  # seconds between two looks at a policy that is answering; Stop acts at the next
+NO_REWARD_MODEL = "none"
+AT_ONCE = 2  # requests computed at the same time; the others see their place in the queue
+WAITING = 32  # requests in the queue; more are refused
+TICK = 0.25  # seconds between polls of a policy that is answering; Stop acts at the next poll
 
 
 def import_gradio():
@@ -42,37 +42,39 @@ def import_gradio():
 
 
 def known_questions(paragraphs: Sequence[Paragraph]) -> list[QAExample]:
-    """The questions that a person can pick, with their golds."""
+    """The questions to pick from, with their golds."""
     return [QAExample(p.context, q.text, q.answers) for p in paragraphs for q in p.questions]
 
 
 def responder(
-    shelf: Shelf, known: Sequence[QAExample], device: torch.device | str
+    loaded: CheckpointList, known: Sequence[QAExample], device: torch.device | str
 ) -> Callable[..., Iterator[tuple[str, str]]]:
-    """The function behind the Answer button: what is set -> (status, answers) as HTML, again
-    whenever a policy has answered, and every TICK until then.
+    """The function behind the Answer button: controls -> (status, answers) as HTML, yielded again
+    after each policy's answer and every TICK seconds before it.
 
-    The computing is done by threads beside, so that a person who stops waiting is free at once.
-    What was begun is finished for nobody, and holds one of AT_ONCE places until it is.
+    Worker threads compute, so that Stop frees the page at once. An answer in progress is still
+    finished, then discarded; until then it occupies one of the AT_ONCE workers.
     """
     workers = ThreadPoolExecutor(AT_ONCE)
-    golds = {(asked.context, asked.question): asked.golds for asked in known}
+    golds = {(example.context, example.question): example.golds for example in known}
 
-    def respond(context, question, names, judge_name, temperature, top_k, top_p, samples, seed):
-        asked = QAExample(context, question, golds.get((context, question), ()))
+    def respond(context, question, names, reward_name, temperature, top_k, top_p, samples, seed):
+        example = QAExample(context, question, golds.get((context, question), ()))
         sampling = Sampling(float(temperature), int(top_k), float(top_p))
         settings = Settings(sampling, int(samples), int(seed or 0))
-        chosen = [shelf.policies[name] for name in names]
-        judge = shelf.judges.get(judge_name)
+        chosen = [loaded.policies[name] for name in names]
+        reward_model = loaded.reward_models.get(reward_name)
         results: list[PolicyAnswers] = []
 
         def shown(status: str) -> tuple[str, str]:
-            return status, render.render_all(results, asked, judge.name if judge else "")
+            name = reward_model.name if reward_model else ""
+            return status, render.render_all(results, example, name)
 
         if not chosen:
             yield shown(render.note("No checkpoint chosen, expected at least one.", True))
             return
-        arriving, started = answers(chosen, judge, asked, settings, device), time.monotonic()
+        arriving = answers(chosen, reward_model, example, settings, device)
+        started = time.monotonic()
         try:
             for number, policy in enumerate(chosen, 1):
                 work = workers.submit(next, arriving)
@@ -91,19 +93,21 @@ def responder(
     return respond
 
 
-def build(shelf: Shelf, known: Sequence[QAExample], seed: int, device: torch.device | str):
+def build(
+    loaded: CheckpointList, known: Sequence[QAExample], seed: int, device: torch.device | str
+):
     """The page, not yet served: a gradio.Blocks."""
     gr = import_gradio()
     first = known[0] if known else QAExample("", "", ())
-    trained = [name for name, policy in shelf.policies.items() if policy.trained]
+    trained = [name for name, policy in loaded.policies.items() if policy.trained]
     with gr.Blocks(title="Pico-LLM playground", analytics_enabled=False) as page:
         gr.Markdown("# Pico-LLM playground\nOne question, every stage's answer side by side.")
-        for line in shelf.refused:
+        for line in loaded.refused:
             gr.HTML(render.note(f"Not loaded: {line}", warning=True))
         with gr.Row():
             with gr.Column(scale=3, min_width=320):
                 pick = gr.Dropdown(
-                    [(asked.question, i) for i, asked in enumerate(known)],
+                    [(example.question, i) for i, example in enumerate(known)],
                     value=0 if known else None,
                     label="Pick a held-out question",
                 )
@@ -111,7 +115,7 @@ def build(shelf: Shelf, known: Sequence[QAExample], seed: int, device: torch.dev
                     first.context, label="Context", lines=5, max_lines=10, elem_id="context"
                 )
                 question = gr.Textbox(first.question, label="Question", elem_id="question")
-                names = gr.CheckboxGroup(list(shelf.policies), value=trained, label="Checkpoints")
+                names = gr.CheckboxGroup(list(loaded.policies), value=trained, label="Checkpoints")
             with gr.Column(scale=2, min_width=320):
                 temperature = gr.Slider(
                     0, 2, 0, step=0.05, label="Temperature",
@@ -121,8 +125,9 @@ def build(shelf: Shelf, known: Sequence[QAExample], seed: int, device: torch.dev
                 top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", info="1: all tokens")
                 samples = gr.Slider(1, 8, 1, step=1, label="Samples", info="answers a checkpoint")
                 with gr.Row():
-                    judge = gr.Dropdown(
-                        [*shelf.judges, NO_JUDGE], value=next(iter(shelf.judges), NO_JUDGE),
+                    reward_model = gr.Dropdown(
+                        [*loaded.reward_models, NO_REWARD_MODEL],
+                        value=next(iter(loaded.reward_models), NO_REWARD_MODEL),
                         label="Reward model", min_width=200,
                     )  # fmt: skip
                     seed_box = gr.Number(
@@ -137,15 +142,17 @@ def build(shelf: Shelf, known: Sequence[QAExample], seed: int, device: torch.dev
             lambda i: (known[i].context, known[i].question), pick, [context, question],
             queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
-        inputs = [context, question, names, judge, temperature, top_k, top_p, samples, seed_box]
+        inputs = [
+            context, question, names, reward_model, temperature, top_k, top_p, samples, seed_box,
+        ]  # fmt: skip
         running = gr.on(
-            [go.click, question.submit], responder(shelf, known, device), inputs,
+            [go.click, question.submit], responder(loaded, known, device), inputs,
             [status, results], concurrency_limit=AT_ONCE, show_progress="minimal",
             show_progress_on=status, api_visibility="private",
         )  # fmt: skip
-        # Gradio takes no new press of Answer before the old one's end has come back to the browser.
-        # `failure` is what it calls then, of a press that was stopped; a message sent by Stop
-        # itself would be there before, and the next press would be lost.
+        # Gradio ignores a new click on Answer until the browser has seen the end of the old one. It
+        # then calls `failure` for a request that was stopped. A status set by Stop itself would
+        # appear earlier, and the next click would be lost.
         stop.click(None, cancels=[running], queue=False, api_visibility="private")
         running.failure(
             lambda: render.note("Stopped. What was finished stands below."), None, status,
@@ -155,7 +162,7 @@ def build(shelf: Shelf, known: Sequence[QAExample], seed: int, device: torch.dev
 
 
 def require_port(port: int) -> None:
-    """UserError where something else listens at the port already."""
+    """UserError if another process listens on the port."""
     with socket.socket() as place:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
         try:

@@ -1,5 +1,5 @@
-"""Answers as HTML. Everything that a person or a model wrote is escaped, braces included, which
-Gradio's templates might read.
+"""Answers as HTML. All text written by a person or a model is escaped, including braces, which
+Gradio's templates could interpret.
 """
 
 import html
@@ -9,7 +9,7 @@ from src.evaluation.squad_metrics import QAExample
 from src.playground.answers import Alternative, PolicyAnswers, Sample, Token
 
 STOP_NAME = "end of answer"
-# What a token looks like when it is blank or part of a character.
+# How white space is shown.
 _VISIBLE = str.maketrans({" ": "\u2423", "\n": "\u21b5", "\t": "\u21e5", "\r": "\u240d"})
 
 # --shade is mixed in by how improbable a token is. Light and dark were chosen so that text keeps a
@@ -73,14 +73,14 @@ def note(text: str, warning: bool = False) -> str:
     return f'<p class="pg-note{" pg-warn" if warning else ""}">{escape(text)}</p>'
 
 
-def render_all(results: Sequence[PolicyAnswers], asked: QAExample, judge_name: str) -> str:
-    """The cards of all policies side by side, under what their shades and figures mean."""
+def render_all(results: Sequence[PolicyAnswers], example: QAExample, reward_name: str) -> str:
+    """The cards of all policies side by side, below a legend of shades and metrics."""
     if not results:
         return ""
-    gold = f"Gold answer: {' or '.join(dict.fromkeys(asked.golds))}. " if asked.golds else ""
+    gold = f"Gold answer: {' or '.join(dict.fromkeys(example.golds))}. " if example.golds else ""
     scored = (
-        f"Reward: the score of {judge_name}; gold answers have mean 0, standard deviation 1. "
-        if judge_name
+        f"Reward: the score of {reward_name}; gold answers have mean 0, standard deviation 1. "
+        if reward_name
         else "No reward model chosen. "
     )
     legend = (
@@ -95,7 +95,7 @@ def render_all(results: Sequence[PolicyAnswers], asked: QAExample, judge_name: s
 
 
 def render(result: PolicyAnswers, number: int = 0) -> str:
-    """One policy's card. number: tells its elements' ids from those of the page's other cards."""
+    """One policy's card. number: makes the ids of its elements unique on the page."""
     head = f'<section class="pg-card"><h3>{escape(result.name)}</h3>'
     if result.refusal:
         return f"{head}{note(result.refusal, warning=True)}</section>"
@@ -132,7 +132,7 @@ def _sample(sample: Sample, parent_name: str, name: str) -> str:
 
 
 def _token(token: Token, parent_name: str, name: str) -> str:
-    """The token on its shade and, after it, what is shown on hover or focus."""
+    """The token on its shade, followed by the tooltip for hover and focus."""
     stop = token.text is None
     text = STOP_NAME if stop else token.text or "\u22ef"
     words = f"Probability {_percent(token.probability)}"

@@ -107,7 +107,7 @@ def _mean_and_band(axes: Axes, steps: np.ndarray, values: np.ndarray, **style) -
 
 def _training(axes: Axes, curve: Curve, series: Series, number: int, theme: Theme) -> bool:
     """The figure in training, smoothed over a twentieth of the run; one run's raw, faintly."""
-    logs = [c.stages[curve.stage].steps for c in series.chains]
+    logs = [p.stages[curve.stage].steps for p in series.pipelines]
     steps, values = by_step(logs, curve.training) if curve.training else (np.array([]), None)
     if not len(steps):
         return False
@@ -126,7 +126,7 @@ def _held_out(axes: Axes, curve: Curve, all_series: Sequence[Series], theme: The
     """Held-out figures as markers with intervals, or bands over seeds; returns how many lines."""
     lines = 0
     for number, series in enumerate(all_series):
-        logs = [c.stages[curve.stage].evaluations for c in series.chains]
+        logs = [p.stages[curve.stage].evaluations for p in series.pipelines]
         for place, (key, words) in enumerate(curve.held_out.items()):
             steps, values = by_step(logs, key)
             if not len(steps):
@@ -151,13 +151,13 @@ def _held_out(axes: Axes, curve: Curve, all_series: Sequence[Series], theme: The
 
 
 def _each_once(stage: str, all_series: Sequence[Series]) -> list[Series]:
-    """The series with the chains that have a run of the stage, a run that several share in the
+    """The series with the pipelines that have a run of the stage, a run that several share in the
     first of them.
     """
     drawn, found = set(), []
     for series in all_series:
-        own = {c.stages[stage].folder.resolve(): c for c in series.chains if stage in c.stages}
-        found.append(series._replace(chains=[own[f] for f in own if f not in drawn]))
+        own = {p.stages[stage].folder.resolve(): p for p in series.pipelines if stage in p.stages}
+        found.append(series._replace(pipelines=[own[f] for f in own if f not in drawn]))
         drawn |= own.keys()
     return found
 
@@ -169,8 +169,8 @@ def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
     records = [
         record
         for series in all_series
-        for chain in series.chains
-        for record in (*chain.stages[curve.stage].steps, *chain.stages[curve.stage].evaluations)
+        for stage in (pipeline.stages[curve.stage] for pipeline in series.pipelines)
+        for record in (*stage.steps, *stage.evaluations)
     ]
     marked = any(key in record for record in records for key in keys)
     if not marked and not any(curve.training in record for record in records):
@@ -197,7 +197,7 @@ def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
             axes.set_ylim(middle - PERCENT_SPAN / 2, middle + PERCENT_SPAN / 2)
         legend(axes, max(lines, len(all_series)))
 
-    several = any(len(series.chains) > 1 for series in all_series)
+    several = any(len(series.pipelines) > 1 for series in all_series)
     note = []
     if curve.training:
         note.append("Line: training, smoothed over a twentieth of the run")

@@ -1,4 +1,4 @@
-"""What a chain's checkpoints do with held-out questions and pairs: the forward passes of a report.
+"""Measure a pipeline's checkpoints on held-out questions and pairs (the report's forward passes).
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from src.evaluation.evaluation_set import (
 )
 from src.evaluation.intervals import Interval, bootstrap_interval
 from src.preference.pairs import PairSet, accuracy_by_kind, held_out_pairs, raw_scores
-from src.report.pipelines import Chain
+from src.report.pipelines import Pipeline
 from src.training.run import say
 from src.utils.checkpoint_utils import Checkpoint, require_same_tokenizer
 from src.utils.constants import REWARD, SFT
@@ -40,7 +40,7 @@ class KindScores(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was measured of one chain. table: policy or rule -> metric -> value with interval;
+    """What was measured of one pipeline. table: policy or rule -> metric -> value with interval;
     answers: policy's stage -> its greedy answers; kinds: corruption -> scores, if there is a reward
     model; gold_tokens: mean length of the golds, stop tokens included.
     """
@@ -52,9 +52,9 @@ class Measured(NamedTuple):
     gold_tokens: float
 
 
-def base_row(chain: Chain) -> dict[str, Interval]:
+def base_row(pipeline: Pipeline) -> dict[str, Interval]:
     """The untrained model's figures from SFT's log; empty where it did not log any."""
-    first = chain.stages[SFT].evaluations[:1] if SFT in chain.stages else []
+    first = pipeline.stages[SFT].evaluations[:1] if SFT in pipeline.stages else []
     if not first or first[0]["step"] != 0:
         return {}
     names = ("em", "f1", "answer_loss_nats")
@@ -67,20 +67,20 @@ def interval_of(record: dict, name: str) -> Interval:
     return Interval(*(record.get(name + end, np.nan) for end in ("", "_low", "_high")))
 
 
-def measure_chain(
-    chain: Chain, limit: int, seed: int, device: torch.device, loaded: dict[str, SquadData]
+def measure_pipeline(
+    pipeline: Pipeline, limit: int, seed: int, device: torch.device, loaded: dict[str, SquadData]
 ) -> Measured | None:
-    """Answers and figures of a chain's policies on a seeded sample of `limit` held-out questions,
-    and the reward model's scores of their pairs; None where the chain has no policy.
+    """Greedy answers and metrics of a pipeline's policies on a seeded sample of `limit` held-out
+    questions, and the reward model's scores of their pairs. None if the pipeline has no policy.
 
-    loaded: data sets by fingerprint, filled here, so that chains on the same data read it once.
-    Notes what cannot be measured in chain.notes.
+    loaded: data sets by fingerprint, filled here, so that pipelines on the same data read it once.
+    Notes what cannot be measured in pipeline.notes.
     """
-    policies = chain.policies()
+    policies = pipeline.policies()
     if not policies:
-        chain.notes.append("no finished policy: there are no answers to show")
+        pipeline.notes.append("no finished policy: there are no answers to show")
         return None
-    first, reward = _start(policies), chain.checkpoint(REWARD)
+    first, reward = _start(policies), pipeline.checkpoint(REWARD)
     try:
         key = str(first.data.get("fingerprint"))
         if key not in loaded:
@@ -88,10 +88,12 @@ def measure_chain(
         for other in (*policies.values(), *([reward] if reward else [])):
             require_same_tokenizer(first, other)
     except UserError as error:
-        chain.notes.append(f"answers were not measured: {error}")
+        pipeline.notes.append(f"answers were not measured: {error}")
         return None
     if first.stage != SFT:
-        chain.notes.append("the SFT model it started from is not there: no KL and wins against it")
+        pipeline.notes.append(
+            "the SFT model it started from is not there: no KL and wins against it"
+        )
     data = loaded[key]
     readers = [p.model for p in policies.values()] + ([reward.model.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
@@ -102,7 +104,7 @@ def measure_chain(
     pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None)
     reward_model = reward.model if reward else None
     setting = comparison(held_out, pairs, first.tokenizer, first.model, reward_model, device)
-    table = {BASE: row} if (row := base_row(chain)) else {}
+    table = {BASE: row} if (row := base_row(pipeline)) else {}
     answers = {}
     for stage, policy in policies.items():
         say(f"measuring {policy.path} on {len(held_out.asked)} questions")

@@ -13,7 +13,7 @@ from src.report.answers import answers_table
 from src.report.drawing import Plot
 from src.report.html import Markup, join, tag
 from src.report.measure import BASE, Measured
-from src.report.pipelines import Chain, Series
+from src.report.pipelines import Pipeline, Series
 from src.report.summary_plots import NAMES
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
@@ -38,8 +38,8 @@ OWN_QUESTIONS = (
 
 
 class Contents(NamedTuple):
-    """What a page is made of. measured: by the place of the chain among all chains; plots: section
-    -> plots; limit: questions measured.
+    """What a page is made of. measured: by the index of the pipeline among all pipelines;
+    plots: section -> plots; limit: questions measured.
     """
 
     series: list[Series]
@@ -49,9 +49,9 @@ class Contents(NamedTuple):
     command: str
 
     @property
-    def chains(self) -> list[Chain]:
-        """All chains, series after series."""
-        return [chain for series in self.series for chain in series.chains]
+    def pipelines(self) -> list[Pipeline]:
+        """All pipelines, series after series."""
+        return [pipeline for series in self.series for pipeline in series.pipelines]
 
 
 def figure_of(plot: Plot) -> Markup:
@@ -69,19 +69,20 @@ def figure_of(plot: Plot) -> Markup:
     return tag("figure", caption, picture)
 
 
-def names_of(chains: Sequence[Chain]) -> list[str]:
-    """What to call each chain where several stand side by side; its model type if that will do."""
+def names_of(pipelines: Sequence[Pipeline]) -> list[str]:
+    """A name for each pipeline: its model type, with its folder where the type is not unique."""
     names = []
-    for chain in chains:
-        like = [c for c in chains if c.model_type == chain.model_type]
-        names.append(chain.model_type if len(like) == 1 else f"{chain.model_type} {chain.folder}")
+    for pipeline in pipelines:
+        model_type = pipeline.model_type
+        unique = sum(p.model_type == model_type for p in pipelines) == 1
+        names.append(model_type if unique else f"{model_type} {pipeline.folder}")
     return names
 
 
-def verdicts(chain: Chain) -> list[str]:
+def verdicts(pipeline: Pipeline) -> list[str]:
     """A line a stage: better or worse than the model it started from, from the gains it stored."""
     lines = []
-    for name, stage in chain.stages.items():
+    for name, stage in pipeline.stages.items():
         stored = stage.checkpoint.metrics if stage.checkpoint else {}
         metrics = {k: v for k, v in stored.items() if isinstance(v, int | float)}
         told = []
@@ -139,11 +140,11 @@ def _ancestors(found: Checkpoint | None) -> str:
     return ", ".join(f"{stage} ({file})" for stage, file in dict.fromkeys(entries)) or "scratch"
 
 
-def run_table(chain: Chain) -> Markup:
+def run_table(pipeline: Pipeline) -> Markup:
     """What was run: a row a stage, its flags below."""
     heads = ("stage", "seed", "steps", "time of logged steps", "started from", "sha256", "machine")
     rows, flags = [], []
-    for name, stage in chain.stages.items():
+    for name, stage in pipeline.stages.items():
         times = [record.get("seconds", math.nan) for record in stage.steps]
         seconds = sum(t for t in times if math.isfinite(t))
         found = stage.checkpoint
@@ -160,7 +161,7 @@ def run_table(chain: Chain) -> Markup:
             if v is not None and v is not False
         )
         flags.append(tag("p", f"{name}.py {words}", class_="flags"))
-    first = next((s.checkpoint for s in chain.stages.values() if s.checkpoint), None)
+    first = next((s.checkpoint for s in pipeline.stages.values() if s.checkpoint), None)
     data = [tag("p", "Data: ", json.dumps(first.data, ensure_ascii=False), class_="flags"),
             tag("p", "Tokenizer: ", json.dumps(first.tokenizer.identity()), class_="flags"),
             ] if first else []  # fmt: skip
@@ -176,14 +177,14 @@ def run_table(chain: Chain) -> Markup:
 def answer_sections(contents: Contents) -> list[Markup]:
     """A table for each set of questions; policies that met the same questions share one."""
     tables: dict[tuple, tuple] = {}
-    names, shown = names_of(contents.chains), set()
+    names, shown = names_of(contents.pipelines), set()
     for place, measured in contents.measured.items():
         key = tuple(measured.held_out.ids), tuple(measured.held_out.asked)
         _, policies = tables.setdefault(key, (measured.held_out, {}))
-        checkpoints = contents.chains[place].policies()
+        checkpoints = contents.pipelines[place].policies()
         for stage, result in measured.answers.items():
             same = (key, checkpoints[stage].sha256)
-            if same in shown:  # an ancestor of several chains
+            if same in shown:  # an ancestor of several pipelines
                 continue
             shown.add(same)
             prefix = f"{names[place]} " if len(names) > 1 else ""
@@ -193,18 +194,18 @@ def answer_sections(contents: Contents) -> list[Markup]:
 
 def page(contents: Contents) -> str:
     """The whole document."""
-    chains, names = contents.chains, names_of(contents.chains)
+    pipelines, names = contents.pipelines, names_of(contents.pipelines)
     title = f"RLHF run: {', '.join(s.label for s in contents.series)}"
-    notes = [f"{n}: {note}" for n, c in zip(names, chains, strict=True) for note in c.notes]
+    notes = [f"{n}: {note}" for n, p in zip(names, pipelines, strict=True) for note in p.notes]
     glance = [
-        f"{n}: {line}" if len(chains) > 1 else line
-        for n, c in zip(names, chains, strict=True)
-        for line in verdicts(c)
+        f"{n}: {line}" if len(pipelines) > 1 else line
+        for n, p in zip(names, pipelines, strict=True)
+        for line in verdicts(p)
     ]
     sections: list[tuple[str, str, list[Markup]]] = []
     figures = []
     for place, measured in contents.measured.items():
-        head = tag("h3", names[place]) if len(chains) > 1 else None
+        head = tag("h3", names[place]) if len(pipelines) > 1 else None
         found = measured.table
         table = figures_table(found, len(measured.held_out.asked), BASE in found)
         figures.append(join([head, table]))
@@ -216,8 +217,8 @@ def page(contents: Contents) -> str:
     for stage in STAGES:
         sections.append((stage, f"{NAMES[stage]}, step by step", plots.get(stage, [])))
     sections.append(("answers", "Answers side by side", answer_sections(contents)))
-    runs = [join([tag("h3", f"{n} ({c.folder})"), run_table(c)])
-            for n, c in zip(names, chains, strict=True)]  # fmt: skip
+    runs = [join([tag("h3", f"{n} ({p.folder})"), run_table(p)])
+            for n, p in zip(names, pipelines, strict=True)]  # fmt: skip
     made = f"Report made {time.strftime('%Y-%m-%d %H:%M:%S %Z')} by {contents.command}"
     sections.append(("run", "What was run", [*runs, tag("p", made, class_="faint")]))
     nothing = tag("p", "Nothing to show here: see what is missing, at the top.", class_="faint")

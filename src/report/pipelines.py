@@ -1,4 +1,4 @@
-"""Chains as they lie on the disk: the stages' checkpoints, their lineage, flags and logs."""
+"""Pipelines found on disk: the checkpoints of their stages, with lineage, flags and logs."""
 
 import json
 import math
@@ -34,7 +34,7 @@ class Stage(NamedTuple):
     machine: dict
 
 
-class Chain(NamedTuple):
+class Pipeline(NamedTuple):
     """One SFT run and what was made from it. notes: what is missing or does not fit together."""
 
     folder: Path
@@ -55,10 +55,10 @@ class Chain(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Chains of one model type and the same flags: repetitions, which differ in their seeds."""
+    """Pipelines of one model type and the same flags: repetitions, which differ in their seeds."""
 
     label: str
-    chains: list[Chain]
+    pipelines: list[Pipeline]
 
 
 def read_log(path: Path) -> tuple[list[dict], list[dict]]:
@@ -122,16 +122,16 @@ def read_stage(folder: Path) -> tuple[str, str, Stage] | None:
     )
 
 
-def find_chains(folders: Sequence[str]) -> list[Chain]:
-    """The chains in folders of stages' folders (or in a stage's own folder), one for each model
+def find_pipelines(folders: Sequence[str]) -> list[Pipeline]:
+    """The pipelines in folders of stages' folders (or in a stage's own folder), one for each model
     type and folder, completed from the lineage of their checkpoints.
 
     A damaged stage is left out and noted. Raises UserError where there is nothing at all.
     """
-    chains, damaged = [], []
+    pipelines, damaged = [], []
     tops = list({Path(name).resolve(): Path(name) for name in folders}.items())
     for _, top in tops:
-        found: dict[str, Chain] = {}
+        found: dict[str, Pipeline] = {}
         children = sorted(p for p in top.iterdir() if p.is_dir()) if top.is_dir() else []
         for folder in [top, *children]:
             try:
@@ -142,26 +142,26 @@ def find_chains(folders: Sequence[str]) -> list[Chain]:
             if stage is None:
                 continue
             model_type, stage_name, content = stage
-            chain = found.setdefault(model_type, Chain(top, model_type, {}, []))
-            known = chain.stages.get(stage_name)
+            pipeline = found.setdefault(model_type, Pipeline(top, model_type, {}, []))
+            known = pipeline.stages.get(stage_name)
             named = folder.name == f"{model_type}_{stage_name}"
             if known is None or named:
-                chain.stages[stage_name] = content
+                pipeline.stages[stage_name] = content
             left_out = known and (known.folder if named else folder)
             if left_out and left_out.resolve() not in dict(tops):
-                chain.notes.append(
+                pipeline.notes.append(
                     f"{left_out} is a second {stage_name}, left out: give it as a folder of its "
                     "own to --checkpoints"
                 )
-        chains += [_complete(found[t]) for t in MODEL_TYPES if t in found]
-    if not chains:
+        pipelines += [_complete(found[t]) for t in MODEL_TYPES if t in found]
+    if not pipelines:
         raise damaged[0] if damaged else UserError(
             f"--checkpoints {' '.join(folders)} given, expected folders that hold "
             "{model_type}_{stage}/final.pt or metrics.jsonl, run a stage first: python "
             "main_squad.py --model_type transformer"
         )
-    chains[0].notes.extend(f"left out: {error}" for error in damaged)
-    return chains
+    pipelines[0].notes.extend(f"left out: {error}" for error in damaged)
+    return pipelines
 
 
 def _hashes(stage: Stage) -> set[str]:
@@ -169,10 +169,10 @@ def _hashes(stage: Stage) -> set[str]:
     return {c.sha256 for c in (stage.checkpoint, stage.snapshot) if c is not None}
 
 
-def _complete(chain: Chain) -> Chain:
-    """The chain with its ancestors from elsewhere, in the order of the stages, and what to note."""
-    stages, notes = dict(chain.stages), list(chain.notes)
-    for child in chain.stages.values():
+def _complete(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with ancestors from other folders added, stages in order, and its notes."""
+    stages, notes = dict(pipeline.stages), list(pipeline.notes)
+    for child in pipeline.stages.values():
         for entry in child.checkpoint.lineage if child.checkpoint else ():
             name, path = entry.get("stage"), Path(str(entry.get("path")))
             here = stages.get(name)
@@ -200,15 +200,16 @@ def _complete(chain: Chain) -> Chain:
     if ppo and ppo.evaluations and not {"reward", "kl_nats"} <= ppo.evaluations[0].keys():
         notes.append(f"train_ppo: {ppo.folder} logged no reward and KL beside F1: it is an old run")
     ordered = {name: stages[name] for name in STAGES if name in stages}
-    return chain._replace(stages=ordered, notes=notes)
+    return pipeline._replace(stages=ordered, notes=notes)
 
 
-def _repeats(chain: Chain, other: Chain) -> bool:
+def _repeats(pipeline: Pipeline, other: Pipeline) -> bool:
     """Whether the two ran the same stages with the same flags but for a repetition's, apart from
     one another; a stage that one has not got to yet does not part them.
     """
-    both = [(chain.stages[name], other.stages[name]) for name in chain.stages.keys() & other.stages]
-    return chain.model_type == other.model_type and bool(both) and all(
+    shared = pipeline.stages.keys() & other.stages
+    both = [(pipeline.stages[name], other.stages[name]) for name in shared]
+    return pipeline.model_type == other.model_type and bool(both) and all(
         a.folder.resolve() != b.folder.resolve() and _choices(a) == _choices(b) for a, b in both
     )
 
@@ -219,15 +220,15 @@ def _choices(stage: Stage) -> str:
     return json.dumps(flags, sort_keys=True, default=str)
 
 
-def group_chains(chains: Sequence[Chain]) -> list[Series]:
-    """Chains of like flags together; labelled by the model type, and the folder where needed."""
-    groups: list[list[Chain]] = []
-    for chain in chains:
-        group = next((g for g in groups if _repeats(g[0], chain)), None)
+def group_pipelines(pipelines: Sequence[Pipeline]) -> list[Series]:
+    """Pipelines of like flags together; labelled by the model type, and the folder where needed."""
+    groups: list[list[Pipeline]] = []
+    for pipeline in pipelines:
+        group = next((g for g in groups if _repeats(g[0], pipeline)), None)
         if group is None:
-            groups.append([chain])
+            groups.append([pipeline])
         else:
-            group.append(chain)
+            group.append(pipeline)
     types = [group[0].model_type for group in groups]
     series = []
     for group in groups:
@@ -235,7 +236,7 @@ def group_chains(chains: Sequence[Chain]) -> list[Series]:
         if types.count(label) > 1:
             label += f" ({group[0].folder})"
         if len(group) > 1:
-            seeds = {stage.flags.get("seed") for c in group for stage in c.stages.values()}
+            seeds = {stage.flags.get("seed") for p in group for stage in p.stages.values()}
             label += f", {len(group)} {'seeds' if len(seeds) >= len(group) else 'runs'}"
         series.append(Series(label, group))
     return series

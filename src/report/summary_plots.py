@@ -8,7 +8,7 @@ import numpy as np
 from src.evaluation.intervals import Interval
 from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, bounds, legend, render
 from src.report.measure import BASE, Measured, interval_of
-from src.report.pipelines import SNAPSHOT, Chain, Series
+from src.report.pipelines import SNAPSHOT, Pipeline, Series
 from src.utils.constants import DPO, PPO, REWARD, SFT
 
 # One standard deviation of the reward model's score is drawn as high as so many points of F1; a
@@ -139,11 +139,11 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
     )  # fmt: skip
 
 
-def hacking_track(chain: Chain) -> dict[str, np.ndarray] | None:
+def hacking_track(pipeline: Pipeline) -> dict[str, np.ndarray] | None:
     """KL, and the change of reward and F1 from the start, (E, 3) value, low and high, one row an
     evaluation of PPO; None where the log has not all three.
     """
-    stage = chain.stages.get(PPO)
+    stage = pipeline.stages.get(PPO)
     if stage is None:
         return None
     wanted = ("kl_nats", "reward", "f1")
@@ -174,11 +174,11 @@ def mean_track(tracks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
 
 def hacking_plot(name: str, series: Series) -> Plot | None:
     """Reward and true F1 against the KL that PPO has spent, in one height: hacking parts them."""
-    tracks = [t for c in series.chains if (t := hacking_track(c)) is not None]
+    tracks = [t for p in series.pipelines if (t := hacking_track(p)) is not None]
     if not tracks:
         return None
     track = mean_track(tracks)
-    flags = next(c for c in series.chains if PPO in c.stages).stages[PPO].flags
+    flags = next(p for p in series.pipelines if PPO in p.stages).stages[PPO].flags
     by_model = flags.get("reward", "model") == "model"
     points = POINTS_PER_DEVIATION if by_model else POINTS_PER_SHARE
 

@@ -32,8 +32,8 @@ CORRUPTIONS = (
 )
 
 
-# Defaults that a stage takes instead of its own where the chain starts from a pretrained model: it
-# knows how to read already, and is large. One table, to be tuned in one place.
+# Defaults that replace a stage's own if the pipeline starts from a pretrained model, which is large
+# and can read already. One table, so that they are tuned in one place.
 PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
     SFT: {
         "lr": 1e-4, "warmup": 10, "hold": 0.0, "weight_decay": 0.0, "lm_weight": 0.0,

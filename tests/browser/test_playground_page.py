@@ -13,7 +13,7 @@ from selenium.webdriver import ActionChains, Keys
 
 from src.evaluation.squad_metrics import QAExample
 from src.playground import answers, page
-from src.playground.checkpoints import find_checkpoints, load_shelf
+from src.playground.checkpoints import find_checkpoints, load_checkpoints
 from src.utils.constants import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -55,12 +55,12 @@ def served(chain_of, tmp_path_factory):
 
 @pytest.fixture
 def serve_here(chain_of):
-    """serve_here(change, known): the address of a page in this process, its shelf changed first."""
+    """serve_here(change, known): the address of a page in this process; change edits its list."""
     opened = []
 
     def serve(change, known=()):
-        shelf = load_shelf(find_checkpoints(str(chain_of("kgram").folder / "checkpoints")))
-        opened.append(page.build(change(shelf), known, 0, "cpu"))
+        loaded = load_checkpoints(find_checkpoints(str(chain_of("kgram").folder / "checkpoints")))
+        opened.append(page.build(change(loaded), known, 0, "cpu"))
         return page.serve(opened[-1], free_port(), block=False)
 
     yield serve
@@ -92,9 +92,9 @@ def test_every_stage_answers_and_each_token_has_alternatives(served, browser):
 def test_nothing_leaves_the_machine_and_no_error_is_logged(served, browser):
     one = browser().open(served)
     one.ask()
-    asked = one.requests()
-    assert any(url.startswith(served) for url in asked)
-    assert [url for url in asked if not url.startswith((served, "data:", "blob:"))] == []
+    urls = one.requests()
+    assert any(url.startswith(served) for url in urls)
+    assert [url for url in urls if not url.startswith((served, "data:", "blob:"))] == []
     assert one.driver.get_log("browser") == []
 
 
@@ -141,10 +141,10 @@ def test_markup_is_inert_wherever_it_stands(serve_here, browser):
         def decode(self, ids):
             return MARKUP * len(ids)
 
-    def change(shelf):
-        sft = shelf.policies["kgram SFT"]
+    def change(loaded):
+        sft = loaded.policies["kgram SFT"]
         sft = sft._replace(name=MARKUP, parent_name=MARKUP, tokenizer=Loud(sft.tokenizer))
-        return shelf._replace(policies={MARKUP: sft}, judges={}, refused=[MARKUP])
+        return loaded._replace(policies={MARKUP: sft}, reward_models={}, refused=[MARKUP])
 
     one = browser().open(serve_here(change, [QAExample(MARKUP, MARKUP, (MARKUP,))]))
     one.ask()
@@ -180,13 +180,13 @@ def test_a_slow_model_shows_where_it_is_and_can_be_stopped(serve_here, browser, 
     """The second policy takes for ever for one person; another is answered meanwhile."""
     released, real = threading.Event(), answers.answer
 
-    def slow(policy, judge, asked, *rest):
-        if policy.name == "kgram DPO" and "slow" in asked.question:
+    def slow(policy, reward_model, example, *rest):
+        if policy.name == "kgram DPO" and "slow" in example.question:
             released.wait(300)
-        return real(policy, judge, asked, *rest)
+        return real(policy, reward_model, example, *rest)
 
     monkeypatch.setattr(answers, "answer", slow)
-    url = serve_here(lambda shelf: shelf)
+    url = serve_here(lambda loaded: loaded)
     try:
         one, two = browser().open(url), browser().open(url)
         one.set("#question", "How slow is it?")
