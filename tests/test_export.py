@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from src.data.byte_pairs import byte_characters, vocabulary_of_json
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.squad_encoding import answer_text, context_text, question_text
 from src.data.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
 from src.data.tokenizer_json import PAD, merges, tokenizer_json

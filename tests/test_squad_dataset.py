@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from src.data import squad_encoding
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.squad_dataset import (
     batch_order,
     indexed_batches,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import squad_windows
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.squad_dataset import (
     evaluate_on,
     indexed_batches,

@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 
 from src.data import pico_facts
-from src.data.pico_squad import DIFFICULTIES, generate_articles, is_validation_name
+from src.data.pico import DIFFICULTIES, generate_articles, is_validation_name
 from src.data.squad_text import normalize_answer
 from src.data.squad_types import Paragraph, Question
 from src.names import UserError
