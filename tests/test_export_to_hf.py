@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from src.data.encoding import answer_text, context_text, question_text
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.tokenizers.byte_pairs import byte_characters, vocabulary_of_json
 from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
 from src.inference.logprobs import pad

@@ -3,6 +3,7 @@
 The slow side uses `model` and `model.logits` on one unpadded row without state, and log_softmax.
 """
 
+import copy
 from functools import cache
 from typing import NamedTuple
 
@@ -154,7 +155,11 @@ def check_forest(model, trees):
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
 @given(trees=tree_batches())
 def test_any_forest_equals_rows_alone_in_values_and_gradients(name, trees):
-    check_forest(perturbed(name), trees)
+    model = perturbed(name)
+    if model.config.pointer:
+        # Scores of up to 60 nats: rounding in float32 is no longer small beside 1e-5.
+        model = copy.deepcopy(model).double()
+    check_forest(model, trees)
 
 
 def test_hand_made_forest_equals_rows_alone(model):

@@ -324,7 +324,7 @@ def test_runs_are_laid_side_by_side_by_step():
 
 
 def ppo(*evaluations):
-    stage = Stage(Path("x"), None, None, [], list(evaluations), {}, {})
+    stage = Stage(Path("x"), None, [], list(evaluations), {}, {})
     return Pipeline(Path("."), "kgram", {"train_ppo": stage}, [])
 
 

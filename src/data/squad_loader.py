@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.squad_parse import Dropped, parse_squad, read_json
 from src.data.squad_splits import (
     content_hash,

@@ -8,14 +8,14 @@ import numpy as np
 from src.evaluation.intervals import Interval
 from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, bounds, legend, render
 from src.report.measure import BASE, Measured, interval_of
-from src.report.pipelines import SNAPSHOT, Pipeline, Series
+from src.report.pipelines import Pipeline, Series
 from src.utils.constants import DPO, PPO, REWARD, SFT
 
 # One standard deviation of the reward model's score is drawn as high as so many points of F1; a
 # reward that is F1 or EM itself goes from 0 to 1.
 POINTS_PER_DEVIATION, POINTS_PER_SHARE = 40.0, 100.0
 NAMES = {
-    BASE: "base (untrained)", SNAPSHOT: "SFT snapshot", SFT: "SFT", DPO: "DPO",
+    BASE: "base (untrained)", SFT: "SFT", DPO: "DPO",
     PPO: "PPO", REWARD: "Reward model",
 }  # fmt: skip
 
