@@ -122,11 +122,19 @@ def answers(
             yield PolicyAnswers(policy.name, [], refusal=" ".join(str(error).split()))
 
 
-def cut_prompt(tokenizer: Tokenizer, asked: QAExample, block_size: int) -> Prompt:
+def cut_prompt(
+    tokenizer: Tokenizer, asked: QAExample, block_size: int, template: bool = True
+) -> Prompt:
     """The ids of a prompt, its context cut as at evaluation: only the first tokens, where not all
     fit beside the question and an answer. UserError where the question alone is too long.
     """
-    context, question = encode_prompt(tokenizer, asked.context, asked.question)
+    if template:
+        context, question = encode_prompt(tokenizer, asked.context, asked.question)
+    elif asked.context.strip():
+        raise UserError("a context given to a model of prompts of your own, expected it empty: "
+                        "write the whole prompt as the question")  # fmt: skip
+    else:
+        context, question = [], tokenizer.encode(asked.question)
     trees = evaluation_trees(
         [context], [[question]], block_size=block_size, answer_budget=ANSWER_BUDGET
     ).trees
@@ -153,7 +161,7 @@ def answer(
     if one followed. Raises UserError where the question is too long or the weights are not finite.
     """
     tokenizer = policy.tokenizer
-    prompt = cut_prompt(tokenizer, asked, policy.model.config.block_size)
+    prompt = cut_prompt(tokenizer, asked, policy.model.config.block_size, policy.template)
     found = generate(
         policy.model,
         [(prompt.context, [prompt.question])],
@@ -229,7 +237,9 @@ def _rewards(
     """The judge's score of each sample; None without one, or where it reads other ids."""
     if judge is None or judge.tokenizer.identity() != tokenizer.identity():
         return [None] * len(ids)
-    prompt = cut_prompt(tokenizer, asked, judge.model.backbone.config.block_size)
+    prompt = cut_prompt(
+        tokenizer, asked, judge.model.backbone.config.block_size, judge.template
+    )
     tree = (prompt.context, [(prompt.question, ids)])
     return model_rewards(judge.model, [tree], tokenizer.eos_id, device).tolist()
 

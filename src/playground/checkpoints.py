@@ -27,7 +27,7 @@ SHORT_NAMES = {SFT: "SFT", DPO: "DPO", PPO: "PPO", REWARD: "reward"}
 class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None where it is not loaded.
 
-    trained: False for the weights that training began with.
+    trained: False for the weights that training began with. template: as `Paragraph.template`.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Policy(NamedTuple):
     parent: nn.Module | None = None
     parent_name: str = ""
     trained: bool = True
+    template: bool = True
 
 
 class Judge(NamedTuple):
@@ -44,6 +45,7 @@ class Judge(NamedTuple):
     name: str
     model: RewardModel
     tokenizer: Tokenizer
+    template: bool = True
 
 
 class Shelf(NamedTuple):
@@ -94,7 +96,9 @@ def load_shelf(paths: Sequence[str], device: torch.device | str = "cpu") -> Shel
     for checkpoint in loaded:
         checkpoint.model.to(device)
     judges = [
-        Judge(name, c.model, c.tokenizer) for name, c in _named(loaded) if c.stage == REWARD
+        Judge(name, c.model, c.tokenizer, c.data.get("template", True))
+        for name, c in _named(loaded)
+        if c.stage == REWARD
     ]
     return Shelf(
         {policy.name: policy for policy in _with_parents(policies, device)},
@@ -129,6 +133,7 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
     policies: list[Policy] = []
     bases: dict[str, tuple[nn.Module, str]] = {}
     for name, c in named:
+        template = c.data.get("template", True)
         ancestors = [a["sha256"] for a in c.lineage if a["stage"] == SFT]
         parent, parent_name = by_hash.get(ancestors[0] if ancestors else None, (None, ""))
         if c.stage == SFT and not c.lineage:
@@ -136,7 +141,10 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
             if start not in bases:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
                 model, base_name = bases[start]
-                policies.append(Policy(base_name, model, c.tokenizer, trained=False))
+                base = Policy(base_name, model, c.tokenizer, trained=False, template=template)
+                policies.append(base)
             parent, parent_name = bases[start]
-        policies.append(Policy(name, c.model, c.tokenizer, parent, parent_name))
+        policies.append(
+            Policy(name, c.model, c.tokenizer, parent, parent_name, template=template)
+        )
     return policies
