@@ -63,7 +63,9 @@ def answer(args, checkpoint, prompt, device) -> dict:
     if room < 1:
         raise UserError(f"--max_new_tokens {args.max_new_tokens} given, expected less than the "
                         f"model's block of {backbone.config.block_size}")  # fmt: skip
-    context, question = encode_within(checkpoint.tokenizer, prompt, room)
+    context, question = encode_within(
+        checkpoint.tokenizer, prompt, room, template=checkpoint.data.get("template", True)
+    )
     answers = generate(
         backbone,
         [(context, [question])],
@@ -89,7 +91,9 @@ def score(args, checkpoint, prompt, device) -> dict:
 
     ids = checkpoint.tokenizer.encode(answer_text(args.answer.strip()))
     room = checkpoint.model.backbone.config.block_size - len(ids) - 1
-    context, question = encode_within(checkpoint.tokenizer, prompt, room)
+    context, question = encode_within(
+        checkpoint.tokenizer, prompt, room, template=checkpoint.data.get("template", True)
+    )
     trees = [(context, [(question, [ids])])]
     value = model_rewards(checkpoint.model, trees, checkpoint.tokenizer.eos_id, device)
     return {"answer": args.answer, "score": value.item()}

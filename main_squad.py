@@ -58,7 +58,9 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
     sums = {"answer_loss_nats": 0.0, "loss": 0.0}
     if args.lm_weight:
         sums["text_loss_nats"] = 0.0
-    for part in micro_batches(trees, args.micro_batch_size):
+    for part in micro_batches(
+        trees, args.micro_batch_size, tokens=args.micro_batch_tokens
+    ):
         tree_batch = build_tree_batch(part, eos_id, device)
         text = score_text(model, tree_batch) if args.lm_weight else None
         answers = score_completions(model, tree_batch) if text is None else text.answers

@@ -36,7 +36,9 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
 
     pairs = sum(len(qs) for _, qs in trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
-    for part in micro_batches(trees, args.micro_batch_size):
+    for part in micro_batches(
+        trees, args.micro_batch_size, tokens=args.micro_batch_tokens
+    ):
         tree_batch = build_tree_batch(part, eos_id, device, reads_eos=True)
         end = last_hidden(reward.backbone, tree_batch)
         scores = reward.raw_score(end).view(-1, 2)

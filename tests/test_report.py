@@ -234,7 +234,8 @@ def made_up(questions, golds, answers):
     asked = [QAExample(f"c {q}", q, g) for q, g in zip(questions, golds, strict=True)]
     held_out = EvaluationSet([], [], asked, [str(n) for n in range(len(asked))], [], 0.0, 0)
     ones = [0] * len(asked)
-    return held_out, PolicyResult(answers, [], [float(p == 1) for p in points], points, [], ones)
+    em = [float(p == 1) for p in points]
+    return held_out, PolicyResult(answers, [], em, points, [], ones, [])
 
 
 def test_questions_and_answers_are_escaped():

@@ -98,8 +98,7 @@ def comparison(
     if reward is not None:
         reward.to(device)
         result = evaluate_policy(parent, tokenizer, held_out, device)
-        trees = held_out.with_answers(result.ids)
-        rewards = model_rewards(reward, trees, tokenizer.eos_id, device).numpy()
+        rewards = model_rewards(reward, result.trees, tokenizer.eos_id, device).numpy()
     return Comparison(held_out, pairs, tokenizer, parent, reward, result, rewards, device)
 
 
@@ -114,8 +113,7 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
         scores = policy_scores(model, c.pairs.trees.trees, eos_id, c.device)
         metrics["preference_accuracy"] = accuracy(scores, c.pairs)
     if c.reward is not None:
-        trees = c.held_out.with_answers(result.ids)
-        rewards = model_rewards(c.reward, trees, eos_id, c.device).numpy()
+        rewards = model_rewards(c.reward, result.trees, eos_id, c.device).numpy()
         # The same answer scored beside others differs in its last digits: a tie all the same.
         same = [a == b for a, b in zip(result.ids, c.parent_result.ids, strict=True)]
         rewards = np.where(same, c.parent_rewards, rewards)

@@ -69,23 +69,32 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
         )
     say("no prompt given: three held-out questions")
     paragraphs = load_from_identity(checkpoint.data).validation[:3]
-    asked = [(p.context, p.questions[0]) for p in paragraphs]
+    asked = [(p.context if p.template else None, p.questions[0]) for p in paragraphs]
     for _, question in asked:
         say(f"  Q: {question.text}  gold: {question.answers[0]!r}")
     return [(context, question.text) for context, question in asked]
 
 
-def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list[int], list[int]]:
+def encode_within(
+    tokenizer: Tokenizer, prompt: Prompt, room: int, template: bool = True
+) -> tuple[list[int], list[int]]:
     """(context ids, question ids) of at most `room` tokens: the context cut as at evaluation, which
     is said. UserError where the prompt is empty, or too long without its context.
+    template: False for a model of prompts of the user's own, which it reads exactly as they are.
     """
     context, question = prompt
     if not question.strip():
         raise UserError("an empty prompt given, expected some text")
+    if context is not None and not template:
+        raise UserError(
+            "a context and a question given to a model that was trained on prompts of your own, "
+            "expected the whole prompt (--prompt, or prompt in --prompts_file)"
+        )
     if context is not None:
         ids = encode_prompt(tokenizer, context, question)
     else:
-        ids = tuple(tokenizer.encode(part) for part in split_prompt(question))
+        parts = split_prompt(question) if template else ("", question)
+        ids = tuple(map(tokenizer.encode, parts))
     most = room - bool(ids[0])  # of a context at least the line's end stays
     if len(ids[1]) > most:
         raise UserError(

@@ -25,7 +25,7 @@ SHORT_NAMES = {SFT: "SFT", DPO: "DPO", PPO: "PPO", REWARD: "reward"}
 class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None if it is not loaded.
 
-    trained: False for the initial weights of an SFT run.
+    trained: False for the initial weights of an SFT run. template: as `Paragraph.template`.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Policy(NamedTuple):
     parent: nn.Module | None = None
     parent_name: str = ""
     trained: bool = True
+    template: bool = True
 
 
 class LoadedRewardModel(NamedTuple):
@@ -42,6 +43,7 @@ class LoadedRewardModel(NamedTuple):
     name: str
     model: RewardModel
     tokenizer: Tokenizer
+    template: bool = True
 
 
 class CheckpointList(NamedTuple):
@@ -89,7 +91,7 @@ def load_checkpoints(paths: Sequence[str], device: torch.device | str = "cpu") -
     for checkpoint in loaded:
         checkpoint.model.to(device)
     reward_models = [
-        LoadedRewardModel(name, c.model, c.tokenizer)
+        LoadedRewardModel(name, c.model, c.tokenizer, c.data.get("template", True))
         for name, c in _named(loaded)
         if c.stage == REWARD
     ]
@@ -122,6 +124,7 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
     policies: list[Policy] = []
     bases: dict[str, tuple[nn.Module, str]] = {}
     for name, c in named:
+        template = c.data.get("template", True)
         ancestors = [a["sha256"] for a in c.lineage if a["stage"] == SFT]
         parent, parent_name = by_hash.get(ancestors[0] if ancestors else None, (None, ""))
         if c.stage == SFT and not c.lineage:
@@ -129,7 +132,10 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
             if start not in bases:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
                 model, base_name = bases[start]
-                policies.append(Policy(base_name, model, c.tokenizer, trained=False))
+                base = Policy(base_name, model, c.tokenizer, trained=False, template=template)
+                policies.append(base)
             parent, parent_name = bases[start]
-        policies.append(Policy(name, c.model, c.tokenizer, parent, parent_name))
+        policies.append(
+            Policy(name, c.model, c.tokenizer, parent, parent_name, template=template)
+        )
     return policies

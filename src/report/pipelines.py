@@ -14,7 +14,8 @@ from src.utils.errors import UserError
 # Flags in which two runs may differ and still be repetitions of one another.
 REPETITION_FLAGS = {
     "seed", "output_dir", "checkpoint", "reward_checkpoint", "device", "threads", "tracker",
-    "save_every", "log_every", "micro_batch_size", "resume", "overwrite", "skip_nonfinite",
+    "save_every", "log_every", "micro_batch_size", "micro_batch_tokens", "resume", "overwrite",
+    "skip_nonfinite",
 }  # fmt: skip
 
 

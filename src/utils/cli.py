@@ -5,7 +5,14 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
-from src.utils.constants import MAX_BLOCK_SIZE, MODEL_TYPES, PRETRAINED_DEFAULTS, SFT, TRACKERS
+from src.utils.constants import (
+    MAX_BLOCK_SIZE,
+    MICRO_BATCH_TOKENS,
+    MODEL_TYPES,
+    PRETRAINED_DEFAULTS,
+    SFT,
+    TRACKERS,
+)
 from src.utils.errors import UserError
 from src.utils.ranks import rank
 
@@ -173,9 +180,10 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
     parser.add_argument(
         "--dataset",
         default=default,
-        metavar="auto|squad|pico|PATH|HUB_ID",
-        help="questions: the hub's SQuAD, the embedded data, an official SQuAD JSON file, a folder "
-        "with train*.json and dev*.json or validation*.json, or another hub id" + inherited,
+        metavar="auto|squad|pico|PATH|HUB_ID[:CONFIG]",
+        help="questions: the hub's SQuAD, the embedded data, a file (JSON, JSON Lines, CSV, "
+        "parquet) of questions about contexts or of prompts with completions, a folder of files "
+        "train*, dev* or validation*, test*, or another hub id" + inherited,
     )
     parser.add_argument(
         "--difficulty",
@@ -212,6 +220,8 @@ def add_training_flags(
     add("--batch_size", type=positive_int, default=batch_size, help="contexts a step")
     add("--micro_batch_size", type=positive_int,
         help="contexts in memory at a time (same result); default: all of --batch_size")
+    add("--micro_batch_tokens", type=positive_int, default=MICRO_BATCH_TOKENS,
+        help="tokens in memory at a time, about (same result)")
     add("--lr", type=positive, default=lr, help="peak learning rate")
     add("--warmup", type=count, default=20, help="steps over which the rate rises from 0")
     add("--hold", type=share, default=hold, help="share of the run at the peak rate")
