@@ -30,7 +30,7 @@ class EvaluationSet(NamedTuple):
     """Lists run question after question in the order of the prompts.
 
     prompts: cut to their windows; golds: ids of each question's first gold.
-    groups: the paragraph of each question, for intervals. lost: share of questions of which the
+    groups: the context of each question, for intervals. lost: share of questions of which the
     window keeps no gold; dropped: questions that leave no room for a context.
     """
 
@@ -81,6 +81,14 @@ def choose_questions(
     return chosen
 
 
+def context_numbers(paragraphs: Sequence[Paragraph]) -> list[int]:
+    """For each paragraph the number of the first with the same context: the groups of intervals. A
+    file may give a context anew with every question.
+    """
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(p.context.strip(), n) for n, p in enumerate(paragraphs)]
+
+
 def held_out_questions(
     paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], block_size: int
 ) -> EvaluationSet:
@@ -95,12 +103,13 @@ def held_out_questions(
             f"block of {block_size}, expected a larger --block_size of main_squad.py"
         )
     questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
+    numbers = context_numbers(paragraphs)
     return EvaluationSet(
         [(context, [q for q, _ in qs]) for context, qs in trees.trees],
         [encoded[p].questions[q].golds[0] for p, q in places],
         [QAExample(p.context, q.text, q.answers) for p, q in questions],
         [q.id for _, q in questions],
-        [p for p, _ in places],
+        [numbers[p] for p, _ in places],
         golds_lost(encoded, trees),
         len(trees.dropped),
     )

@@ -18,7 +18,13 @@ from src.evaluation.evaluation_set import (
     evenly_spaced,
     sample_lines,
 )
-from src.evaluation.intervals import Figures, Interval, bootstrap_interval, intervals
+from src.evaluation.intervals import (
+    Figures,
+    Interval,
+    bootstrap_interval,
+    caution,
+    intervals,
+)
 from src.inference.logprobs import Tree
 from src.losses import dpo_loss
 from src.preference.pairs import PairSet, accuracy
@@ -109,13 +115,15 @@ def snapshot_due(
 
 def log_intervals(run: Run, step: int, table: dict[str, Interval]) -> None:
     """Log held-out figures with their 95% intervals, and say them."""
-    record: dict[str, Any] = {"step": step, "event": "evaluation"}
+    contexts = max((interval.groups or 0 for interval in table.values()), default=0)
+    record: dict[str, Any] = {"step": step, "event": "evaluation", "eval_contexts": contexts}
     for name, interval in table.items():
         record[f"eval_{name}"] = interval.value
         record[f"eval_{name}_low"], record[f"eval_{name}_high"] = interval.low, interval.high
     run.log(record)
-    words = ", ".join(f"{k} {v.value:.2f} [{v.low:.2f}, {v.high:.2f}]" for k, v in table.items())
-    say(f"{run.stage} held out, after step {step}: {words}")
+    words = ", ".join(f"{name} {interval.in_words()}" for name, interval in table.items())
+    warning = caution(table.values())
+    say(f"{run.stage} held out, after step {step}: {words}{warning and f'; {warning}'}")
 
 
 def evaluate_and_log(
@@ -153,7 +161,7 @@ def log_pair_figures(
         "preference_accuracy": accuracy(scores, pair_set),
         "reward_accuracy": accuracy(rewards, pair_set),
     }
-    groups = [pair.paragraph for pair in pair_set.in_order()]
+    groups = pair_set.groups()
     ones = [1.0] * len(groups)
     for name, values in (
         ("chosen_reward", rewards[:, 0]),
