@@ -1,9 +1,14 @@
 """Faults that were found by using the scripts on real files and habits, each with its value."""
 
+import io
+import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import outcome, refusal
 
 from src.data.encoding import encode_paragraphs
 from src.data.squad_types import Paragraph, Question
@@ -18,6 +23,13 @@ from src.training.console import compare
 from src.utils.checkpoint_utils import Checkpoint
 
 PICO = load_tokenizer("pico")
+
+
+def generated(*argv):
+    """The JSON lines of generate_from_checkpoint.py with the k-gram."""
+    ended = outcome("generate_from_checkpoint", ["--model_type", "kgram", "--json", *argv])
+    assert ended.code == 0, ended.err
+    return [json.loads(line) for line in ended.out]
 
 
 # --- intervals of few contexts ---
@@ -109,3 +121,61 @@ def test_a_context_that_comes_with_every_question_anew_is_one():
     pairs = held_out_pairs(rows, encoded, PICO, 512, "rows", None)
     scores = torch.zeros(len(pairs.in_order()), 2)
     assert len(scores) > 1 and set(pair_points(scores, pairs)[2]) == {0}
+
+
+# --- generation ---
+
+PROMPT = "Context: Ada met Bo in 1204.\nQuestion: When?\nAnswer:"
+
+
+def test_equal_prompts_get_different_samples(kgram):
+    """Three equal lines at temperature 1 gave three equal answers. A prompt's samples are those of
+    its place, however many come after it."""
+    line = json.dumps({"prompt": PROMPT}) + "\n"
+    Path("three.jsonl").write_text(3 * line)
+    Path("two.jsonl").write_text(2 * line)
+    argv = ["--temperature", "1", "--max_new_tokens", "12", "--num_samples", "2"]
+    three = [r["answers"] for r in generated("--prompts_file", "three.jsonl", *argv)]
+    assert len({tuple(answers) for answers in three}) == 3
+    assert [r["answers"] for r in generated("--prompts_file", "two.jsonl", *argv)] == three[:2]
+    assert [r["answers"] for r in generated("--prompt", PROMPT, *argv)] == three[:1]
+
+
+@pytest.mark.parametrize("value", ["1e-39", "1e-300", "0.0009"])
+def test_a_temperature_that_float32_cannot_divide_by_is_refused(value, kgram):
+    """1e-39 printed NULs, and log-probabilities of NaN."""
+    line = refusal("generate_from_checkpoint", ["--prompt", PROMPT, "--temperature", value])
+    assert f"'{value}' given, expected 0 (greedy) or at least 0.001" in line
+    line = refusal("train_ppo", ["--temperature", value])
+    assert f"'{value}' given, expected a number of at least 0.001" in line
+
+
+def test_the_least_temperature_is_as_good_as_greedy(kgram):
+    (greedy,) = generated("--prompt", PROMPT)
+    (sampled,) = generated("--prompt", PROMPT, "--temperature", "0.001")
+    assert sampled["answers"] == greedy["answers"]
+    assert all(math.isfinite(logp) for logp in sampled["logp_nats"])
+
+
+def test_a_typed_line_end_is_one_wherever_it_is_typed(kgram, monkeypatch):
+    """In --prompt a typed \\n stayed two characters, while a pipe made a line end of it."""
+    typed = PROMPT.replace("\n", "\\n")
+    flag = generated("--prompt", typed)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed + "\n"))
+    assert generated() == flag == generated("--prompt", PROMPT)
+    assert flag[0]["prompt"] == PROMPT
+    (two,) = generated("--context", "One\\ntwo.", "--question", "Who?")
+    assert two["context"] == "One\ntwo."
+    Path("file.jsonl").write_text(json.dumps({"prompt": "the \\nu of it"}))
+    assert generated("--prompts_file", "file.jsonl")[0]["prompt"] == "the \\nu of it"
+
+
+def test_a_long_answer_is_told_to_be_shorter(kgram):
+    """It was told to lower --max_new_tokens, which scores nothing."""
+    argv = ["--model_type", "kgram", "--prompt", PROMPT, "--checkpoint",
+            "checkpoints/kgram_train_reward_model/final.pt", "--answer"]  # fmt: skip
+    for answer, line in (("word " * 2000, "given, expected at most 1022 in the model's block of"),
+                         ("word " * 510, "shorten it or the --answer of ")):  # fmt: skip
+        ended = outcome("generate_from_checkpoint", [*argv, answer])
+        assert ended.code == 2 and line in ended.err[-1], ended.err
+        assert "max_new_tokens" not in ended.err[-1]

@@ -107,6 +107,21 @@ count = number(int, 0)
 positive = number(float, 0, above=True)
 non_negative = number(float, 0)
 share = number(float, 0, 1)
+# Below it logits divided by the temperature leave float32, and nothing but the best token is drawn.
+LEAST_TEMPERATURE = 0.001
+sampling_temperature = number(float, LEAST_TEMPERATURE)
+
+
+def temperature(text: str) -> float:
+    """An argparse type: 0, which is greedy, or a temperature that sampling can have."""
+    if non_negative(text) == 0:
+        return 0.0
+    try:
+        return sampling_temperature(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} given, expected 0 (greedy) or at least {LEAST_TEMPERATURE}"
+        ) from None
 
 
 def add_machine_flags(parser: Parser) -> None:
