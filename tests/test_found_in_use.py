@@ -1,5 +1,6 @@
 """Faults that were found by using the scripts on real files and habits, each with its value."""
 
+import argparse
 import io
 import json
 import math
@@ -10,7 +11,12 @@ import pytest
 import torch
 from conftest import outcome, refusal
 
+import main_squad
+import train_dpo
+import train_ppo
+import train_reward_model
 from src.data.encoding import encode_paragraphs
+from src.data.squad_dataset import ContextGroups, context_groups
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.evaluation.compare_policies import print_table
@@ -19,8 +25,11 @@ from src.evaluation.intervals import Interval, bootstrap_interval, caution, win_
 from src.preference.pairs import held_out_pairs, pair_points
 from src.report.page import verdicts
 from src.report.pipelines import Chain, Stage
+from src.training import run_data, stages
 from src.training.console import compare
+from src.training.optimizer import learning_rate
 from src.utils.checkpoint_utils import Checkpoint
+from src.utils.constants import PRETRAINED_DEFAULTS
 
 PICO = load_tokenizer("pico")
 
@@ -179,3 +188,72 @@ def test_a_long_answer_is_told_to_be_shorter(kgram):
         ended = outcome("generate_from_checkpoint", [*argv, answer])
         assert ended.code == 2 and line in ended.err[-1], ended.err
         assert "max_new_tokens" not in ended.err[-1]
+
+
+# --- the length of a run ---
+
+
+@pytest.mark.parametrize("script", [main_squad, train_dpo, train_reward_model, train_ppo])
+@pytest.mark.parametrize("steps", [2, 6, 20, 57, 200])
+def test_every_stage_reaches_its_rate_early(script, steps):
+    """20 steps of warm-up were a third of PPO's 57 by default, and all of a run of 6: its rate
+    never came above 30% of --lr."""
+    args = script.build_parser().parse_args([])
+    rates = [learning_rate(s, steps, args.warmup, args.lr, args.hold) for s in range(steps)]
+    assert max(rates) == args.lr and rates.index(args.lr) <= 0.06 * steps
+    for stage, defaults in PRETRAINED_DEFAULTS.items():
+        assert 0 <= defaults["warmup"] <= 0.1, stage
+
+
+def test_warmup_is_a_share_and_a_number_of_steps_is_refused():
+    for value in ("1", "20", "-0.1"):
+        line = refusal("train_dpo", ["--warmup", value])
+        assert f"'{value}' given, expected a number of at least 0 and below 1" in line
+
+
+def article(number, sentences=60):
+    """A long paragraph with a question at its beginning, in its middle and at its end."""
+    words = [f"In {1200 + number} the fair of Boru{n} met Ada{n}." for n in range(sentences)]
+    context = " ".join(words)
+    golds = [f"Ada{n}" for n in (0, sentences // 2, sentences - 1)]
+    questions = tuple(
+        Question(f"{number}-{gold}", "Whom did it meet?", (gold,), (context.index(f"{gold}."),))
+        for gold in golds
+    )
+    return Paragraph(f"t{number}", context, questions)
+
+
+def planned_pairs(block, articles=40, asked_steps=None, **values):
+    """(steps, trees) of so many long articles, planned as train_dpo.py does."""
+    paragraphs = [article(n) for n in range(articles)]
+    encoded = encode_paragraphs(paragraphs, PICO)
+    units = context_groups(encoded, block)
+    questions = run_data.Questions(
+        paragraphs, encoded, units, paragraphs[:2], encoded[:2], None, {"dataset": "fairs"}
+    )
+    defaults = {"epochs": 1.0, "batch_size": 4, "max_steps": asked_steps, "eval_every": None,
+                "corruptions": None, "seed": 0}  # fmt: skip
+    args = argparse.Namespace(**{**defaults, **values})
+    steps = stages.steps_for_pairs(args, asked_steps, units)
+    train, _ = run_data.load_pairs(args, questions, PICO, block, steps)
+    assert stages.plan_pair_steps(args, asked_steps, train) == args.max_steps
+    return args.max_steps, len(train.trees.trees)
+
+
+def test_an_epoch_of_pairs_is_one_pass_over_the_batches_that_are_dealt(capsys):
+    """Contexts were counted where batches hold windows: 40 contexts in windows of 64 tokens with
+    three questions each are 120 trees, 30 steps, and not 10."""
+    assert planned_pairs(2048) == (10, 40)
+    assert planned_pairs(64) == (30, 120)
+    assert planned_pairs(64, epochs=2.5) == (75, 120)
+    assert planned_pairs(64, epochs=0.5) == (15, 60)
+    assert planned_pairs(64, asked_steps=7) == (7, 84)
+
+
+def test_a_run_too_short_to_learn_from_says_so(capsys):
+    for steps, said in ((1, True), (19, True), (20, False)):
+        args = argparse.Namespace(max_steps=steps, eval_every=None)
+        stages.plan_steps(args, ContextGroups([(0, (0,))], 0, 512, 0))
+        assert (f"a run of {steps} steps, fewer than 20" in capsys.readouterr().err) == said
+    planned_pairs(2048)
+    assert "a run of 10 steps, fewer than 20" in capsys.readouterr().err

@@ -36,24 +36,70 @@ from src.utils.errors import UserError
 
 # Steps over which the loss is smoothed that --snapshot_loss looks at.
 SMOOTHED_STEPS = 50
+# A run of fewer steps is said to be too short.
+FEW_STEPS = 20
 # Flags that say how a run was started or watched: the same checkpoint comes out whatever they are.
 UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
 
 
 def plan_steps(args: argparse.Namespace, units: ContextGroups) -> int:
-    """How many optimizer steps the run has: --max_steps, else --epochs over the units, a batch of
-    --batch_size at a time; written back to the flags.
+    """How many steps the run has: --max_steps, else --epochs over the units, a batch of
+    --batch_size at a time; written back to the flags. Says so where they are too few.
     """
+    _require_units(units)
+    if args.max_steps is None:
+        args.max_steps = steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
+    return _planned(args)
+
+
+def steps_of_epochs(epochs: float, count: int, batch_size: int) -> int:
+    """Batches in so many passes over `count` things, one at least.
+
+    >>> steps_of_epochs(2.5, 10, 4), steps_of_epochs(0.1, 10, 4)
+    (8, 1)
+    """
+    return max(1, math.ceil(epochs * steps_per_epoch(count, batch_size)))
+
+
+def steps_for_pairs(
+    args: argparse.Namespace, asked_steps: int | None, units: ContextGroups
+) -> int:
+    """How many steps of --batch_size contexts the pairs of a run are made for: --max_steps as
+    asked for, else --epochs. `plan_pair_steps` then counts what these contexts become.
+    """
+    _require_units(units)
+    return asked_steps or steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
+
+
+def plan_pair_steps(args: argparse.Namespace, asked_steps: int | None, train: PairSet) -> int:
+    """`plan_steps` for batches of pairs' trees: a long context makes several, a window each.
+
+    Without --max_steps: --epochs over the trees; of less than one epoch `train` has only the share
+    of the contexts, and is passed over once.
+    """
+    if asked_steps is None:
+        epochs = max(1.0, args.epochs)
+        args.max_steps = steps_of_epochs(epochs, len(train.trees.trees), args.batch_size)
+    return _planned(args)
+
+
+def _require_units(units: ContextGroups) -> None:
     if not units.groups:
         raise UserError(
             "no training question fits the model's block beside its answer, expected some: train "
             "on shorter ones, or from main_squad.py --block_size on with a larger block"
         )
-    if args.max_steps is None:
-        per_epoch = steps_per_epoch(len(units.groups), args.batch_size)
-        args.max_steps = max(1, math.ceil(args.epochs * per_epoch))
+
+
+def _planned(args: argparse.Namespace) -> int:
+    """The steps that the flags now have, with what follows from them."""
     if args.eval_every is None:
         args.eval_every = math.ceil(args.max_steps / 4)
+    if args.max_steps < FEW_STEPS:
+        say(
+            f"a run of {args.max_steps} steps, fewer than {FEW_STEPS}: hardly enough to learn "
+            "from; for more raise --epochs or --max_steps, or lower --batch_size"
+        )
     return args.max_steps
 
 

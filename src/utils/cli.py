@@ -215,6 +215,7 @@ def add_training_flags(
     lr: float,
     batch_size: int,
     epochs: float,
+    warmup: float = 0.05,
     hold: float = 0.0,
     weight_decay: float = 0.0,
     save_every: int = 100,
@@ -228,8 +229,10 @@ def add_training_flags(
     add("--micro_batch_size", type=positive_int,
         help="contexts in memory at a time (same result); default: all of --batch_size")
     add("--lr", type=positive, default=lr, help="peak learning rate")
-    add("--warmup", type=count, default=20, help="steps over which the rate rises from 0")
-    add("--hold", type=share, default=hold, help="share of the run at the peak rate")
+    add("--warmup", type=number(float, 0, 1, below=True), default=warmup,
+        help="share of the run over which the rate rises from 0, below 1")
+    add("--hold", type=share, default=hold,
+        help="share of the run, warm-up included, after which the rate falls")
     add("--weight_decay", type=non_negative, default=weight_decay, help="on matrices only")
     add("--grad_clip", type=positive, default=1.0, help="largest norm of the gradient")
     add("--eval_every", type=count,
