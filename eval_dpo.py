@@ -43,7 +43,8 @@ def build_parser() -> cli.Parser:
         "default: only its first window")  # fmt: skip
     add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
     add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights")
-    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file")
+    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file; "
+        "null: no interval")  # fmt: skip
     add("--predictions", help="write the first policy's {question id: answer} to this file")
     return parser
 
@@ -148,7 +149,7 @@ def main(argv=None) -> dict:
     table = {path: metrics for path, (_, metrics) in results.items()}
     rules = rule_rows(baselines_of(held_out, policies[0].tokenizer, train), held_out)
     print_table({**table, **rules}, UNITS)
-    values = {path: {k: v._asdict() for k, v in row.items()} for path, row in table.items()}
+    values = {path: {k: v.as_json() for k, v in row.items()} for path, row in table.items()}
     report = {"policies": values}
     if args.output:
         text = json.dumps(report, indent=1)

@@ -120,8 +120,10 @@ def main(argv=None) -> dict:
         block, eos_id = model.config.block_size, tokenizer.eos_id
         questions = run_data.load_questions(args, tokenizer, block, parent)
         held_out = questions.held_out
-        max_steps = stages.plan_steps(args, questions.units)
-        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, max_steps)
+        asked_steps = run.asked["max_steps"]
+        planned = stages.steps_for_pairs(args, asked_steps, questions.units)
+        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
+        max_steps = stages.plan_pair_steps(args, asked_steps, train)
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
 
         # What the frozen reference says about every pair that will be seen, once.

@@ -18,7 +18,7 @@ SHAPES = {
     "kgram": ["--n_embd", "16", "--n_layer", "1", "--kgram_k", "12"],
 }
 # What every stage gets here: few questions, few steps, few of them evaluated.
-SMALL = ["--eval_limit", "6", "--batch_size", "2", "--max_steps", "4", "--warmup", "1"]
+SMALL = ["--eval_limit", "6", "--batch_size", "2", "--max_steps", "4", "--warmup", "0.25"]
 FIRST = ["--dataset", "pico", "--num_examples", "60"]
 OF_STAGE = {"main_squad": FIRST, "train_ppo": ["--max_new_tokens", "6", "--minibatches", "2"]}
 

@@ -32,7 +32,7 @@ from tests.faults.runs import small_squad
 def updated(*argv, loss=2.0):
     """(optimizer, what was logged) of update number 6 of 10, on 8 gradients of 3."""
     toy, optimizer = toy_with_gradient(3.0)
-    run = argparse.Namespace(args=parser().parse_args(["--lr", "1", "--warmup", "2", *argv]))
+    run = argparse.Namespace(args=parser().parse_args(["--lr", "1", "--warmup", "0.2", *argv]))
     return optimizer, update(run, optimizer, 5, 10, loss)
 
 

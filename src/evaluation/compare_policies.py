@@ -16,7 +16,7 @@ from src.evaluation.evaluation_set import (
     PolicyResult,
     evaluate_policy,
 )
-from src.evaluation.intervals import Interval, bootstrap_interval, intervals, win_rate
+from src.evaluation.intervals import Interval, bootstrap_interval, caution, intervals, win_rate
 from src.evaluation.kl import kl_of_samples
 from src.evaluation.squad_metrics import em_and_f1
 from src.model.heads import RewardModel
@@ -119,7 +119,8 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
         rewards = np.where(same, c.parent_rewards, rewards)
         metrics["reward"] = bootstrap_interval(rewards, np.ones(len(rewards)), groups)
         rate = win_rate(rewards, c.parent_rewards, groups)
-        metrics["win_rate"] = Interval(*(100 * x for x in rate))
+        percent = {end: 100 * getattr(rate, end) for end in ("value", "low", "high")}
+        metrics["win_rate"] = rate._replace(**percent)
     kl = kl_of_samples(
         model,
         c.parent,
@@ -153,6 +154,7 @@ def print_table(rows: dict[str, dict[str, Interval]], units: dict[str, str]) -> 
         cells = []
         for column in columns:
             value = metrics.get(column)
-            text = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]" if value else "-"
-            cells.append(f"{text:>26}")
+            cells.append(f"{value.in_words() if value else '-':>26}")
         print(" ".join([f"{name:<{width}}", *cells]))
+    if warning := caution(value for metrics in rows.values() for value in metrics.values()):
+        print(f"caution: {warning}")

@@ -30,7 +30,7 @@ class EvaluationSet(NamedTuple):
     """Lists run question after question in the order of the prompts.
 
     prompts: cut to their windows; golds: ids of each question's first gold.
-    groups: the paragraph of each question, for intervals. lost: share of questions of which the
+    groups: the context of each question, for intervals. lost: share of questions of which the
     window keeps no gold; dropped: questions that leave no room for a context.
     later: the same questions below later windows of contexts that are cut, where --doc_stride asks
     for them; later_of: the number of each question there.
@@ -85,6 +85,14 @@ def choose_questions(
     return chosen
 
 
+def context_numbers(paragraphs: Sequence[Paragraph]) -> list[int]:
+    """For each paragraph the number of the first with the same context: the groups of intervals. A
+    file may give a context anew with every question.
+    """
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(p.context.strip(), n) for n, p in enumerate(paragraphs)]
+
+
 def held_out_questions(
     paragraphs: Sequence[Paragraph],
     encoded: Sequence[EncodedParagraph],
@@ -105,12 +113,13 @@ def held_out_questions(
         )
     questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
     number = {where: n for n, where in enumerate(places)}
+    numbers = context_numbers(paragraphs)
     return EvaluationSet(
         [(context, [q for q, _ in qs]) for context, qs in trees.trees],
         [encoded[p].questions[q].golds[0] for p, q in places],
         [qa_example(p, q) for p, q in questions],
         [q.id for _, q in questions],
-        [p for p, _ in places],
+        [numbers[p] for p, _ in places],
         golds_lost(encoded, trees),
         len(trees.dropped),
         [(context, [q for q, _ in qs]) for (context, qs), _, _ in trees.later],

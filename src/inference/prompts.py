@@ -42,21 +42,31 @@ def prompts_of_file(path: str) -> list[Prompt]:
     return prompts
 
 
+def typed_text(text: str) -> str:
+    """A text from a flag, a terminal or a pipe, where a line end is hard to type: a written \\n
+    stands for it.
+
+    >>> typed_text(r"Question: Who?\nAnswer:")
+    'Question: Who?\\nAnswer:'
+    """
+    return text.replace("\\n", "\n")
+
+
 def prompts_of_pipe() -> list[Prompt]:
-    """The lines of standard input, a written \\n standing for a line end; none if it is closed."""
+    """The lines of standard input as `typed_text`; none if it is closed."""
     try:
         lines = [line.rstrip("\n") for line in sys.stdin or () if line.strip()]
     except UnicodeDecodeError as error:
         raise UserError(f"standard input given, expected UTF-8 text ({error})") from None
-    return [(None, line.replace("\\n", "\n")) for line in lines]
+    return [(None, typed_text(line)) for line in lines]
 
 
 def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Prompt]:
     """All prompts there are, but for those of a terminal: (context, question) or (None, prompt)."""
     if args.prompt is not None:
-        return [(None, args.prompt)]
+        return [(None, typed_text(args.prompt))]
     if args.question is not None:
-        return [(args.context, args.question)]
+        return [(typed_text(args.context), typed_text(args.question))]
     if args.prompts_file is not None:
         return prompts_of_file(args.prompts_file)
     piped = prompts_of_pipe()
@@ -76,11 +86,14 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
 
 
 def encode_within(
-    tokenizer: Tokenizer, prompt: Prompt, room: int, template: bool = True
+    tokenizer: Tokenizer, prompt: Prompt, room: int, advice: str, template: bool = True
 ) -> tuple[list[int], list[int]]:
-    """(context ids, question ids) of at most `room` tokens: the context cut as at evaluation, which
-    is said. UserError where the prompt is empty, or too long without its context.
-    template: False for a model of prompts of the user's own, which it reads exactly as they are.
+    """(context ids, question ids) of at most `room` tokens; the context is cut as at evaluation,
+    and that is logged.
+
+    advice: what to do where a prompt is too long without its context. template: False for a model
+    of prompts of the user's own, which it reads exactly as they are.
+    Raises UserError where the prompt is empty or too long.
     """
     context, question = prompt
     if not question.strip():
@@ -99,7 +112,7 @@ def encode_within(
     if len(ids[1]) > most:
         raise UserError(
             f"a prompt of {len(ids[1])} tokens given (without its context), expected at most "
-            f"{most} beside the answer, shorten it or lower --max_new_tokens"
+            f"{most} beside the answer, {advice}"
         )
     kept = cut_context(ids[0], room - len(ids[1]))
     if len(kept) < len(ids[0]):

@@ -150,7 +150,7 @@ def hacking_track(pipeline: Pipeline) -> dict[str, np.ndarray] | None:
     seen = [r for r in stage.evaluations if all(math.isfinite(r.get(n, math.nan)) for n in wanted)]
     if len(seen) < 2:
         return None
-    track = {n: np.array([interval_of(r, n) for r in seen], float) for n in wanted}
+    track = {n: np.array([interval_of(r, n)[:3] for r in seen], float) for n in wanted}
     for name in ("reward", "f1"):
         track[name] = track[name] - track[name][0, 0]
     return track | {"step": np.array([r["step"] for r in seen])}

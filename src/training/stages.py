@@ -18,7 +18,13 @@ from src.evaluation.evaluation_set import (
     evenly_spaced,
     sample_lines,
 )
-from src.evaluation.intervals import Figures, Interval, bootstrap_interval, intervals
+from src.evaluation.intervals import (
+    Figures,
+    Interval,
+    bootstrap_interval,
+    caution,
+    intervals,
+)
 from src.inference.logprobs import Tree
 from src.losses import dpo_loss
 from src.preference.pairs import PairSet, accuracy
@@ -28,24 +34,70 @@ from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.constants import STARTED
 from src.utils.errors import UserError
 
+# A run of fewer steps is said to be too short.
+FEW_STEPS = 20
 # Flags that say how a run was started or watched: the same checkpoint comes out whatever they are.
 UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
 
 
 def plan_steps(args: argparse.Namespace, units: ContextGroups) -> int:
-    """How many optimizer steps the run has: --max_steps, else --epochs over the units, a batch of
-    --batch_size at a time; written back to the flags.
+    """How many steps the run has: --max_steps, else --epochs over the units, a batch of
+    --batch_size at a time; written back to the flags. Says so where they are too few.
     """
+    _require_units(units)
+    if args.max_steps is None:
+        args.max_steps = steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
+    return _planned(args)
+
+
+def steps_of_epochs(epochs: float, count: int, batch_size: int) -> int:
+    """Batches in so many passes over `count` things, one at least.
+
+    >>> steps_of_epochs(2.5, 10, 4), steps_of_epochs(0.1, 10, 4)
+    (8, 1)
+    """
+    return max(1, math.ceil(epochs * steps_per_epoch(count, batch_size)))
+
+
+def steps_for_pairs(
+    args: argparse.Namespace, asked_steps: int | None, units: ContextGroups
+) -> int:
+    """How many steps of --batch_size contexts the pairs of a run are made for: --max_steps as
+    asked for, else --epochs. `plan_pair_steps` then counts what these contexts become.
+    """
+    _require_units(units)
+    return asked_steps or steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
+
+
+def plan_pair_steps(args: argparse.Namespace, asked_steps: int | None, train: PairSet) -> int:
+    """`plan_steps` for batches of pairs' trees: a long context makes several, a window each.
+
+    Without --max_steps: --epochs over the trees; of less than one epoch `train` has only the share
+    of the contexts, and is passed over once.
+    """
+    if asked_steps is None:
+        epochs = max(1.0, args.epochs)
+        args.max_steps = steps_of_epochs(epochs, len(train.trees.trees), args.batch_size)
+    return _planned(args)
+
+
+def _require_units(units: ContextGroups) -> None:
     if not units.groups:
         raise UserError(
             "no training question fits the model's block beside its answer, expected some: train "
             "on shorter ones, or from main_squad.py --block_size on with a larger block"
         )
-    if args.max_steps is None:
-        per_epoch = steps_per_epoch(len(units.groups), args.batch_size)
-        args.max_steps = max(1, math.ceil(args.epochs * per_epoch))
+
+
+def _planned(args: argparse.Namespace) -> int:
+    """The steps that the flags now have, with what follows from them."""
     if args.eval_every is None:
         args.eval_every = math.ceil(args.max_steps / 4)
+    if args.max_steps < FEW_STEPS:
+        say(
+            f"a run of {args.max_steps} steps, fewer than {FEW_STEPS}: hardly enough to learn "
+            "from; for more raise --epochs or --max_steps, or lower --batch_size"
+        )
     return args.max_steps
 
 
@@ -84,13 +136,15 @@ def due(run: Run, step: int) -> bool:
 
 def log_intervals(run: Run, step: int, table: dict[str, Interval]) -> None:
     """Log held-out figures with their 95% intervals, and say them."""
-    record: dict[str, Any] = {"step": step, "event": "evaluation"}
+    contexts = max((interval.groups or 0 for interval in table.values()), default=0)
+    record: dict[str, Any] = {"step": step, "event": "evaluation", "eval_contexts": contexts}
     for name, interval in table.items():
         record[f"eval_{name}"] = interval.value
         record[f"eval_{name}_low"], record[f"eval_{name}_high"] = interval.low, interval.high
     run.log(record)
-    words = ", ".join(f"{k} {v.value:.2f} [{v.low:.2f}, {v.high:.2f}]" for k, v in table.items())
-    say(f"{run.stage} held out, after step {step}: {words}")
+    words = ", ".join(f"{name} {interval.in_words()}" for name, interval in table.items())
+    warning = caution(table.values())
+    say(f"{run.stage} held out, after step {step}: {words}{warning and f'; {warning}'}")
 
 
 def evaluate_and_log(
@@ -128,7 +182,7 @@ def log_pair_figures(
         "preference_accuracy": accuracy(scores, pair_set),
         "reward_accuracy": accuracy(rewards, pair_set),
     }
-    groups = [pair.paragraph for pair in pair_set.in_order()]
+    groups = pair_set.groups()
     ones = [1.0] * len(groups)
     for name, values in (
         ("chosen_reward", rewards[:, 0]),
