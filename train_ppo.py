@@ -105,7 +105,9 @@ def main(argv=None) -> dict:
         take_parents_defaults(run, parents[0])
         policy, tokenizer = models.policy, parents[0].tokenizer
         block, room = policy.config.block_size, args.max_new_tokens + 1
-        questions = run_data.load_questions(args, tokenizer, block, parents[0], answer_budget=room)
+        questions = run_data.load_questions(
+            args, tokenizer, block, STAGE, parents[0], answer_budget=room
+        )
         max_steps = stages.plan_steps(args, questions.units)
         trained = prepare(models.trained(), args, device)
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)

@@ -146,7 +146,7 @@ def questions_of(content, **values):
     defaults = {"difficulty": None, "num_examples": None, "strict_data": False, "seed": 0,
                 "eval_limit": None}  # fmt: skip
     args = argparse.Namespace(dataset="mine.json", **{**defaults, **values})
-    return load_questions(args, PICO, 512)
+    return load_questions(args, PICO, 512, "main_squad")
 
 
 def test_a_file_with_a_row_of_no_use_is_refused_where_the_flag_says_so(tmp_path, monkeypatch):

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 from src.data.encoding import EncodedParagraph, encode_paragraphs
 from src.data.random_streams import Stream, stream
+from src.data.roles import ROLE_OF_STAGE, deal
 from src.data.squad_dataset import ContextGroups, context_groups, training_trees
 from src.data.squad_loader import SquadData, load_from_identity, load_squad, require_difficulties
 from src.data.squad_preferences import parse_corruptions
+from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.evaluation_set import EvaluationSet, choose_questions, held_out_questions
@@ -86,15 +88,21 @@ def load_questions(
     args: argparse.Namespace,
     tokenizer: Tokenizer,
     block_size: int,
+    stage: str,
     parent: Checkpoint | None = None,
     answer_budget: int = 0,
 ) -> Questions:
     """The data of the flags; what they leave out is the parent's. Says what was used and dropped.
-    answer_budget: tokens to leave for an answer of the model's own and its stop token.
+
+    stage: which role of the data it trains on, where the data is dealt into roles.
+    answer_budget: tokens to leave for an answer of the model's own and its EOS token.
 
     Rank 0 loads and encodes first, the others find its caches.
     """
+    inherited = parent is not None and args.dataset is None
     data = _data_of(args, parent)
+    shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
+    train = _train_of_role(data, shares, stage)
     for name in ("dataset", "difficulty", "num_examples"):
         setattr(args, name, data.identity.get(name))
     for line in data.report.lines():
@@ -104,18 +112,33 @@ def load_questions(
             f"{data.identity['dataset']} has no held-out article, expected at least two articles"
         )
     chosen = choose_questions(data.validation, args.eval_limit, seed=0)
-    encoded = encode_paragraphs(data.train, tokenizer, CACHE_DIR)
+    encoded = encode_paragraphs(train, tokenizer, CACHE_DIR)
     chosen_encoded = encode_paragraphs(chosen, tokenizer)
     held_out = held_out_questions(chosen, chosen_encoded, block_size)
     units = context_groups(encoded, block_size, answer_budget=answer_budget)
-    asked = sum(len(p.questions) for p in data.train)
+    asked = sum(len(p.questions) for p in train)
     say(
         f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
         f"{held_out.told()}"
     )
-    return Questions(
-        data.train, encoded, units, chosen, chosen_encoded, held_out, data.identity
-    )  # fmt: skip
+    identity = {**data.identity, "shares": shares}
+    return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity)
+
+
+def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Paragraph]:
+    """The training paragraphs of a stage's role; all of them where there are no shares."""
+    if shares is None:
+        return data.train
+    dealt = deal(data.train, shares, data.identity["seed"])
+    counts = (f"{role} {count_questions(paragraphs)}" for role, paragraphs in dealt.items())
+    train = dealt[ROLE_OF_STAGE[stage]]
+    say(f"data: questions by role: {', '.join(counts)}; {stage} trains on {ROLE_OF_STAGE[stage]}")
+    if not train:
+        raise UserError(
+            f"--shares {shares} of main_squad.py leaves no "
+            f"{ROLE_OF_STAGE[stage]} for {stage}, expected a share above 0"
+        )
+    return train
 
 
 def inputs_of(

@@ -131,6 +131,19 @@ def temperature(text: str) -> float:
         ) from None
 
 
+def shares(text: str) -> str:
+    """Three whole percentages that make 100, as `--shares` takes them; the same text."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3 or min(values) < 0 or sum(values) != 100:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} given, expected three percentages that make 100, as 30,40,30"
+        )
+    return text
+
+
 def add_machine_flags(parser: Parser) -> None:
     """--seed --device --threads --dtype."""
     parser.add_argument(

@@ -195,7 +195,7 @@ def through(path: Path, model_type: str) -> dict:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            questions = run_data.load_questions(args, tokenizer, BLOCK)
+            questions = run_data.load_questions(args, tokenizer, BLOCK, "main_squad")
             stages.plan_steps(args, questions.units)
     except UserError as error:
         return {"refused": str(error)}
