@@ -1,4 +1,4 @@
-"""Prompts as people give them: flags, files of JSON lines, a pipe."""
+"""Read prompts from flags, JSON-lines files and pipes."""
 
 import argparse
 import json
@@ -43,7 +43,7 @@ def prompts_of_file(path: str) -> list[Prompt]:
 
 
 def prompts_of_pipe() -> list[Prompt]:
-    """The lines of standard input, a written \\n standing for a line end; none if it is closed."""
+    """The lines of standard input, with a written \\n as a line end; none if it is closed."""
     try:
         lines = [line.rstrip("\n") for line in sys.stdin or () if line.strip()]
     except UnicodeDecodeError as error:
@@ -52,7 +52,7 @@ def prompts_of_pipe() -> list[Prompt]:
 
 
 def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Prompt]:
-    """All prompts there are, but for those of a terminal: (context, question) or (None, prompt)."""
+    """All prompts, except those typed at a terminal: (context, question) or (None, prompt)."""
     if args.prompt is not None:
         return [(None, args.prompt)]
     if args.question is not None:
@@ -76,8 +76,8 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
 
 
 def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list[int], list[int]]:
-    """(context ids, question ids) of at most `room` tokens: the context cut as at evaluation, which
-    is said. UserError where the prompt is empty, or too long without its context.
+    """(context ids, question ids) of at most `room` tokens. The context is cut as at evaluation,
+    with a message. UserError if the prompt is empty or too long without its context.
     """
     context, question = prompt
     if not question.strip():
@@ -86,7 +86,7 @@ def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list
         ids = encode_prompt(tokenizer, context, question)
     else:
         ids = tuple(tokenizer.encode(part) for part in split_prompt(question))
-    most = room - bool(ids[0])  # of a context at least the line's end stays
+    most = room - bool(ids[0])  # at least the context's line end stays
     if len(ids[1]) > most:
         raise UserError(
             f"a prompt of {len(ids[1])} tokens given (without its context), expected at most "
