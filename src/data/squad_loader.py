@@ -108,7 +108,7 @@ def load_squad(
 
 
 def require_difficulties(dataset: str, difficulty: int | None) -> None:
-    """UserError where a difficulty was asked of data that have none."""
+    """UserError if a difficulty is given for data without difficulties."""
     if difficulty and dataset != "pico":
         raise UserError(
             f"--difficulty {difficulty} given, but the data is {dataset}, expected it left out: "
@@ -198,7 +198,7 @@ def _folder(folder: Path, split: str, dropped: Dropped) -> list[Paragraph]:
         root = read_json(file)
         if len(files) == 1:
             return parse_squad(root, str(file), dropped)
-        parse_squad(root, str(file), Dropped())  # faults are told with their own file's name
+        parse_squad(root, str(file), Dropped())  # so that a fault names its own file
         layout["data"] += root["data"]
     return parse_squad(layout, f"{folder}/{split}", dropped)
 
