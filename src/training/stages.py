@@ -30,13 +30,13 @@ from src.utils.errors import UserError
 
 # Steps over which the loss is smoothed that --snapshot_loss looks at.
 SMOOTHED_STEPS = 50
-# Flags that say how a run was started or watched: the same checkpoint comes out whatever they are.
-UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
+# Flags of how a run was started or watched, which do not change its checkpoint and are not stored.
+UNSTORED_FLAGS = ("resume", "overwrite", "tracker")
 
 
 def plan_steps(args: argparse.Namespace, units: ContextGroups) -> int:
-    """How many optimizer steps the run has: --max_steps, else --epochs over the units, a batch of
-    --batch_size at a time; written back to the flags.
+    """The number of optimizer steps: --max_steps, else --epochs over the context groups in batches
+    of --batch_size. Also sets the flags that depend on it.
     """
     if not units.groups:
         raise UserError(
@@ -58,9 +58,9 @@ def log_step(
     examples: int,
     trees: Sequence[Tree],
     record: dict[str, Any],
-    **shown,
+    **displayed: float,
 ) -> None:
-    """Log one finished step on these trees, speeds included, and show its main figures."""
+    """Log one finished step on these trees, with speeds, and display its main metrics."""
     seconds = time.perf_counter() - started
     tokens_per_second = tokens_read(trees) / seconds
     if (step + 1) % run.args.log_every == 0 or step + 1 == run.args.max_steps:
@@ -75,11 +75,11 @@ def log_step(
         )
     if step == run.steps_done:
         say(f"{run.stage}: first step done {time.perf_counter() - STARTED:.1f} s after the start")
-    run.show(step + 1, run.args.max_steps, **shown, tokens_per_s=tokens_per_second)
+    run.show(step + 1, run.args.max_steps, **displayed, tokens_per_s=tokens_per_second)
 
 
 def due(run: Run, step: int) -> bool:
-    """Whether an evaluation falls after this step (the last one is evaluated at the end anyway)."""
+    """Whether to evaluate after this step (after the last step an evaluation always follows)."""
     every = run.args.eval_every
     return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
 
@@ -87,19 +87,20 @@ def due(run: Run, step: int) -> bool:
 def snapshot_due(
     args: argparse.Namespace, step: int, max_steps: int, loss: float, extra: dict[str, Any]
 ) -> bool:
-    """Whether snapshot.pt is to be written after this step of SFT, whose answer loss is given:
-    after --snapshot_at's share of the way, or once the loss, smoothed over SMOOTHED_STEPS, is below
+    """Whether to write snapshot.pt after this step of SFT, whose answer loss is given: after the
+    share --snapshot_at of the run, or once the loss, smoothed over SMOOTHED_STEPS, is below
     --snapshot_loss (after the last step if it never was).
 
-    A share of the way may be before or after a model learns to read: when that comes is luck. A
-    loss says how much it knows. extra: keeps the smoothed loss, None once the snapshot is there.
+    The step at which a model learns to read varies between seeds, so a share of the run may be
+    before or after it. A loss measures what the model knows. extra: keeps the smoothed loss, None
+    once the snapshot is written.
     """
     if not args.snapshot_loss:
         return step + 1 == math.ceil(args.snapshot_at * max_steps)
     smoothed = extra.get("smoothed_loss", math.inf)
     if smoothed is None:
         return False
-    if math.isfinite(loss):  # a step that --skip_nonfinite left out says nothing
+    if math.isfinite(loss):  # a step that --skip_nonfinite left out has no loss
         first = smoothed == math.inf
         smoothed = loss if first else smoothed + (loss - smoothed) / SMOOTHED_STEPS
     reached = smoothed < args.snapshot_loss or step + 1 == max_steps
@@ -128,9 +129,9 @@ def evaluate_and_log(
     extra: dict[str, Any],
     more: Callable[[PolicyResult], Figures] = lambda result: {},
 ) -> Figures:
-    """EM, F1, answer loss and `more` on the held-out questions, logged and said with three answers.
+    """Log and print EM, F1, answer loss and `more` on the held-out questions, with three answers.
 
-    extra: keeps those answers from the first call, so that later ones can show what was before.
+    extra: keeps the answers of the first call, which later calls print beside theirs.
     """
     result = evaluate_policy(model, tokenizer, held_out, device)
     figures = result.figures(held_out.groups) | more(result)
@@ -146,7 +147,7 @@ def evaluate_and_log(
 def log_pair_figures(
     run: Run, step: int, scores: Tensor, reference: Tensor, pair_set: PairSet, beta: float
 ) -> None:
-    """Held-out figures of DPO, as in training: accuracies, rewards, margin and log-probs."""
+    """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities."""
     found = dpo_loss(*scores.T, *reference.T, beta)
     rewards = torch.stack([found.chosen_reward, found.rejected_reward], 1)
     table = {
@@ -177,7 +178,7 @@ def publish(
 ) -> dict:
     """Write final.pt (or a snapshot) with its whole lineage; returns the metrics.
 
-    parents: the checkpoint that the weights start from first, then others that had a part.
+    parents: the checkpoint that the weights start from, then others that were used.
     """
     lineage: list[dict] = []
     for parent in parents:
@@ -190,7 +191,7 @@ def publish(
         model,
         tokenizer,
         identity,
-        {name: v for name, v in vars(run.args).items() if name not in UNTOLD_FLAGS},
+        {name: v for name, v in vars(run.args).items() if name not in UNSTORED_FLAGS},
         lineage,
         metrics,
     )
