@@ -36,10 +36,15 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint", nargs="+", help="policies of any stage; default: DPO and its SFT parent")
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
-    add("--split", choices=("train", "validation"), help="which of several; default: validation")
+    add("--split", choices=("train", "validation", "test"),
+        help="which of several; default: validation, or test where that is all there is")
+    add("--doc_stride", type=cli.positive_int, help="read a context that is too long in windows "
+        "that start so many tokens apart and take the answer of the highest log-probability; "
+        "default: only its first window")  # fmt: skip
     add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
     add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights")
-    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file")
+    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file; "
+        "null: no interval")  # fmt: skip
     add("--predictions", help="write the first policy's {question id: answer} to this file")
     return parser
 
@@ -75,6 +80,7 @@ def load_held_out(args, policy, block_size: int):
     from src.data.encoding import encode_paragraphs
     from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
     from src.evaluation.evaluation_set import choose_questions, held_out_questions
+    from src.training.run import say
 
     stored = policy.data
     train = load_from_identity(stored)
@@ -93,9 +99,11 @@ def load_held_out(args, policy, block_size: int):
         if args.dataset in (None, "auto"):  # what parsing could not check
             require_difficulties(data.identity["dataset"], args.difficulty)
         source = data.validation
+    for line in data.report.lines():
+        say(f"{data.identity['dataset']}: {line}")
     chosen = choose_questions(source, args.limit, args.seed)
     encoded = encode_paragraphs(chosen, policy.tokenizer)
-    held_out = held_out_questions(chosen, encoded, block_size)
+    held_out = held_out_questions(chosen, encoded, block_size, args.doc_stride)
     return train.train, chosen, encoded, held_out, data.identity["dataset"]
 
 
@@ -141,7 +149,7 @@ def main(argv=None) -> dict:
     table = {path: metrics for path, (_, metrics) in results.items()}
     rules = rule_rows(baselines_of(held_out, policies[0].tokenizer, train), held_out)
     print_table({**table, **rules}, UNITS)
-    values = {path: {k: v._asdict() for k, v in row.items()} for path, row in table.items()}
+    values = {path: {k: v.as_json() for k, v in row.items()} for path, row in table.items()}
     report = {"policies": values}
     if args.output:
         text = json.dumps(report, indent=1)

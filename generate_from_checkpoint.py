@@ -23,12 +23,14 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("--checkpoint", help="default checkpoints/{model_type}_main_squad/final.pt; or a "
         "pretrained model: smollm2, a folder in the Llama layout, a .gguf file")  # fmt: skip
-    add("--prompt", help="'Context: ...\\nQuestion: ...\\nAnswer:' with line ends, or any text")
+    add("--prompt", help="'Context: ...\\nQuestion: ...\\nAnswer:' or any text; here, in --context "
+        "and --question and in a pipe a written \\n is a line end; a file's texts are taken as "
+        "they are")  # fmt: skip
     add("--context", help="a paragraph; goes with --question")
     add("--question", help="a question about --context")
     add("--prompts_file", help="JSON lines with the key prompt, or context and question")
     add("--answer", help="with a reward checkpoint: the answer to score")
-    add("--temperature", type=cli.non_negative, default=0.0, help="0: greedy")
+    add("--temperature", type=cli.temperature, default=0.0, help="0: greedy")
     add("--top_k", type=cli.count, default=0, help="sample from the k most probable; 0: from all")
     add("--top_p", type=cli.number(float, 0, 1, above=True), default=1.0,
         help="sample from the smallest set of this probability")  # fmt: skip
@@ -53,8 +55,12 @@ def check(args) -> None:
         )
 
 
-def answer(args, checkpoint, prompt, device) -> dict:
-    """One prompt's answers as text, with their log-probabilities in nats."""
+def answer(args, checkpoint, prompt, place: int, device) -> dict:
+    """One prompt's answers as text, with their log-probabilities in nats.
+
+    place: of the prompt among those of this run: each has its own stream of --seed, so that equal
+    prompts get different samples.
+    """
     from src.inference.prompts import encode_within
     from src.inference.sampling import Sampling, generate
 
@@ -63,7 +69,10 @@ def answer(args, checkpoint, prompt, device) -> dict:
     if room < 1:
         raise UserError(f"--max_new_tokens {args.max_new_tokens} given, expected less than the "
                         f"model's block of {backbone.config.block_size}")  # fmt: skip
-    context, question = encode_within(checkpoint.tokenizer, prompt, room)
+    context, question = encode_within(
+        checkpoint.tokenizer, prompt, room, "shorten it or lower --max_new_tokens",
+        template=checkpoint.data.get("template", True),
+    )
     answers = generate(
         backbone,
         [(context, [question])],
@@ -71,7 +80,7 @@ def answer(args, checkpoint, prompt, device) -> dict:
         sampling=Sampling(args.temperature, args.top_k, args.top_p),
         num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
+        seed=[args.seed, place],
         device=device,
     )
     texts = [checkpoint.tokenizer.decode(ids).strip() for ids in answers.texts()]
@@ -81,15 +90,24 @@ def answer(args, checkpoint, prompt, device) -> dict:
             "stopped": answers.stopped.tolist()}  # fmt: skip
 
 
-def score(args, checkpoint, prompt, device) -> dict:
-    """The reward model's normalised score of --answer to the prompt."""
+def score(args, checkpoint, prompt, place: int, device) -> dict:
+    """The reward model's normalised score of --answer to the prompt, wherever that stands."""
     from src.data.encoding import answer_text
     from src.inference.prompts import encode_within
     from src.rl.rewards import model_rewards
 
     ids = checkpoint.tokenizer.encode(answer_text(args.answer.strip()))
-    room = checkpoint.model.backbone.config.block_size - len(ids) - 1
-    context, question = encode_within(checkpoint.tokenizer, prompt, room)
+    block = checkpoint.model.backbone.config.block_size
+    room = block - len(ids) - 1
+    if room < 1:
+        raise UserError(
+            f"an --answer of {len(ids)} tokens given, expected at most {block - 2} in the model's "
+            f"block of {block}, shorten it"
+        )
+    context, question = encode_within(
+        checkpoint.tokenizer, prompt, room, f"shorten it or the --answer of {len(ids)} tokens",
+        template=checkpoint.data.get("template", True),
+    )
     trees = [(context, [(question, [ids])])]
     value = model_rewards(checkpoint.model, trees, checkpoint.tokenizer.eos_id, device)
     return {"answer": args.answer, "score": value.item()}
@@ -111,7 +129,7 @@ def main(argv=None) -> dict:
     args = build_parser().parse_args(argv)
     check(args)
 
-    from src.inference.prompts import prompts_of_flags
+    from src.inference.prompts import prompts_of_flags, typed_text
     from src.interop.pretrained import load_pretrained, names_pretrained
     from src.training.run import say, set_up_torch
     from src.utils.checkpoint_utils import describe_lineage, load_parent
@@ -141,13 +159,14 @@ def main(argv=None) -> dict:
             if not line.strip():
                 continue
             try:
-                results.append(respond(args, checkpoint, (None, line.replace("\\n", "\n")), device))
+                prompt = None, typed_text(line)
+                results.append(respond(args, checkpoint, prompt, len(results), device))
                 show(args, results[-1])
             except UserError as error:  # the next prompt may be better
                 say(str(error))
     else:
-        for prompt in prompts_of_flags(args, checkpoint):
-            results.append(respond(args, checkpoint, prompt, device))
+        for place, prompt in enumerate(prompts_of_flags(args, checkpoint)):
+            results.append(respond(args, checkpoint, prompt, place, device))
             show(args, results[-1])
     return {"results": results}
 

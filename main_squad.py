@@ -3,7 +3,7 @@
     PYTHONPATH=src python main_squad.py --model_type transformer --dataset pico
 
 Trains on (context, question) -> answer and stop token, with a language-model loss on the context
-and the question beside it: from scratch that loss is what teaches a model to read. Writes
+and the question beside it. Writes
 checkpoints/{model_type}_main_squad/.
 """
 
@@ -11,7 +11,6 @@ import time
 
 from src.utils import cli
 from src.utils.constants import SFT as STAGE
-from src.utils.errors import UserError
 from src.utils.exit_handling import command
 
 
@@ -22,34 +21,22 @@ def build_parser() -> cli.Parser:
     cli.add_shape_flags(parser)
     cli.add_data_flags(parser, default="auto")
     cli.add_training_flags(
-        parser, lr=1e-3, batch_size=8, epochs=1.5, hold=0.6, weight_decay=0.1
+        parser, lr=1e-3, batch_size=8, epochs=1.5, warmup=0.01, hold=0.6, weight_decay=0.1
     )
     cli.add_machine_flags(parser)
     add = parser.add_argument
     add("--init_from", metavar="smollm2|PATH|HUB_ID", help="start from a pretrained model in the "
         "Llama layout: a folder, a .gguf file or a hub id; it brings shape and tokenizer")
     add("--tokenizer", default="pico", help="pico, gpt2, cl100k_base, o200k_base, a FILE.tiktoken")
-    add("--initialisation", choices=("copy_head", "normal"), help="copy_head: a transformer that "
-        "can copy before training (the default where the shape has room); normal: all random")
+    add("--pointer", action="store_true", default=True, help="a pointer on top of the model: an "
+        "attention that copies tokens read before; absent with --init_from")
+    add("--no_pointer", action="store_false", dest="pointer", help="the plain architecture")
     add("--lm_weight", type=cli.non_negative, default=0.3,
         help="weight of the language-model loss on context and question")
-    add("--snapshot_at", type=cli.share, default=0.0, help="share of the run after which to write "
-        "snapshot.pt too, a policy stopped early for later stages to start from; 0: none")
-    add("--snapshot_loss", type=cli.positive, help="instead: nats an answer token, below which the "
-        "smoothed training loss has to fall first; at the end where it never does")
     add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
         help="train where learning must vanish: with others' answers, or without contexts")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
-
-
-def check(args) -> None:
-    """Refuse two answers to one question."""
-    if args.snapshot_at and args.snapshot_loss:
-        raise UserError(
-            f"--snapshot_at {args.snapshot_at} and --snapshot_loss {args.snapshot_loss} given, "
-            "expected one of them: there is one snapshot.pt"
-        )
 
 
 def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
@@ -71,7 +58,9 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
     sums = {"answer_loss_nats": 0.0, "loss": 0.0}
     if args.lm_weight:
         sums["text_loss_nats"] = 0.0
-    for part in micro_batches(trees, args.micro_batch_size):
+    for part in micro_batches(
+        trees, args.micro_batch_size, tokens=args.micro_batch_tokens
+    ):
         tree_batch = build_tree_batch(part, eos_id, device)
         text = score_text(model, tree_batch) if args.lm_weight else None
         answers = score_completions(model, tree_batch) if text is None else text.answers
@@ -91,7 +80,7 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
+    parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
 
     from src.data.negative_controls import apply_control
     from src.data.squad_dataset import indexed_batches
@@ -148,11 +137,6 @@ def main(argv=None) -> dict:
             )  # fmt: skip
             if stages.due(run, step):
                 evaluate(step + 1)
-            if stages.snapshot_due(args, step, max_steps, record["answer_loss_nats"], extra):
-                early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
-                stages.publish(
-                    run, model, tokenizer, questions.identity, early, parents, file="snapshot.pt"
-                )
         metrics = compare(STAGE, extra["before"], evaluate(max_steps))
         return stages.publish(run, model, tokenizer, questions.identity, metrics, parents)
 

@@ -37,7 +37,7 @@ python=.venv/bin/python
 # the machine.
 sft=() later=() machine=()
 checkpoints=checkpoints
-dataset_named=no snapshot_named=no
+dataset_named=no
 while [[ $# -gt 0 ]]; do
     flag=("$1")
     if [[ $1 == --*=* || $# -eq 1 || $2 == --* ]]; then
@@ -62,16 +62,15 @@ while [[ $# -gt 0 ]]; do
     case ${flag[0]%%=*} in
         --dataset) dataset_named=yes ;;
         --difficulty | --num_examples | --strict_data | --tokenizer | --init_from | --n_layer | --n_embd | \
-            --n_head | --n_kv_head | --kgram_k | --block_size | --initialisation | --lm_weight | \
-            --control) ;;
-        --snapshot_at | --snapshot_loss) snapshot_named=yes ;;
+            --n_head | --n_kv_head | --kgram_k | --block_size | --pointer | --no_pointer | \
+            --lm_weight | --control) ;;
         --threads | --device | --dtype) later+=("${flag[@]}") machine+=("${flag[@]}") ;;
         *) later+=("${flag[@]}") ;;
     esac
 done
 
 dir=${checkpoints}/${model}
-dpo=() reward=() ppo=() compared_on=500 shown=200 snapshot=()
+dpo=() reward=() ppo=() compared_on=500 shown=200
 if [[ $model == smollm2 ]]; then
     # A pretrained start, on real questions; a flag given here comes later and wins.
     model=transformer
@@ -82,19 +81,11 @@ if [[ $model == smollm2 ]]; then
     reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
     ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 32
         --eval_every 0 --eval_limit 300)
-    compared_on=150 shown=60 snapshot=(--snapshot_at 0.15)  # a question takes a second of each policy
+    compared_on=150 shown=60  # a question takes a second of each policy
 elif [[ $dataset_named == no ]]; then
     sft+=(--dataset pico)
-    if [[ $model == transformer ]]; then snapshot=(--snapshot_loss 0.315); fi
 fi
-# A transformer that has finished SFT on either leaves the later stages little to add: there DPO and PPO
-# start from its snapshot, the policy that it was on the way, the reward model from the finished one.
 sft_final=${dir}_main_squad/final.pt
-policy=$sft_final
-if [[ ${#snapshot[@]} -gt 0 || $snapshot_named == yes ]]; then
-    [[ $snapshot_named == yes ]] || sft=("${snapshot[@]}" ${sft[@]+"${sft[@]}"})
-    policy=${dir}_main_squad/snapshot.pt
-fi
 
 stage() {
     echo "== $1 ($dir)"
@@ -102,14 +93,13 @@ stage() {
 }
 scored_by=(--reward_checkpoint "${dir}_train_reward_model/final.pt")
 stage main_squad.py ${sft[@]+"${sft[@]}"}
-stage train_dpo.py --checkpoint "$policy" ${dpo[@]+"${dpo[@]}"} ${later[@]+"${later[@]}"}
+stage train_dpo.py --checkpoint "$sft_final" ${dpo[@]+"${dpo[@]}"} ${later[@]+"${later[@]}"}
 stage train_reward_model.py --checkpoint "$sft_final" ${reward[@]+"${reward[@]}"} \
     ${later[@]+"${later[@]}"}
-stage train_ppo.py --checkpoint "$policy" "${scored_by[@]}" ${ppo[@]+"${ppo[@]}"} \
+stage train_ppo.py --checkpoint "$sft_final" "${scored_by[@]}" ${ppo[@]+"${ppo[@]}"} \
     ${later[@]+"${later[@]}"}
 echo "== eval_dpo.py ($dir)"
 compared=("$sft_final" "${dir}_train_dpo/final.pt" "${dir}_train_ppo/final.pt")
-[[ $policy == "$sft_final" ]] || compared=("$policy" "${compared[@]}")
 $python eval_dpo.py --model_type "$model" --limit "$compared_on" --output "${dir}_evaluation.json" \
     "${scored_by[@]}" --checkpoint "${compared[@]}" ${machine[@]+"${machine[@]}"}
 echo "== report.py"

@@ -50,15 +50,19 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
     """
     from torch import cat
 
+    from src.data.windows import tree_tokens
     from src.inference.logprobs import build_tree_batch, score_completions
     from src.losses import dpo_loss, sequence_sum, sft_loss
-    from src.training.distributed import all_sum, micro_batches, tree_tokens
+    from src.training.distributed import all_sum, micro_batches
 
     pairs = len(reference)
     chosen_tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
     said = zip(trees, reference.split([len(qs) for _, qs in trees]), strict=True)
     sums: dict = {}
-    for part in micro_batches(list(said), args.micro_batch_size, lambda item: tree_tokens(item[0])):
+    for part in micro_batches(
+        list(said), args.micro_batch_size, lambda item: tree_tokens(item[0]),
+        args.micro_batch_tokens,
+    ):  # fmt: skip
         tree_batch = build_tree_batch([tree for tree, _ in part], eos_id, device)
         logp, mask = score_completions(model, tree_batch)
         policy = sequence_sum(logp, mask).view(-1, 2)
@@ -116,8 +120,10 @@ def main(argv=None) -> dict:
         block, eos_id = model.config.block_size, tokenizer.eos_id
         questions = run_data.load_questions(args, tokenizer, block, parent)
         held_out = questions.held_out
-        max_steps = stages.plan_steps(args, questions.units)
-        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, max_steps)
+        asked_steps = run.asked["max_steps"]
+        planned = stages.steps_for_pairs(args, asked_steps, questions.units)
+        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
+        max_steps = stages.plan_pair_steps(args, asked_steps, train)
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
 
         # What the frozen reference says about every pair that will be seen, once.

@@ -30,7 +30,8 @@ def build_parser() -> cli.Parser:
         help="ppo: a critic; rloo: leave-one-out baseline; reinforce: mean baseline")
     add("--num_samples", type=cli.positive_int, default=2, help="answers sampled a question")
     add("--max_new_tokens", type=cli.positive_int, default=16, help="longest answer, stop included")
-    add("--temperature", type=cli.positive, default=1.0, help="of sampling and of log-probs")
+    add("--temperature", type=cli.sampling_temperature, default=1.0,
+        help="of sampling and of log-probs")
     add("--kl_coef", type=cli.non_negative, default=0.05, help="reward lost per nat of KL")
     add("--kl_target", type=cli.positive, help="nats an answer to steer --kl_coef to, if any")
     add("--kl_horizon", type=cli.positive_int, default=10_000, help="episodes of the steering")

@@ -36,7 +36,9 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
 
     pairs = sum(len(qs) for _, qs in trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
-    for part in micro_batches(trees, args.micro_batch_size):
+    for part in micro_batches(
+        trees, args.micro_batch_size, tokens=args.micro_batch_tokens
+    ):
         tree_batch = build_tree_batch(part, eos_id, device, reads_eos=True)
         end = last_hidden(reward.backbone, tree_batch)
         scores = reward.raw_score(end).view(-1, 2)
@@ -79,8 +81,10 @@ def main(argv=None) -> dict:
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
         questions = run_data.load_questions(args, tokenizer, block, parent)
-        max_steps = stages.plan_steps(args, questions.units)
-        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, max_steps)
+        asked_steps = run.asked["max_steps"]
+        planned = stages.steps_for_pairs(args, asked_steps, questions.units)
+        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
+        max_steps = stages.plan_pair_steps(args, asked_steps, train)
         trained = prepare({"reward": reward}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
         run.start(run_data.inputs_of(questions, [parent], tokenizer))

@@ -10,6 +10,7 @@ micro-batches or ranks. Divided by the global count, the parts add up to the mea
 divided by their own, ragged parts would weigh wrongly. An empty batch has loss 0 and gradient 0.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -17,9 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Count = int | None
+# Nats. exp(60) = 1e26 and sums of a million such numbers are finite in float32; exp(89) is not.
+LARGEST_LOG_RATIO = 60.0
 
 
 class DpoLoss(NamedTuple):
+    """Of all preference losses. Rewards (B,), detached: what the loss compares of a pair."""
+
     loss: Tensor
     accuracy: Tensor
     chosen_reward: Tensor
@@ -64,24 +69,41 @@ def masked_mean(x: Tensor, mask: Tensor, *, count: Count = None) -> Tensor:
     return select(x, mask).sum() / (mask.sum().clamp(min=1) if count is None else max(count, 1))
 
 
+def above_rounding(std: Tensor, size: Tensor) -> Tensor:
+    """Whether numbers of such a size and standard deviation differ by more than rounding.
+
+    std, size: any equal shapes, both in the unit of the numbers; size is their root mean square.
+    True where std is above 16 times the precision of the dtype times the size: in float32, 1000.3
+    has to vary by 0.002. What is below is divided by nothing: it would be blown up to 1.
+    """
+    return std > 16 * torch.finfo(std.dtype).eps * size
+
+
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
     """Shift and scale x to mean 0 and population variance 1 over the True entries; 0 elsewhere.
 
-    1e-8 is added to the variance, so that a single entry, or equal ones, become 0 and not NaN.
+    1e-8 is added to the variance, so that a single entry, or equal ones, become 0 and not NaN;
+    so do entries that differ by rounding only (`above_rounding`).
     PPO whitens the advantages of the whole batch, before minibatches are dealt (N, detail 10).
     """
     centred = select(x - masked_mean(x, mask), mask)
+    size = masked_mean(select(x, mask).detach().square(), mask).sqrt()
+    std = masked_mean(centred.detach().square(), mask).sqrt()
+    centred = torch.where(above_rounding(std, size), centred, 0.0)
     return centred * torch.rsqrt(masked_mean(centred.square(), mask) + 1e-8)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """Share of the returns' variance that the values foresee: 1 all, 0 no more than a constant.
 
-    values, returns, mask: (B, T). NaN where the returns do not vary: nothing to explain.
+    values, returns, mask: (B, T). NaN where the returns do not vary, or only by the rounding of
+    returns = advantages + values: nothing to explain.
     """
-    errors = (returns - values)[mask].detach()
-    spread = returns[mask].detach().var(correction=0)
-    return torch.where(spread > 0, 1 - errors.var(correction=0) / spread, torch.nan)
+    values, returns = values[mask].detach(), returns[mask].detach()
+    spread = returns.var(correction=0)
+    size = (returns.square().mean() + values.square().mean()).sqrt()
+    share = 1 - (returns - values).var(correction=0) / spread
+    return torch.where(above_rounding(spread.sqrt(), size), share, torch.nan)
 
 
 def token_logp(logits: Tensor, targets: Tensor) -> Tensor:
@@ -98,6 +120,39 @@ def token_logp(logits: Tensor, targets: Tensor) -> Tensor:
 def sequence_sum(logp: Tensor, mask: Tensor) -> Tensor:
     """Log-prob of each answer, (B,): logp (B, T) over its real tokens, the stop token included."""
     return select(logp, mask).sum(-1)
+
+
+def sequence_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each answer's real tokens, (B,), of x (B, T); 0 for an answer without any.
+
+    Of log-probs, the length-normalised log-prob that ORPO and SimPO compare.
+    """
+    return sequence_sum(x, mask) / mask.sum(-1).clamp(min=1)
+
+
+def reduce_tokens(
+    x: Tensor, mask: Tensor, mean: str = "tokens", *, length: int | None = None,
+    count: Count = None,
+) -> Tensor:
+    """One number from x (B, T), in one of the three ways of the policy-gradient papers.
+
+    tokens: over all real tokens alike (DAPO, 2503.14476 sect. 3.3); long answers weigh more.
+    answers: over each answer's tokens, then over answers (GRPO, 2402.03300 eq. 3); each answer
+        weighs the same, so a token of a long one weighs less.
+    constant: sums of tokens over `length`, the same for all, then over answers (Dr. GRPO,
+        2503.20783 sect. 3.2); each token weighs the same, however long the others are.
+    count: tokens for "tokens", answers (rows) for the other two. An answer without tokens adds 0
+    and counts as a row.
+    """
+    if mean == "tokens":
+        return masked_mean(x, mask, count=count)
+    if mean == "answers":
+        return _mean(sequence_mean(x, mask), count)
+    if mean != "constant":
+        raise ValueError(f"mean {mean!r}: expected 'tokens', 'answers' or 'constant'")
+    if not length or length < 1:
+        raise ValueError(f"length {length}: mean 'constant' divides by it, expected 1 or more")
+    return _mean(sequence_sum(x, mask) / length, count)
 
 
 def kl_estimates(logp: Tensor, reference_logp: Tensor) -> KlEstimates:
@@ -123,6 +178,32 @@ def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
     logp = logits.to(wide).log_softmax(-1)
     reference = reference_logits.to(wide).log_softmax(-1)
     return (logp.exp() * (logp - reference)).sum(-1).clamp(min=0)  # rounding may go below 0
+
+
+def kl_loss(
+    logp: Tensor, reference_logp: Tensor, mask: Tensor, estimator: str = "k3",
+    mean: str = "tokens", *, length: int | None = None, count: Count = None,
+) -> Tensor:
+    """Keep the policy near the reference: one of `kl_estimates` as a term of the loss, in nats.
+
+    logp, reference_logp, mask: (B, T), of tokens that the policy drew; the reference is constant.
+    The value estimates KL(policy || reference) a token (k2 with bias), but its gradient is not in
+    general that of the divergence, because the draws do not move with the policy. On average over
+    the policy's own draws the gradient of
+        k1 is 0: it only adds noise; k1 belongs into the reward, where its gradient is exact;
+        k2 is that of KL(policy || reference), what a penalty in the reward pushes;
+        k3 is that of KL(reference || policy), which asks the policy to cover the reference
+            (GRPO's choice, 2402.03300 eq. 4).
+    Exact for fresh draws only: once the policy has moved from the one that drew, all are biased.
+    mean, length, count: see `reduce_tokens`. k3 has no gradient where the log-ratio is below -60.
+    """
+    log_ratio = select(logp, mask) - select(reference_logp, mask).detach()
+    if estimator == "k3":  # exp(-log_ratio), and nothing else here, could overflow
+        log_ratio = log_ratio.clamp(min=-LARGEST_LOG_RATIO)
+    estimates = kl_estimates(log_ratio, torch.zeros_like(log_ratio))._asdict()
+    if estimator not in estimates:
+        raise ValueError(f"estimator {estimator!r}: expected 'k1', 'k2' or 'k3'")
+    return reduce_tokens(estimates[estimator], mask, mean, length=length, count=count)
 
 
 def sft_loss(logp: Tensor, mask: Tensor, count: int) -> Tensor:
@@ -154,18 +235,20 @@ def dpo_loss(
         pairs taken to be labelled the wrong way round (Rafailov et al. 2023, eq. 7; cDPO).
     ipo: (h - 1 / (2 beta))^2, beta being the paper's tau, in the form over sums and not over the
         mean per token (Azar et al. 2023, eq. 17).
+    hinge: max(0, 1 - beta h): no push once h is 1 / beta nats. With a reference of 0 it is beta
+        times the calibration loss of SLiC-HF (2305.10425, eq. 1) of margin 1 / beta.
 
     The four log-probs: (B,), sums over the answer's tokens, from `sequence_sum`.
     Returns the mean loss per pair (sigmoid: ln 2 when policy == reference), the share of pairs in
     order by reward, ties half, and the rewards beta * (policy - reference), (B,), detached.
     Only h is pushed: the chosen log-prob may fall, as long as the rejected one falls more.
     """
-    if loss_type not in ("sigmoid", "ipo"):
-        raise ValueError(f"loss_type {loss_type!r}: expected 'sigmoid' or 'ipo'")
+    if loss_type not in ("sigmoid", "ipo", "hinge"):
+        raise ValueError(f"loss_type {loss_type!r}: expected 'sigmoid', 'ipo' or 'hinge'")
     if not 0 <= label_smoothing <= 0.5:
         raise ValueError(f"label_smoothing {label_smoothing}: expected 0 to 0.5")
-    if loss_type == "ipo" and label_smoothing:
-        raise ValueError(f"label_smoothing {label_smoothing}: ipo has none, expected 0")
+    if loss_type != "sigmoid" and label_smoothing:
+        raise ValueError(f"label_smoothing {label_smoothing}: {loss_type} has none, expected 0")
     sums = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
     assert len({x.shape for x in sums}) == 1, f"shapes differ: {[tuple(x.shape) for x in sums]}"
     chosen_gain = policy_chosen - reference_chosen.detach()  # (B,)
@@ -173,11 +256,104 @@ def dpo_loss(
     h = chosen_gain - rejected_gain
     if loss_type == "ipo":
         losses = (h - 1 / (2 * beta)).square()
+    elif loss_type == "hinge":
+        losses = F.relu(1 - beta * h)
     else:
         losses = -(1 - label_smoothing) * F.logsigmoid(beta * h)
         losses = losses - label_smoothing * F.logsigmoid(-beta * h)
     loss, accuracy = _mean(losses, count), _mean(_in_order(h.detach()), count)
     return DpoLoss(loss, accuracy, beta * chosen_gain.detach(), beta * rejected_gain.detach())
+
+
+def mismatched_kl(policy: Tensor, reference: Tensor, *, count: Count = None) -> Tensor:
+    """KTO's estimate of KL(policy || reference) in nats an answer, detached; may be negative.
+
+    policy, reference: (B,) sums of log-probs of answers under prompts that they do not belong to,
+    such as the next prompt of the batch (2402.01306). The mean log-ratio is biased, for
+    the policy did not draw them, but costs no sampling; `kto_loss` takes what is below 0 as 0,
+    after all parts of a batch are added up.
+    """
+    assert policy.shape == reference.shape, f"{tuple(policy.shape)} and {tuple(reference.shape)}"
+    return _mean((policy - reference).detach(), count)
+
+
+def kto_loss(
+    policy_chosen: Tensor, policy_rejected: Tensor, reference_chosen: Tensor,
+    reference_rejected: Tensor, kl: Tensor | float, beta: float, *, count: Count = None,
+) -> DpoLoss:
+    """Raise good answers above the reference point and lower bad ones below it, each by itself.
+
+    With r = policy - reference and z = max(kl, 0): 1 - sigmoid(beta (r - z)) of a chosen answer,
+    1 - sigmoid(beta (z - r)) of a rejected one (2402.01306 eq. 8, both weights 1).
+    The four log-probs: (B,), sums over the answer's tokens. kl: scalar, in nats an answer, such as
+    `mismatched_kl` of the whole batch; it is a constant, no gradient reaches it.
+    Returns the mean over answers, 2 a pair, between 0 and 1 (1/2 where policy == reference), the
+    share of pairs in order, and the rewards beta * (policy - reference). The gradient fades where
+    an answer is far from z on either side: also that of an answer that is very wrong.
+    count: pairs. Pairs are not compared: only here they come two by two.
+    """
+    sums = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
+    assert len({x.shape for x in sums}) == 1, f"shapes differ: {[tuple(x.shape) for x in sums]}"
+    zero_point = torch.as_tensor(kl, dtype=policy_chosen.dtype, device=policy_chosen.device)
+    zero_point = zero_point.detach().clamp(min=0)
+    chosen_gain = policy_chosen - reference_chosen.detach()  # (B,)
+    rejected_gain = policy_rejected - reference_rejected.detach()  # (B,)
+    # sigmoid(-x) is 1 - sigmoid(x) without cancellation.
+    chosen_loss = torch.sigmoid(-beta * (chosen_gain - zero_point))
+    rejected_loss = torch.sigmoid(-beta * (zero_point - rejected_gain))
+    loss = _mean((chosen_loss + rejected_loss) / 2, count)
+    chosen_reward, rejected_reward = beta * chosen_gain.detach(), beta * rejected_gain.detach()
+    accuracy = _mean(_in_order(chosen_reward - rejected_reward), count)
+    return DpoLoss(loss, accuracy, chosen_reward, rejected_reward)
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - exp(x)) of x < 0, exact near 0 and far below it: log(1 - p) from x = log p.
+
+    1 - exp(x) loses all digits near x = 0, expm1 keeps them; below -ln 2 it is log1p that does.
+    x at or above 0, what rounding leaves of p = 1, is taken as the number next below 0, so that
+    the result is finite (-87 in float32), with gradient 0.
+    """
+    x = x.clamp(max=-torch.finfo(x.dtype).tiny)
+    half = -math.log(2)
+    far = x.clamp(max=half)  # near 0 the gradient of log1p, though not taken, would make NaN
+    return torch.where(x > half, (-torch.expm1(x)).log(), torch.log1p(-far.exp()))
+
+
+def orpo_loss(chosen: Tensor, rejected: Tensor, *, count: Count = None) -> DpoLoss:
+    """Raise the odds of the chosen answer above those of the rejected one; no reference.
+
+    -logsigmoid(log odds(chosen) - log odds(rejected)), odds = p / (1 - p) with p the geometric mean
+    probability of the answer's tokens (2403.07691 eq. 4 and 7). ORPO adds this term, weighted, to
+    `sft_loss` of the chosen answer: alone it may lower both.
+    chosen, rejected: (B,) mean log-probs a token, from `sequence_mean`; the odds of sums vanish.
+    Returns the mean in nats a pair (ln 2 where they are equal), the share of pairs in order, and
+    the log odds as rewards.
+    """
+    assert chosen.shape == rejected.shape, f"{tuple(chosen.shape)} and {tuple(rejected.shape)}"
+    chosen_odds, rejected_odds = chosen - log1mexp(chosen), rejected - log1mexp(rejected)
+    margin = chosen_odds - rejected_odds
+    loss, accuracy = _mean(-F.logsigmoid(margin), count), _mean(_in_order(margin.detach()), count)
+    return DpoLoss(loss, accuracy, chosen_odds.detach(), rejected_odds.detach())
+
+
+def simpo_loss(
+    chosen: Tensor, rejected: Tensor, beta: float, gamma: float, *, count: Count = None
+) -> DpoLoss:
+    """Raise the chosen answer's mean log-prob a token above the other's by a margin; no reference.
+
+    -logsigmoid(beta (chosen - rejected) - gamma) (2405.14734 eq. 6).
+    chosen, rejected: (B,) mean log-probs a token, from `sequence_mean`. gamma: margin in units of
+    the reward beta * mean log-prob; beta is some ten times DPO's, for means are small.
+    Returns the mean in nats a pair, the share of pairs in order (without the margin) and the
+    rewards. Nothing holds the policy near where it started but the learning rate.
+    """
+    assert chosen.shape == rejected.shape, f"{tuple(chosen.shape)} and {tuple(rejected.shape)}"
+    chosen_reward, rejected_reward = beta * chosen, beta * rejected
+    margin = chosen_reward - rejected_reward
+    loss = _mean(-F.logsigmoid(margin - gamma), count)
+    accuracy = _mean(_in_order(margin.detach()), count)
+    return DpoLoss(loss, accuracy, chosen_reward.detach(), rejected_reward.detach())
 
 
 def pairwise_reward_loss(chosen: Tensor, rejected: Tensor, *, count: Count = None) -> RewardLoss:
@@ -216,9 +392,11 @@ def adaptive_kl_coefficient(beta: float, kl: float, target: float, n: int, horiz
     """Steer the KL to its target by a proportional change of beta (Ziegler et al. 2019, sect. 2.2).
 
     kl, target: nats per episode. n: episodes since the last change; horizon: episodes over which a
-    steady error of 20% or more, where it is clipped, changes beta by about a fifth.
+    steady error of 20% or more, where it is clipped, changes beta by about a fifth. More episodes
+    than the horizon count as the horizon: one call changes beta by a fifth at most.
     """
-    return beta * (1 + min(max(kl / target - 1, -0.2), 0.2) * n / horizon)
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return beta * (1 + error * min(max(n / horizon, 0.0), 1.0))
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Gae:
@@ -250,6 +428,58 @@ def rloo_advantages(rewards: Tensor) -> Tensor:
     return rewards - (rewards.sum(-1, keepdim=True) - rewards) / (samples - 1)
 
 
+def group_advantages(rewards: Tensor, divide_by_std: bool = True) -> Tensor:
+    """Reward of each sample against the question's other samples, in their standard deviation.
+
+    rewards: (Q, N), in any unit, N samples of each of Q questions. Returns (Q, N), mean 0 a row.
+    divide_by_std: (r - mean) / std, population variance 1 as `whiten` has it (GRPO, 2402.03300
+        sect. 4.1.2; libraries that take the sample's give sqrt((N - 1) / N) times as much). A
+        question that is nearly always right, or wrong, then weighs as much as any other.
+    else: r - mean (Dr. GRPO, 2503.20783), (N - 1) / N times `rloo_advantages`.
+    0 where all rewards of a question are equal, or differ by rounding only (`above_rounding`).
+    """
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    std = centred.square().mean(-1, keepdim=True).sqrt()
+    differ = above_rounding(std, rewards.square().mean(-1, keepdim=True).sqrt())
+    scale = torch.where(differ, std, 1.0) if divide_by_std else 1.0
+    return torch.where(differ, centred, 0.0) / scale
+
+
+def best_of_n(rewards: Tensor, values: Tensor, n: int) -> Tensor:
+    """Mean value of the best by reward of n samples, over all subsets of n of the N columns.
+
+    rewards, values: (Q, N), of the same samples: what the choice looks at, and what it is judged
+    by. Returns (Q,), an estimate without bias of best-of-n for every n <= N from one set of N
+    samples. Samples of equal reward share the place: their weights are equal, so the order of
+    columns never matters. n = 1 is the mean; n = N the value of the best.
+    A group of t equal rewards with b below it holds the best of C(b + t, n) - C(b, n) subsets out
+    of C(N, n).
+    """
+    assert rewards.shape == values.shape, f"{tuple(rewards.shape)} and {tuple(values.shape)}"
+    samples = rewards.shape[-1]
+    if not 1 <= n <= samples:
+        raise ValueError(f"n {n}: expected 1 to {samples}, the number of samples")
+    # Share of the subsets of n that lie within k given samples, k = 0 to N.
+    within = [math.comb(k, n) / math.comb(samples, n) for k in range(samples + 1)]
+    within = torch.tensor(within, dtype=torch.float64, device=rewards.device)
+    below = (rewards[..., None, :] < rewards[..., None]).sum(-1)  # (Q, N)
+    tied = (rewards[..., None, :] == rewards[..., None]).sum(-1)
+    weights = (within[below + tied] - within[below]) / tied
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    return (weights.to(dtype) * values.to(dtype)).sum(-1)
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """KL in nats of best-of-n from the policy it samples: log n - (n - 1) / n.
+
+    An upper bound, reached where no two samples are alike (Beirami et al., 2401.01879). Its square
+    root is the distance of best-of-n in src/evaluation/overoptimisation.py (2210.10760, sect. 2).
+    """
+    if n < 1:
+        raise ValueError(f"n {n}: expected 1 or more")
+    return math.log(n) - (n - 1) / n
+
+
 def reinforce_loss(
     logp: Tensor, rewards: Tensor, mask: Tensor, *,
     baseline: Tensor | float | None = None, count: Count = None,
@@ -266,26 +496,101 @@ def reinforce_loss(
     return -_mean((rewards - baseline).detach() * sequence_sum(logp, mask), count)
 
 
+def _of_tokens(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Advantages (B, T), or (B,) for each token of an answer alike, as constants (B, T)."""
+    if advantages.dim() == 1:
+        advantages = advantages[:, None].expand(mask.shape)
+    return select(advantages, mask).detach()
+
+
+def _bounded(log_ratio: Tensor) -> Tensor:
+    return log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
+
+
+def _policy_loss(
+    losses: Tensor, outside: Tensor, log_ratio: Tensor, mask: Tensor, mean: str,
+    length: int | None, count: Count, tokens: Count,
+) -> PolicyLoss:
+    """The mean of the losses (B, T); over tokens, the share outside and k3 of KL(old || new)."""
+    k3 = kl_estimates(-_bounded(log_ratio.detach()), torch.zeros_like(log_ratio)).k3
+    tokens = count if mean == "tokens" else tokens
+    return PolicyLoss(
+        reduce_tokens(losses, mask, mean, length=length, count=count),
+        masked_mean(outside.to(losses.dtype), mask, count=tokens),
+        masked_mean(k3, mask, count=tokens),
+    )
+
+
+def clipped_policy_loss(
+    logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip_low: float,
+    clip_high: float, ratio: str = "token", mean: str = "tokens", *, length: int | None = None,
+    count: Count = None, tokens: Count = None,
+) -> PolicyLoss:
+    """Raise tokens of positive advantage, lower the others, until the ratio leaves its range.
+
+    -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A). The clip is one-sided: it takes the gradient
+    from steps that would gain more, never from those that would undo harm. A higher clip_high than
+    clip_low lets rare tokens become frequent (DAPO, 2503.14476 eq. 8).
+    ratio: token: r = exp(logp - old_logp) of each token (PPO, 1707.06347 eq. 7).
+        sequence: r = exp of the mean of logp - old_logp over the answer, for all of its tokens
+        (GSPO, 2507.18071 eq. 5 and 7); it moves less, so its ranges are some 1000 times narrower.
+        With advantages that differ by token it spreads each over the whole answer.
+    mean, length, count: see `reduce_tokens`.
+    logp, old_logp, mask: (B, T); old_logp those of the policy that drew. advantages: (B, T), or
+    (B,) of answers; constants. Returns the loss and, detached and over tokens whatever `mean` is,
+    the share whose r is outside the range and k3 of KL(old || new), r - 1 - log r of each token.
+    tokens: what these two are divided by, where `count` counts answers (as count does elsewhere).
+    Log-ratios beyond +-60 nats count as 60, without gradient: float32 has no such ratio.
+    """
+    if ratio not in ("token", "sequence"):
+        raise ValueError(f"ratio {ratio!r}: expected 'token' or 'sequence'")
+    advantages = _of_tokens(advantages, mask)
+    log_ratio = select(logp, mask) - select(old_logp, mask).detach()
+    shared = log_ratio
+    if ratio == "sequence":
+        shared = sequence_mean(log_ratio, mask)[:, None].expand(mask.shape)
+    r = _bounded(shared).exp()
+    clipped = r.clamp(1 - clip_low, 1 + clip_high)
+    losses = -torch.minimum(r * advantages, clipped * advantages)
+    outside = (r.detach() - 1 > clip_high) | (1 - r.detach() > clip_low)
+    return _policy_loss(losses, outside, log_ratio, mask, mean, length, count, tokens)
+
+
 def ppo_policy_loss(
     logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip_range: float, *,
     count: Count = None,
 ) -> PolicyLoss:
-    """Raise tokens of positive advantage, lower the others, until the ratio leaves the clip range.
+    """PPO's `clipped_policy_loss`: one range on both sides, token by token, the mean over tokens.
 
     -min(r A, clip(r, 1 - eps, 1 + eps) A) with r = exp(logp - old_logp) (PPO, 1707.06347 eq. 7).
-    The clip is one-sided: it takes the gradient from steps that would gain more, never from those
-    that would undo harm. All tensors (B, T). Returns the mean per real token, and, detached, the
-    share of tokens with |r - 1| > eps and k3 of KL(old || new), the mean of r - 1 - log r.
+    All tensors (B, T). Returns the mean per real token, and, detached, the share of tokens with
+    |r - 1| > eps and k3 of KL(old || new), the mean of r - 1 - log r.
     """
-    logp, old_logp = select(logp, mask), select(old_logp, mask).detach()
-    advantages = select(advantages, mask).detach()
-    ratio = (logp - old_logp).exp()
-    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
-    loss = masked_mean(-torch.minimum(ratio * advantages, clipped * advantages), mask, count=count)
-    outside = ((ratio.detach() - 1).abs() > clip_range).to(ratio.dtype)
-    k3 = kl_estimates(old_logp, logp.detach()).k3
-    clip_share = masked_mean(outside, mask, count=count)
-    return PolicyLoss(loss, clip_share, masked_mean(k3, mask, count=count))
+    return clipped_policy_loss(
+        logp, old_logp, advantages, mask, clip_low=clip_range, clip_high=clip_range, count=count
+    )
+
+
+def cispo_loss(
+    logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip_high: float,
+    mean: str = "tokens", *, length: int | None = None, count: Count = None,
+    tokens: Count = None,
+) -> PolicyLoss:
+    """Policy gradient weighted by the ratio, which is clipped above: no token is left out.
+
+    -min(r, 1 + clip_high) A logp, with r = exp(logp - old_logp) as a constant (CISPO, 2506.13585
+    eq. 4 and 5, without a clip below). PPO's clip takes the gradient from a token that has moved
+    far; here it is only bounded. It never turns around either: what holds the policy back is that
+    advantages are of both signs.
+    logp, old_logp, mask: (B, T). advantages: (B, T), or (B,) of answers; constants.
+    mean, length, count, tokens: see `clipped_policy_loss`. Returns the loss (its value has no
+    meaning, at r = 1 its gradient is the policy gradient), the share of clipped tokens and k3.
+    """
+    advantages, logp = _of_tokens(advantages, mask), select(logp, mask)
+    log_ratio = logp - select(old_logp, mask).detach()
+    r = _bounded(log_ratio.detach()).exp()
+    losses = -r.clamp(max=1 + clip_high) * advantages * logp
+    return _policy_loss(losses, r - 1 > clip_high, log_ratio, mask, mean, length, count, tokens)
 
 
 def ppo_value_loss(

@@ -18,7 +18,7 @@ SHAPES = {
     "kgram": ["--n_embd", "16", "--n_layer", "1", "--kgram_k", "12"],
 }
 # What every stage gets here: few questions, few steps, few of them evaluated.
-SMALL = ["--eval_limit", "6", "--batch_size", "2", "--max_steps", "4", "--warmup", "1"]
+SMALL = ["--eval_limit", "6", "--batch_size", "2", "--max_steps", "4", "--warmup", "0.25"]
 FIRST = ["--dataset", "pico", "--num_examples", "60"]
 OF_STAGE = {"main_squad": FIRST, "train_ppo": ["--max_new_tokens", "6", "--minibatches", "2"]}
 
@@ -71,21 +71,26 @@ class Chain(NamedTuple):
 
 @pytest.fixture(scope="session")
 def chain_of(tmp_path_factory):
-    """chain_of(model_type): its whole chain, trained on the first call of the session."""
+    """chain_of(model_type): its whole chain, trained on the first call of the session; plain: of
+    the model without a pointer."""
     made = {}
 
-    def chain(model_type):
-        if model_type not in made:
+    def chain(model_type, plain=False):
+        key = model_type, plain
+        if key not in made:
+            more = {STAGES[0]: ["--no_pointer"]} if plain else {}
             folder = tmp_path_factory.mktemp(f"chain_{model_type}")
             before = Path.cwd()
             os.chdir(folder)
             try:
                 with contextlib.redirect_stderr(io.StringIO()):
-                    metrics = {s: call(s, flags(s, model_type)) for s in STAGES}
+                    metrics = {
+                        s: call(s, [*flags(s, model_type), *more.get(s, [])]) for s in STAGES
+                    }
             finally:
                 os.chdir(before)
-            made[model_type] = Chain(folder, metrics)
-        return made[model_type]
+            made[key] = Chain(folder, metrics)
+        return made[key]
 
     return chain
 
@@ -100,8 +105,8 @@ def workplace(tmp_path, monkeypatch, chain_of):
     """workplace(model_type, stages): a folder of its own, made the current one, that holds copies
     of those stages' checkpoints (of all stages by default)."""
 
-    def enter(model_type, stages=STAGES, name="workplace"):
-        source = chain_of(model_type).folder
+    def enter(model_type, stages=STAGES, name="workplace", plain=False):
+        source = chain_of(model_type, plain).folder
         folder = tmp_path / name
         for stage in stages:
             part = f"checkpoints/{model_type}_{stage}"

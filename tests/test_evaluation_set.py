@@ -83,12 +83,12 @@ def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(mon
     c = comparison.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     result, found = measure_policy(c, policy)
     assert result.ids == [[], [], []]
-    assert found["reward"] == (0, 0, 0) and found["win_rate"] == (100, 100, 100)
+    assert found["reward"] == (0, 0, 0, 2) and found["win_rate"] == (100, 100, 100, 2)
     assert found["kl_nats"].value == pytest.approx(math.log(VOCAB), rel=1e-5)
     assert found["answer_loss_nats"].value == pytest.approx((2 + 3) * 40 / (3 + 4), rel=1e-5)
     _, same = measure_policy(c, parent)
-    assert same["win_rate"] == (50, 50, 50) and same["kl_nats"] == (0, 0, 0)
-    assert same["reward"] == (-MAX_ANSWER_TOKENS,) * 3
+    assert same["win_rate"] == (50, 50, 50, 2) and same["kl_nats"] == (0, 0, 0, 2)
+    assert same["reward"] == (*[-MAX_ANSWER_TOKENS] * 3, 2)
 
 
 def test_equal_answers_tie_however_their_scores_are_rounded(monkeypatch):
@@ -104,7 +104,7 @@ def test_equal_answers_tie_however_their_scores_are_rounded(monkeypatch):
     parent, policy = model_that_says(stop=40.0), model_that_says(stop=40.0)
     c = comparison.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     _, found = measure_policy(c, policy)
-    assert len(calls) == 2 and found["win_rate"] == (50, 50, 50)
+    assert len(calls) == 2 and found["win_rate"] == (50, 50, 50, 2)
 
 
 def test_the_parent_answers_once(monkeypatch):

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from src.data.encoding import answer_text, context_text, question_text
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.tokenizers.byte_pairs import byte_characters, vocabulary_of_json
 from src.data.tokenizers.tokenizer import EOS, PATTERNS, PICO_FILE, Tokenizer, load_tokenizer
 from src.inference.logprobs import pad
@@ -18,7 +18,7 @@ from src.interop.llama_folder import folder_source
 from src.interop.llama_layout import read_llama
 from src.interop.tokenizer_json import PAD, merges, tokenizer_json
 from src.model.heads import RewardModel
-from src.model.model import build_model, initialise
+from src.model.model import build_model
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint, save_checkpoint
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
@@ -89,10 +89,13 @@ def test_flags_shape_and_weights_of_a_scratch_model_survive(tmp_path):
 
 
 def test_positions_far_out_are_those_of_llama(tmp_path):
-    """A copy head turns on the rotary angle itself: tables of float64 rounded to float32 gave 4e-4
-    here at position 1,023, since Llama computes its angles in float32."""
+    """Sharp attention turns on the rotary angle itself: tables of float64 rounded to float32 would
+    be too far off at position 1,023, since Llama computes its angles in float32."""
     model = build_model("transformer", {"vocab_size": 2048})
-    initialise(model, "copy_head", 0)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.query.weight.mul_(8)
+            block.key_value.weight.mul_(8)
     path = tmp_path / "final.pt"
     pico = load_tokenizer("pico")
     save_checkpoint(path, Checkpoint("main_squad", "transformer", model, pico, {}, {}, [], {}))
@@ -105,7 +108,7 @@ def test_positions_far_out_are_those_of_llama(tmp_path):
 
 @pytest.mark.parametrize("stage", [s for s in STAGES if s != REWARD])
 def test_every_stages_policy_has_the_same_logits(stage, workplace, tmp_path):
-    folder = workplace("transformer", [stage])
+    folder = workplace("transformer", [stage], plain=True)
     path = folder / "checkpoints" / f"transformer_{stage}" / "final.pt"
     theirs, tokenizer = exported(path, tmp_path / "hf")
     checkpoint = load_checkpoint(path)
@@ -306,7 +309,7 @@ def test_reward_scores_in_a_ragged_batch_whatever_id_a_text_ends_in(tmp_path):
 
 def test_a_trained_reward_model_scores_as_generate_from_checkpoint(workplace, tmp_path):
     """The text and the stop token, then the normalisation of config.json."""
-    folder = workplace("transformer", [REWARD])
+    folder = workplace("transformer", [REWARD], plain=True)
     path = folder / f"checkpoints/transformer_{REWARD}/final.pt"
     question = ["--context", "Kelda was born in 1823.", "--question", "When was Kelda born?"]
     scored = outcome(

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import call, flags, refusal
+from conftest import call, flags
 from test_run import parser, toy_with_gradient
 
 from src.data import squad_dataset
@@ -21,7 +20,6 @@ from src.training import stages
 from src.training.device import choose_device
 from src.training.optimizer import update
 from src.training.run_data import load_pairs, load_questions
-from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError
@@ -34,7 +32,7 @@ from tests.faults.runs import small_squad
 def updated(*argv, loss=2.0):
     """(optimizer, what was logged) of update number 6 of 10, on 8 gradients of 3."""
     toy, optimizer = toy_with_gradient(3.0)
-    run = argparse.Namespace(args=parser().parse_args(["--lr", "1", "--warmup", "2", *argv]))
+    run = argparse.Namespace(args=parser().parse_args(["--lr", "1", "--warmup", "0.2", *argv]))
     return optimizer, update(run, optimizer, 5, 10, loss)
 
 
@@ -134,42 +132,6 @@ def test_sft_trains_and_is_evaluated_on_what_seed_and_control_say(control, workp
     assert trained == wanted and (control == "none") == (wanted == plain)
     assert evaluated
     assert all(bool(context) == (control != "no_context") for context, _ in evaluated)
-
-
-def test_the_snapshot_is_of_the_step_that_the_flag_says(workplace):
-    """0.4 of 4 steps is 1.6: after the second."""
-    folder = workplace("kgram", []) / "checkpoints/kgram_main_squad"
-    call("main_squad", [*flags("main_squad", "kgram"), "--snapshot_at", "0.4"])
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    losses = {r["step"]: r["answer_loss_nats"] for r in lines if "loss" in r}
-    found = load_checkpoint(folder / "snapshot.pt").metrics
-    assert found == {"step": 2, "answer_loss_nats": losses[2]}
-    assert len(set(losses.values())) == 4
-
-
-def snapshots(losses, **values):
-    """The steps of a run with these losses after which snapshot.pt is written."""
-    args = argparse.Namespace(**{"snapshot_at": 0.0, "snapshot_loss": None, **values})
-    extra, count = {}, len(losses)
-    return [n + 1 for n, loss in enumerate(losses)
-            if stages.snapshot_due(args, n, count, loss, extra)]  # fmt: skip
-
-
-def test_the_snapshot_is_of_the_first_step_at_which_the_smoothed_loss_is_low():
-    """From 1, ten steps of 0 leave 0.98 to the power of 10 = 0.817, the eleventh 0.801, the next
-    0.785; steps before, of 1, change nothing, nor does a single low one."""
-    assert snapshots([1.0] + [0.0] * 40, snapshot_loss=0.8) == [13]
-    assert snapshots([1.0] * 30 + [0.0] * 40, snapshot_loss=0.8) == [42]
-    assert snapshots([1.0] * 5 + [0.0] + [1.0] * 5, snapshot_loss=0.8) == [11], "at the end"
-    odd = [math.nan, 1.0, math.nan, *[0.0] * 40]  # steps that were left out
-    assert snapshots(odd, snapshot_loss=0.8) == [15]
-    assert snapshots([1.0] * 10) == [] and snapshots([1.0] * 10, snapshot_at=0.4) == [4]
-
-
-def test_one_snapshot_is_asked_for_one_way(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    line = refusal("main_squad", ["--snapshot_at", "0.5", "--snapshot_loss", "1"])
-    assert "--snapshot_at 0.5 and --snapshot_loss 1.0 given, expected one of them" in line
 
 
 # --- the data ---

@@ -3,6 +3,7 @@
 The slow side uses `model` and `model.logits` on one unpadded row without state, and log_softmax.
 """
 
+import copy
 from functools import cache
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from src.inference.logprobs import (
     score_text,
 )
 from src.model.model import build_model
-from src.model.prefix_sharing.levels import LevelByLevel
+from src.model.prefix_sharing.level_by_level import LevelByLevel
 
 VOCAB, STOP = 23, 22
 CONFIGS = {
@@ -31,6 +32,11 @@ CONFIGS = {
     "lstm": ("lstm", {"n_layer": 2, "n_embd": 16}),
     "kgram": ("kgram", {"n_layer": 1, "n_embd": 12, "kgram_k": 5}),
     "kgram-1": ("kgram", {"n_layer": 1, "n_embd": 12, "kgram_k": 1}),
+    "transformer-pointer": (
+        "transformer", {"n_layer": 2, "n_embd": 16, "n_head": 4, "pointer": True}
+    ),
+    "lstm-pointer": ("lstm", {"n_layer": 2, "n_embd": 16, "pointer": True}),
+    "kgram-pointer": ("kgram", {"n_layer": 1, "n_embd": 12, "kgram_k": 5, "pointer": True}),
 }
 # Contexts of none and of one token, a question of one token, answers of none, a question with one
 # answer beside one with three; stop and 0 ids inside a context.
@@ -149,7 +155,11 @@ def check_forest(model, trees):
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
 @given(trees=tree_batches())
 def test_any_forest_equals_rows_alone_in_values_and_gradients(name, trees):
-    check_forest(perturbed(name), trees)
+    model = perturbed(name)
+    if model.config.pointer:
+        # Scores of up to 60 nats: rounding in float32 is no longer small beside 1e-5.
+        model = copy.deepcopy(model).double()
+    check_forest(model, trees)
 
 
 def test_hand_made_forest_equals_rows_alone(model):

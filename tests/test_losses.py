@@ -124,6 +124,28 @@ def test_whiten_of_one_entry_or_equal_ones_is_zero():
     close(losses.whiten(torch.full((2, 2), 3.0), mask), [[0.0, 0.0], [0.0, 0.0]])
 
 
+def test_whiten_of_what_differs_by_rounding_only_is_zero():
+    """The mean of 1000.3 in float32 may miss it by 6e-5: nothing to scale up to 1."""
+    for shape in ((2, 2), (3, 7), (64, 128), (300, 100)):
+        mask = torch.ones(shape, dtype=torch.bool)
+        assert not losses.whiten(torch.full(shape, 1000.3), mask).any()
+    last_bit = torch.nextafter(tensor(1000.3), tensor(2000.0)).item()
+    mask = tensor([[True, True, True, False]])
+    assert not losses.whiten(tensor([[1000.3, last_bit, 1000.3, math.nan]]), mask).any()
+    # Real differences count, beside a large mean and where all are small.
+    close(losses.whiten(tensor([[1000.25, 1000.5, 0.0, 0.0]]),
+                        tensor([[True, True, False, False]])), [[-1.0, 1.0, 0.0, 0.0]])
+    small = losses.whiten(tensor([[-1e-3, 1e-3]]), torch.ones(1, 2, dtype=torch.bool))
+    close(small, [[-1.0, 1.0]], 0.01)  # 1e-8 beside a variance of 1e-6
+
+
+def test_above_rounding_is_relative_to_the_size():
+    """16 eps of 1000 in float32 are 0.0019, in float64 3.6e-12."""
+    std, size = tensor([0.0018, 0.0021, 0.0, 1e-9]), tensor([1000.0, 1000.0, 0.0, 1e-9])
+    assert losses.above_rounding(std, size).tolist() == [False, True, False, True]
+    assert losses.above_rounding(std[:1].double(), size[:1].double()).item()
+
+
 def test_explained_variance():
     returns = tensor([[1.0, 2.0, 3.0, math.nan]])
     mask = tensor([[True, True, True, False]])
@@ -131,6 +153,24 @@ def test_explained_variance():
     close(losses.explained_variance(torch.full((1, 4), 9.0), returns, mask), 0.0)
     close(losses.explained_variance(-returns, returns, mask), -3.0)  # 1 - var(2 R) / var(R)
     assert losses.explained_variance(returns, torch.ones(1, 4), mask).isnan()
+
+
+def test_explained_variance_of_returns_that_differ_by_rounding_only_is_nan():
+    """Every answer is worth 0.5; returns = advantages + values are that but for the last bits,
+    of which values foresee minus some billions."""
+    generator = torch.Generator().manual_seed(0)
+    for steps, size in ((8, 1.0), (32, 10.0), (128, 0.1)):
+        values = size * torch.randn(64, steps, generator=generator)
+        rewards = torch.zeros(64, steps)
+        rewards[:, -1] = 0.5
+        mask = torch.ones(64, steps, dtype=torch.bool)
+        returns = losses.gae(rewards, values, mask, 1.0, 1.0).returns
+        assert returns.unique().numel() > 1  # the rounding is there
+        assert losses.explained_variance(values, returns, mask).isnan()
+        # Rewards of 0.5 and 0.51 are something to explain.
+        rewards[::2, -1] = 0.51
+        returns = losses.gae(rewards, values, mask, 1.0, 1.0).returns
+        assert losses.explained_variance(values, returns, mask).isfinite()
 
 
 # Log-probs
@@ -282,8 +322,9 @@ def test_dpo_accuracy_counts_ties_half():
 
 
 @pytest.mark.parametrize("wrong", [
-    {"loss_type": "hinge"}, {"label_smoothing": 0.6}, {"label_smoothing": -0.1},
+    {"loss_type": "slic"}, {"label_smoothing": 0.6}, {"label_smoothing": -0.1},
     {"label_smoothing": math.nan}, {"loss_type": "ipo", "label_smoothing": 0.1},
+    {"loss_type": "hinge", "label_smoothing": 0.1},
 ])
 def test_dpo_refuses(wrong):
     with pytest.raises(ValueError, match="expected"):
@@ -393,6 +434,13 @@ def test_adaptive_kl_worked_by_hand():
     close(losses.adaptive_kl_coefficient(0.2, 12.0, 6.0, 128, 128), 0.24)
     close(losses.adaptive_kl_coefficient(0.2, 0.0, 6.0, 128, 128), 0.16)
     close(losses.adaptive_kl_coefficient(0.2, 6.6, 6.0, 64, 128), 0.21)
+
+
+def test_adaptive_kl_moves_by_a_fifth_at_most():
+    """32 episodes at a horizon of 5 would have taken the coefficient below 0."""
+    close(losses.adaptive_kl_coefficient(0.05, 0.0, 1.0, 32, 5), 0.04)
+    close(losses.adaptive_kl_coefficient(0.05, 9.0, 1.0, 10**6, 5), 0.06)
+    assert losses.adaptive_kl_coefficient(0.05, 9.0, 1.0, 0, 5) == 0.05
 
 
 def test_gae_worked_by_hand():

@@ -11,14 +11,25 @@ import pytest
 
 from src import losses
 from src.data import answer_text
-from src.evaluation import baselines, intervals, squad_metrics
-from tests import mutations, test_losses, test_metrics
+from src.evaluation import baselines, intervals, overoptimisation, squad_metrics
+from src.rl import algorithms
+from tests import (
+    mutations,
+    test_algorithms,
+    test_loss_family,
+    test_losses,
+    test_metrics,
+    test_overoptimisation,
+)
 from tests.mutations import Mutation
 
 CASES = [
     (source, tests, mutation)
     for source, tests, table in (
         (losses, test_losses, mutations.LOSSES),
+        (losses, test_loss_family, mutations.LOSS_FAMILY),
+        (algorithms, test_algorithms, mutations.RL_ALGORITHMS),
+        (overoptimisation, test_overoptimisation, mutations.OVEROPTIMISATION),
         (answer_text, test_metrics, mutations.ANSWER_TEXT),
         (squad_metrics, test_metrics, mutations.SQUAD_METRICS),
         (intervals, test_metrics, mutations.INTERVALS),
@@ -58,4 +69,5 @@ def test_every_formula_has_a_mutation():
         name for name, value in vars(losses).items()
         if inspect.isfunction(value) and value.__module__ == losses.__name__
     }
-    assert formulas == {mutation.function for mutation in mutations.LOSSES}
+    tables = mutations.LOSSES + mutations.LOSS_FAMILY
+    assert formulas == {mutation.function for mutation in tables}

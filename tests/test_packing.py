@@ -115,7 +115,7 @@ def test_parts_equal_rows_in_value_and_gradient(data):
     wanted = draw(st.sampled_from(["all", "last level", "ends"]))
     found = []
     for in_rows in (False, True):
-        hidden = model.read_packed(pack(levels, wanted, in_rows))
+        hidden, _ = model.read_trees(levels, pack(levels, wanted, in_rows))
         weight = torch.rand(hidden.shape, generator=torch.Generator().manual_seed(1))
         (hidden * weight).sum().backward()
         found.append([hidden.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
@@ -187,8 +187,9 @@ def test_float64_is_as_exact_as_plain_rereading(config):
         for t in range(21, 44):
             hidden, state = model(tokens[:, t : t + 1], one, state)
             close(hidden[:, 0], wanted[:, t - 20], 1e-9)
-    by_parts = pack((contexts, Level(tokens[:, 20:], torch.tensor([24, 24]), roots)), "last level")
-    found = model.read_packed(by_parts)
+    levels = contexts, Level(tokens[:, 20:], torch.tensor([24, 24]), roots)
+    by_parts = pack(levels, "last level")
+    found, _ = model.read_trees(levels, by_parts)
     close(found, wanted.flatten(0, 1), 1e-9)
     weight = torch.randn_like(found)
     parameters = list(model.parameters())[:-1]  # all but an untied head, which nothing here reads

@@ -10,7 +10,7 @@ import pytest
 from src.data import corruptions as corrupt
 from src.data.answer_text import normalize_answer
 from src.data.encoding import encode_paragraphs
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.squad_loader import load_squad
 from src.data.squad_preferences import CORRUPTIONS, Pair, make_pairs, parse_corruptions
 from src.data.squad_types import Paragraph, Question
@@ -156,7 +156,7 @@ def test_pairs_are_a_pure_function(source):
 
 
 def test_the_mix_can_be_chosen():
-    paragraphs = generate_articles(0, "train", 20, 2)
+    paragraphs = generate_articles(0, "train", 60, 2)
     pairs = make_pairs(paragraphs, 0, "pico", parse_corruptions("sentence=3,unrelated=1"))
     kinds = Counter(pair.kind for pair in pairs)
     assert set(kinds) == {"sentence", "unrelated"}

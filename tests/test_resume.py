@@ -27,7 +27,6 @@ from tests.faults.runs import assert_same, assert_same_runs, records
 ROOT = Path(__file__).resolve().parent.parent
 # What makes a run depend on as much state as it can.
 MORE = {
-    "main_squad": ["--snapshot_loss", "7"],
     "train_ppo": ["--kl_target", "0.01", "--kl_horizon", "50", "--ppo_epochs", "2"],
 }
 
@@ -171,7 +170,7 @@ def test_an_existing_run_is_refused_unless_overwritten(stage, workplace, chain_o
 @pytest.mark.parametrize("stage", STAGES)
 def test_flags_that_change_the_run_are_refused_by_name(stage, workplace):
     workplace("kgram")
-    changed = {"seed": "1", "lr": "0.5", "max_steps": "9", "batch_size": "3", "warmup": "2"}
+    changed = {"seed": "1", "lr": "0.5", "max_steps": "9", "batch_size": "3", "warmup": "0.5"}
     own = {
         "main_squad": {"lm_weight": "0.5", "n_embd": "32", "num_examples": "61", "difficulty": "3"},
         "train_dpo": {"beta": "0.3", "nll_weight": "1.5", "corruptions": "shifted=1"},

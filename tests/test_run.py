@@ -188,7 +188,7 @@ def test_an_earlier_run_is_not_written_over_unasked(tmp_path):
 
 def test_overwriting_removes_the_earlier_run_when_the_new_one_starts(tmp_path):
     """Not before: a wrong parent would end the new run and leave neither."""
-    for name in ("final.pt", "last.pt", "metrics.jsonl", "args.json", "snapshot.pt", "notes.txt"):
+    for name in ("final.pt", "last.pt", "metrics.jsonl", "args.json", "notes.txt"):
         (tmp_path / name).write_bytes(b"old")
     with run_in(tmp_path, "--overwrite"):
         assert (tmp_path / "final.pt").read_bytes() == b"old"
@@ -257,7 +257,7 @@ def train(folder, *argv, max_steps=6, stop_after=None):
         for step in steps(run, max_steps, {"toy": toy}, optimizer, extra):
             loss = toy.layer(torch.randn(4, 3)).square().mean()
             loss.backward()
-            rate = learning_rate(step, max_steps, 2, 0.1)
+            rate = learning_rate(step, max_steps, 1 / 3, 0.1)
             norm = optimizer_step(optimizer, rate, 1.0, float(loss.detach()), False)
             extra["coefficient"] *= 1.5
             run.log({"step": step + 1, "loss": float(loss.detach()), "norm": norm})
@@ -400,20 +400,20 @@ def test_a_non_finite_step_is_named_and_the_last_save_kept(tmp_path):
 )
 def test_learning_rate_by_hand(step, expected):
     """10 steps, 4 of warm-up to 1.0: quarters up, then sixths down; 0 would come at step 10."""
-    assert learning_rate(step, 10, 4, 1.0) == pytest.approx(expected, rel=1e-12)
-    assert learning_rate(step, 10, 4, 3e-4) == pytest.approx(3e-4 * expected, rel=1e-12)
+    assert learning_rate(step, 10, 0.4, 1.0) == pytest.approx(expected, rel=1e-12)
+    assert learning_rate(step, 10, 0.4, 3e-4) == pytest.approx(3e-4 * expected, rel=1e-12)
 
 
 def test_learning_rate_held():
     """Ten steps held for 0.6 of them: the peak up to step 6, then quarters of it to 0 at 10."""
-    rates = [learning_rate(step, 10, 2, 1.0, 0.6) for step in range(11)]
+    rates = [learning_rate(step, 10, 0.2, 1.0, 0.6) for step in range(11)]
     assert rates == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
 
 
 def test_learning_rate_at_its_ends():
-    assert learning_rate(10, 10, 4, 1.0) == 0.0
+    assert learning_rate(10, 10, 0.4, 1.0) == 0.0
     assert [learning_rate(s, 4, 0, 1.0) for s in range(4)] == [1.0, 0.75, 0.5, 0.25]
-    assert [learning_rate(s, 2, 20, 1.0) for s in range(2)] == [0.05, 0.1]
+    assert [learning_rate(s, 4, 0.99, 1.0) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
 
 
 def toy_with_gradient(fill):

@@ -98,27 +98,14 @@ def test_help_sets_nothing_up(tmp_path):
     assert b"--checkpoints" in done.stdout and not (tmp_path / ".venv").exists()
 
 
-def test_without_flags_the_data_is_embedded_and_later_stages_start_early(tmp_path):
+def test_without_flags_the_data_is_embedded_and_later_stages_start_from_the_finished_sft(tmp_path):
     found = asked(tmp_path)
     sft = main_squad.build_parser().parse_args(found["main_squad.py"])
-    assert (sft.dataset, sft.snapshot_loss, sft.snapshot_at) == ("pico", 0.315, 0)
-    for script in (train_dpo, train_ppo):
+    assert (sft.dataset, sft.pointer) == ("pico", True)
+    for script in LATER:
         parsed = script.build_parser().parse_args(found[f"{script.__name__}.py"])
-        assert parsed.checkpoint == "checkpoints/transformer_main_squad/snapshot.pt"
+        assert parsed.checkpoint == "checkpoints/transformer_main_squad/final.pt"
         assert parsed.dataset is None
-
-
-@pytest.mark.parametrize(
-    ("flags", "wanted"),
-    [(["--snapshot_at", "0.3"], (0.3, None)),
-     (["--dataset", "mine", "--snapshot_loss=0.9"], (0.0, 0.9))],
-)  # fmt: skip
-def test_a_snapshot_of_ones_own_is_where_later_stages_start(tmp_path, flags, wanted):
-    found = asked(tmp_path, *flags)
-    sft = main_squad.build_parser().parse_args(found["main_squad.py"])
-    assert (sft.snapshot_at, sft.snapshot_loss) == wanted
-    dpo = train_dpo.build_parser().parse_args(found["train_dpo.py"])
-    assert dpo.checkpoint == "checkpoints/transformer_main_squad/snapshot.pt"
 
 
 def parsed(found, script):
@@ -130,21 +117,21 @@ SMOLLM2 = "checkpoints/smollm2/transformer"
 
 
 def test_a_pretrained_start(tmp_path):
-    """Real questions; DPO and PPO from the snapshot, the reward model from the finished policy."""
+    """Real questions; every later stage starts from the finished SFT model."""
     found = asked(tmp_path, "smollm2")
     assert list(found) == [f"{s.__name__}.py" for s in (main_squad, *LATER, eval_dpo, report)]
-    sft, snapshot = (f"{SMOLLM2}_main_squad/{name}.pt" for name in ("final", "snapshot"))
+    sft = f"{SMOLLM2}_main_squad/final.pt"
     expected = {
         main_squad: {
-            "init_from": "smollm2", "dataset": "squad", "snapshot_at": 0.15, "max_steps": 174,
-            "eval_every": 58, "eval_limit": 200,
+            "init_from": "smollm2", "dataset": "squad", "max_steps": 174, "eval_every": 58,
+            "eval_limit": 200,
         },
-        train_dpo: {"checkpoint": snapshot, "max_steps": 48, "eval_every": 0, "eval_limit": 400},
+        train_dpo: {"checkpoint": sft, "max_steps": 48, "eval_every": 0, "eval_limit": 400},
         train_reward_model: {
             "checkpoint": sft, "max_steps": 50, "eval_every": 0, "eval_limit": 300
         },
         train_ppo: {
-            "checkpoint": snapshot, "algorithm": "rloo", "num_samples": 4, "ppo_epochs": 1,
+            "checkpoint": sft, "algorithm": "rloo", "num_samples": 4, "ppo_epochs": 1,
             "minibatches": 2, "max_steps": 32, "eval_every": 0, "eval_limit": 300,
         },
     }  # fmt: skip
@@ -155,9 +142,8 @@ def test_a_pretrained_start(tmp_path):
         assert args["output_dir"] == f"{SMOLLM2}_{script.__name__}"
     reward = f"{SMOLLM2}_train_reward_model/final.pt"
     table = parsed(found, eval_dpo)
-    assert table.checkpoint == [
-        snapshot, sft, f"{SMOLLM2}_train_dpo/final.pt", f"{SMOLLM2}_train_ppo/final.pt"
-    ]  # fmt: skip
+    stages = (f"{SMOLLM2}_{script.__name__}/final.pt" for script in (train_dpo, train_ppo))
+    assert table.checkpoint == [sft, *stages]
     assert table.reward_checkpoint == reward == parsed(found, train_ppo).reward_checkpoint
     assert (table.model_type, table.limit) == ("transformer", 150)
     assert table.output == f"{SMOLLM2}_evaluation.json"
@@ -171,6 +157,6 @@ def test_a_pretrained_start_with_flags_of_ones_own(tmp_path):
     flags = ("--dataset", "mine", "--max_steps", "7", "--init_from", "other")
     found = asked(tmp_path, "smollm2", *flags)
     sft = parsed(found, main_squad)
-    assert (sft.dataset, sft.init_from, sft.snapshot_at) == ("mine", "other", 0.15)
+    assert (sft.dataset, sft.init_from) == ("mine", "other")
     assert all(parsed(found, script).max_steps == 7 for script in (main_squad, *LATER))
     assert all(parsed(found, script).dataset is None for script in LATER)

@@ -11,7 +11,7 @@ import pytest
 
 from src.data import encoding
 from src.data.encoding import encode_paragraphs, encode_prompt, split_prompt
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.squad_dataset import batch_order, context_groups, indexed_batches, steps_per_epoch
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer

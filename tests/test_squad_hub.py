@@ -7,24 +7,19 @@ import pytest
 
 from src.data import squad_loader
 from src.data.squad_loader import load_squad
+from src.data.squad_parse import LoadReport
 from src.data.squad_splits import split_by_title
 from src.utils.errors import UserError
-
-
-class Rows(list):
-    """A split of `datasets`, as far as it is used."""
-
-    column_names = ("id", "title", "context", "question", "answers")
 
 
 def rows(prefix, titles=20):
     """A context and a question a title."""
     answers = {"text": ["Ada"], "answer_start": [0]}
-    return Rows(
+    return [
         {"id": f"{prefix}{i}", "title": f"{prefix}{i}", "context": f"Ada of {prefix}{i} left.",
          "question": "Who left?", "answers": answers}
         for i in range(titles)
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -32,7 +27,7 @@ def hub(monkeypatch):
     """id -> splits of the data sets that the hub has."""
     has = {}
 
-    def load_dataset(hub_id):
+    def load_dataset(hub_id, config=None):
         if hub_id not in has:
             raise OSError(f"{hub_id} is not there\nand more")
         return has[hub_id]
@@ -66,17 +61,20 @@ def test_a_lone_split_is_split_by_title(hub, split):
     data = load_squad("some/set")
     assert (len(data.train), len(data.validation)) == (18, 2)
     assert sorted(ids(data.train) + ids(data.validation)) == sorted(f"t{i}" for i in range(20))
-    assert split_by_title(data.train + data.validation, "file")["validation"] == data.validation
+    halves = split_by_title(data.train + data.validation, "file", LoadReport())
+    assert halves["validation"] == data.validation
 
 
 def test_what_the_hub_cannot_give_is_refused_in_one_line(hub):
     hub["some/tests"] = {"test": rows("x")}
-    hub["some/texts"] = {"train": Rows()}
-    hub["some/texts"]["train"].column_names = ("id", "context", "question")
+    hub["some/texts"] = {
+        "train": [{"id": i, "context": "Ada left.", "question": "Who?"} for i in "ab"]
+    }
     for hub_id, reason in (
-        ("some/tests", "no train or validation split; it has ['test']"),
-        ("some/texts", "no column 'answers'; expected SQuAD's"),
-        ("no/where", "the hub did not give it (OSError: no/where is not there); check the name"),
+        ("some/tests", "only a test split, which eval_dpo.py can measure on"),
+        ("some/texts", "no usable question for train; dropped: 2 no 'answers'; first: some/texts "
+         "train, row 1 (id a)"),
+        ("no/where", "cannot load it (OSError: no/where is not there and more); check the name"),
     ):
         with pytest.raises(UserError) as error:
             load_squad(hub_id)

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import squad_loader
+from src.data.row_files import read_rows
 from src.data.squad_loader import Paragraph, Question, load_from_identity, load_squad
-from src.data.squad_parse import Dropped, parse_squad, read_json
+from src.data.squad_parse import LoadReport, parse_rows, rows_of
+from src.data.squad_types import NO_PLACE
 from src.utils.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
@@ -48,9 +50,14 @@ def articles(count, prefix="t"):
 
 
 def parsed(*rows, context="Ada met Bob and Ada left.", strict=False):
-    dropped = Dropped(strict)
     root = {"data": [article("T", (context, rows))]}
-    return parse_squad(root, "f.json", dropped), dropped.counts
+    report = LoadReport(strict)
+    return parse(root, report), report.dropped
+
+
+def parse(root, report=None, source="f.json"):
+    report = report or LoadReport()
+    return parse_rows(rows_of(root, source, report), report)
 
 
 def test_the_second_occurrence_stays_the_second():
@@ -65,9 +72,12 @@ def test_blanks_around_a_gold_move_its_start():
 
 
 BAD_ROWS = {
-    "answer not at its answer_start": qa("1", answer="Bob", start=0),
-    "question left without answers": qa("1", answer="Bob", start=-17),
     "empty answer": qa("1", answer="  "),
+    "question left without answers": qa("1", answer="  "),
+    "'id' is a list, expected text or a whole number": qa([1]),
+    "'question' is null, expected text": qa("1") | {"question": None},
+    "an answer is an object, expected text": qa("1", answer={"a": "Ada"}),
+    "a number where an object belongs": 7,
     "no answers": qa("1") | {"answers": []},
     "unanswerable (v2.0)": qa("1", is_impossible=True) | {"answers": []},
     "empty question": qa("1", text=" \n"),
@@ -101,13 +111,47 @@ def test_bad_contexts_take_all_their_questions_along(context, reason):
     assert parsed(qa("0"), qa("1"), context=context) == ([], {reason: 2})
 
 
-def test_one_good_gold_saves_a_question():
-    row = qa("1") | {
-        "answers": [{"text": "Bob", "answer_start": 0}, {"text": "Bob", "answer_start": 8}]
-    }
-    [paragraph], counts = parsed(row)
-    assert paragraph.questions[0].starts == (8,)
-    assert counts == {"answer not at its answer_start": 1}
+def test_training_needs_a_place_and_evaluation_does_not(tmp_path):
+    """Golds that stand nowhere near their answer_start, which the official script never looks at:
+    evaluation keeps them, training drops them and counts them."""
+    far = {"text": "Bob", "answer_start": 200}
+    context = "Ada met Bob and Ada left Bob, who was alone in the end."
+    one = qa("1") | {"answers": [far, {"text": "Bob", "answer_start": 8}]}
+    articles = [article(t, (f"{context} {t}", [one | {"id": t}])) for t in "ab"]
+    lost = article("c", (f"{context} c", [qa("c") | {"answers": [far]}]))
+    write(tmp_path / "train.json", *articles, lost)
+    write(tmp_path / "dev.json", lost | {"title": "d"})
+    data = load_squad(str(tmp_path), evaluate=True)
+    assert [p.questions[0][2:] for p in data.validation] == [(("Bob",), (NO_PLACE,))]
+    assert not data.report.dropped and "1 held-out answers" in data.report.notes[0]
+    write(tmp_path / "dev.json", article("d", (f"{context} d", [qa("d") | {"answers": [far]}])))
+    data = load_squad(str(tmp_path))
+    assert [q[2:] for p in data.train for q in p.questions] == [(("Bob",), (8,))] * 2
+    assert data.report.dropped == {
+        "answer not at its answer_start": 3, "question left without answers": 1,
+    }  # fmt: skip
+    assert data.validation[0].questions[0].starts == (NO_PLACE,)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "found"),
+    [
+        ("Bob", 8, 8), ("Bob", 6, 8), ("Bob", 17, 8), ("Bob", 28, 8), ("Bob", 29, NO_PLACE),
+        ("Bob", -3, 8),
+        ("Ada", 7, NO_PLACE),  # stands at 0 and at 16, both near
+        ("Ada", 16, 16), ("Bob", -1, 8), ("Bob", None, 8), ("Ada", None, NO_PLACE),
+        ("Bob", "8", 8), ("Bob", 10**30, NO_PLACE), (" met ", 2, 4), ("Eve", 0, NO_PLACE),
+    ],
+)  # fmt: skip
+def test_an_answer_near_its_place_is_found_again(text, start, found):
+    """In "Ada met Bob and Ada left." within 20 characters, where it occurs once there; without a
+    place, where it occurs once at all."""
+    report = LoadReport()
+    rows = [qa("1", answer=text, start=start)]
+    [paragraph] = parse({"data": [article("T", ("Ada met Bob and Ada left.", rows))]}, report)
+    assert paragraph.questions[0][2:] == ((text.strip(),), (found,))
+    moved = found != NO_PLACE and found != start
+    assert sum(report.mended.values()) == moved
 
 
 def change(path, value):
@@ -125,32 +169,45 @@ def change(path, value):
 
 
 P, Q = ("data", 1, "paragraphs", 1), ("data", 1, "paragraphs", 1, "qas", 0)
-IN_ARTICLE, IN_PARAGRAPH = r"article 2 \(t1\)", r"article 2 \(t1\), paragraph 2"
-IN_QUESTION = IN_PARAGRAPH + ", question 1"
+IN_PARAGRAPH = r"article 2 \(t1\), paragraph 2"
 
 
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("data",), ..., "no 'data'"),
-        (("data",), {"a": 1}, "'data' is an object of 1; expected a list"),
-        (("data", 1), 7, "article 2: 7 where an object"),
-        (("data", 1, "title"), ..., "article 2: no 'title'"),
-        (("data", 1, "paragraphs"), "x", f"{IN_ARTICLE}: 'paragraphs' is x"),
-        (P, None, f"{IN_PARAGRAPH}: None where an object"),
-        ((*P, "context"), ["x"], f"{IN_PARAGRAPH}: 'context' is a list of 1; expected text"),
+        (("data",), {"a": 1}, "an object where a list of rows or articles belongs"),
+        (("data", 1), 7, "article 2: a number where a list 'paragraphs' belongs"),
+        (("data", 1, "paragraphs"), "x", "article 2: text where a list 'paragraphs' belongs"),
+        (P, None, f"{IN_PARAGRAPH}: null where a list 'qas' belongs"),
         ((*P, "qas"), ..., f"{IN_PARAGRAPH}: no 'qas'"),
-        ((*Q, "id"), 5, f"{IN_QUESTION}: 'id' is 5; expected text"),
-        ((*Q, "question"), ..., rf"{IN_QUESTION} \(id t1-b\): no 'question'"),
-        ((*Q, "answers"), {}, rf"{IN_QUESTION} \(id t1-b\): 'answers' is an object"),
-        ((*Q, "answers", 0, "text"), 1.5, r"answer 1: 'text' is 1\.5"),
-        ((*Q, "answers", 0, "answer_start"), True, "'answer_start' is True; expected a whole"),
-        ((*Q, "answers", 0, "answer_start"), "0", "'answer_start' is 0; expected a whole number"),
     ],
 )
 def test_malformed_files_are_refused_where_they_break(path, value, message):
     with pytest.raises(UserError, match=message):
-        parse_squad(change(path, value), "f.json", Dropped())
+        parse(change(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ((*P, "context"), ["x"], "'context' is a list, expected text"),
+        ((*P, "context"), ..., "'context' is null, expected text"),
+        ((*Q, "id"), True, "'id' is true or false, expected text or a whole number"),
+        ((*Q, "question"), ..., "no 'question'"),
+        ((*Q, "answers"), ..., "no 'answers'"),
+        ((*Q, "answers"), None, "no answers"),
+        ((*Q, "answers"), {}, "'answers' without 'text'"),
+        ((*Q, "answers", 0, "text"), None, "no answers"),
+        ((*Q, "answers", 0, "text"), float("nan"), "no answers"),
+        ((*Q, "answers", 0, "text"), True, "an answer is true or false, expected text"),
+        ((*Q, "is_impossible"), 1, "unanswerable (v2.0)"),
+    ],
+)
+def test_a_malformed_row_is_dropped_with_its_place(path, value, reason):
+    report = LoadReport()
+    assert len(parse(change(path, value), report)) == 3
+    assert report.dropped == {reason: 1}
+    assert report.first[reason].startswith("f.json, article 2 (t1), paragraph 2, question 1")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +253,7 @@ def test_any_place_may_hold_anything(data):
     place = data.draw(st.sampled_from(list(completions(root))))
     changed = copy.deepcopy(change(place, data.draw(ODD)))
     try:
-        paragraphs = parse_squad(changed, "f.json", Dropped())
+        paragraphs = parse(changed)
     except UserError as error:
         assert "\n" not in str(error)
         return
@@ -204,13 +261,14 @@ def test_any_place_may_hold_anything(data):
         for question in paragraph.questions:
             assert question.id.strip() and question.text.strip() and question.answers
             for answer, start in zip(question.answers, question.starts, strict=True):
-                assert answer and start >= 0 and paragraph.context[start:].startswith(answer)
+                assert answer
+                assert start == NO_PLACE or paragraph.context[start:].startswith(answer)
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         load_squad(str(tmp_path / "absent.json"))
-    with pytest.raises(UserError, match=r"no train\*\.json"):
+    with pytest.raises(UserError, match=r"expected files train\*"):
         load_squad(str(tmp_path))
     os.mkfifo(tmp_path / "train.json")
     write(tmp_path / "dev.json", *articles(2))
@@ -223,7 +281,7 @@ def test_files_over_2_gb_are_refused_unread(tmp_path):
     with path.open("wb") as file:
         file.truncate((2 << 30) + 1)  # sparse: takes no disk
     with pytest.raises(UserError, match="2147483649 bytes"):
-        read_json(path)
+        read_rows(path)
 
 
 def titles(paragraphs):
@@ -245,11 +303,13 @@ def test_a_lone_file_is_split_by_title(tmp_path):
     assert load_squad(path, evaluate=True, split="validation").validation == data.validation
 
 
-def test_one_article_cannot_be_split_but_measured(tmp_path):
+def test_one_article_is_split_by_context(tmp_path):
     path = str(write(tmp_path / "one.json", *articles(1)))
-    with pytest.raises(UserError, match="1 articles"):
-        load_squad(path)
+    assert len(load_squad(path).train) == len(load_squad(path).validation) == 1
     assert len(load_squad(path, evaluate=True).validation) == 2
+    path = str(write(tmp_path / "context.json", article("t", ("Ada left.", [qa("1"), qa("2")]))))
+    with pytest.raises(UserError, match="2 questions on one context or prompt"):
+        load_squad(path)
 
 
 def test_a_folder_is_made_disjoint(tmp_path):
@@ -261,7 +321,7 @@ def test_a_folder_is_made_disjoint(tmp_path):
     data = load_squad(str(tmp_path))
     assert titles(data.train) == {"t1", "t2", "t3", "t4"}
     assert "Ada of t3 met Bob." not in {p.context for p in data.train}
-    [count] = data.dropped.values()
+    [count] = data.report.dropped.values()
     assert count == 3
     with pytest.raises(UserError, match="validation split"):
         load_squad(str(tmp_path), strict=True)
@@ -308,7 +368,7 @@ def test_identity_loads_the_same_data_or_refuses(tmp_path):
 
 def test_auto_falls_back_in_one_line(monkeypatch, capsys):
     waited = []
-    monkeypatch.setattr(squad_loader, "_fetch_within", waited.append)  # which returns None
+    monkeypatch.setattr(squad_loader, "_fetched_within", waited.append)  # which returns None
     data = load_squad("auto", num_examples=50)
     assert data.identity["dataset"] == "pico"
     assert waited == [squad_loader.AUTO_SECONDS] and waited[0] <= 10
@@ -317,9 +377,15 @@ def test_auto_falls_back_in_one_line(monkeypatch, capsys):
 
 
 def test_auto_takes_what_the_child_fetched(monkeypatch):
-    layouts = {"train": {"data": articles(4)}, "validation": {"data": articles(2, "v")}}
-    monkeypatch.setattr(squad_loader, "_fetch_within", lambda seconds: layouts)
+    parts = {"train": articles(4), "validation": articles(2, "v")}
+    sources = {n: lambda its=its: parse({"data": its}) for n, its in parts.items()}
+    asked = []
+    monkeypatch.setattr(squad_loader, "_fetched_within", lambda seconds: True)
+    monkeypatch.setattr(
+        squad_loader, "_hub_sources", lambda *given: asked.append(given[:2]) or sources
+    )
     data = load_squad("auto")
+    assert asked == [("rajpurkar/squad", None)]
     assert data.identity["dataset"] == "squad"
     assert (len(data.train), len(data.validation)) == (8, 4)
 
@@ -331,7 +397,7 @@ def test_the_fetch_ends_in_time(monkeypatch):
     monkeypatch.setattr(
         squad_loader.subprocess, "run", lambda command, **rest: run([command[0], "60"], **rest)
     )
-    assert squad_loader._fetch_within(0.2) is None
+    assert squad_loader._fetched_within(0.2) is False
 
 
 @pytest.mark.parametrize(
@@ -351,22 +417,19 @@ def test_a_hub_without_an_address_is_not_retried(monkeypatch, endpoint, proxies,
     assert (os.environ.get("HF_HUB_OFFLINE") == "1") is offline
 
 
-def test_hub_rows_become_the_official_layout():
-    """Rows of one title and context are one paragraph, in order."""
-
-    class Rows(list):
-        column_names = ("id", "title", "context", "question", "answers")
-
+def test_rows_of_one_title_and_context_are_one_paragraph():
+    """In order, in the layout of the hub, and in the official one too."""
     answers = {"text": ["Ada"], "answer_start": [0]}
     same = {"title": "T", "question": "Who?", "answers": answers}
-    rows = Rows(same | {"id": str(i), "context": f"Ada {i % 2}"} for i in range(4))
-    layout = squad_loader._official_layout(rows, "hub")
-    paragraphs = parse_squad(layout, "hub", Dropped())
+    rows = [same | {"id": i, "context": f"Ada {i % 2}"} for i in range(4)]
     gold = (("Ada",), (0,))
-    assert paragraphs == [
+    expected = [
         Paragraph("T", "Ada 0", (Question("0", "Who?", *gold), Question("2", "Who?", *gold))),
         Paragraph("T", "Ada 1", (Question("1", "Who?", *gold), Question("3", "Who?", *gold))),
     ]
+    assert parse(rows) == parse({"data": rows}) == expected
+    twice = article("T", *[(f"Ada {i % 2}", [qa(i)]) for i in range(4)])
+    assert parse({"data": [twice]}) == expected
 
 
 @needs_squad
@@ -375,5 +438,5 @@ def test_real_squad_counts():
     data = load_squad(str(SHARED))
     assert (data.identity["train_questions"], data.identity["validation_questions"]) == (6564, 1038)
     assert (len(data.train), len(data.validation)) == (1385, 200)
-    assert data.dropped == {}
+    assert data.report.lines() == []
     assert not titles(data.train) & titles(data.validation)

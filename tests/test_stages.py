@@ -503,3 +503,16 @@ def test_scores_that_do_not_differ_keep_their_scale(capsys):
     assert model_rewards(reward, golds, STOP).tolist() == pytest.approx([0] * 4, abs=1e-6)
     reward.set_normalisation(torch.tensor([1.0, 3.0, 5.0]))
     assert reward.mean == 3 and float(reward.std) == pytest.approx((8 / 3) ** 0.5)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_what_is_rounding_of_scores_is_relative_to_their_size(size):
+    reward = RewardModel(model_of("kgram"))
+    for scores, differ in (
+        ([1.0, 1.0, 1.0000001], False), ([1000.3] * 7, False), ([0.0] * 3, False),
+        ([1.0, 3.0, 5.0], True), ([1.0, 1.0, 1.001], True), ([-1.0, 1.0], True),
+    ):
+        raw = size * torch.tensor(scores)
+        reward.set_normalisation(raw)
+        deviation = raw.double().std(correction=0).item() if differ else 1.0
+        assert float(reward.std) == pytest.approx(deviation, rel=1e-3)

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.data import pico_facts
 from src.data.encoding import answer_text, context_text, question_text
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.bpe_file import read_ranks
 from src.data.tokenizers.byte_pairs import Vocabulary
@@ -151,16 +150,13 @@ def test_digits_by_twos(pico):
 
 
 def test_pico_text_is_short(pico):
-    """A default context is 40 to 60 tokens; every invented syllable is one token wherever."""
-    sizes = [
-        len(pico.encode(f"Context: {paragraph.context}\n"))
-        for paragraph in generate_articles(0, "validation", 100, 2)
-    ]
-    assert 45 < sum(sizes) / len(sizes) < 52
-    assert max(sizes) <= 64
-    for first in pico_facts.INITIALS:
-        for last in (*pico_facts.GIVEN_ENDINGS, *pico_facts.SURNAME_ENDINGS):
-            assert [pico.decode([i]) for i in pico.encode(f" {first}{last}")] == [f" {first}", last]
+    """A context of difficulty 2 is about 60 tokens, one of 3 about 100; its texts come back."""
+    for difficulty, low, high in ((2, 55, 65), (3, 92, 110)):
+        paragraphs = generate_articles(0, "validation", 100, difficulty)
+        sizes = [len(pico.encode(f"Context: {paragraph.context}\n")) for paragraph in paragraphs]
+        assert low < sum(sizes) / len(sizes) < high
+        for paragraph in paragraphs:
+            assert pico.decode(pico.encode(paragraph.context)) == paragraph.context
 
 
 @pytest.mark.parametrize("run", [" ", "\n", " \n\t", "\u00a0", "1", "a", ".", "\x00", "\u6771"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from src.data import windows as squad_windows
 from src.data.encoding import encode_paragraphs
-from src.data.pico_squad import generate_articles
+from src.data.pico import generate_articles
 from src.data.squad_dataset import context_groups, evaluate_on, indexed_batches, training_trees
 from src.data.squad_loader import load_squad
 from src.data.squad_splits import count_questions

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
-from src.data.pico_squad import DIFFICULTIES, generate_articles
+from src.data.pico import DIFFICULTIES, generate_articles
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.byte_pairs import byte_characters
 from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE

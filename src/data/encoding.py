@@ -3,6 +3,9 @@
 A prompt is `Context: {c}\\n`, then `Question: {q}\\nAnswer:`, then ` {a}`, then EOS, which is
 not stored. c and q are right-stripped. Encoding the parts apart is what lets a context's
 ids be shared by its questions, and a question's by its answers.
+
+Custom prompts (`Paragraph.template` is False) are the user's text and nothing else: the prefix that
+they share, which may be empty, then the rest of each.
 """
 
 import contextlib
@@ -30,7 +33,7 @@ _ANSWER = "\nAnswer:"
 
 class EncodedQuestion(NamedTuple):
     """tokens: `Question: {q}\\nAnswer:`; golds: ` {a}` each, without EOS; texts, starts:
-    the golds as text and their first characters in the paragraph's context."""
+    the golds as text and their first characters in the paragraph's context, or NO_PLACE."""
 
     id: str
     tokens: list[int]
@@ -41,13 +44,15 @@ class EncodedQuestion(NamedTuple):
 
 class EncodedParagraph(NamedTuple):
     """context: the text as loaded; tokens: `Context: {c}\\n`; token_starts: (len(tokens),) int32,
-    the character of `Context: {c}\\n` each token begins at (windows need it)."""
+    the character of `Context: {c}\\n` each token begins at (windows need it); template: as in
+    Paragraph."""
 
     title: str
     context: str
     tokens: list[int]
     token_starts: np.ndarray
     questions: list[EncodedQuestion]
+    template: bool = True
 
 
 def context_text(context: str) -> str:
@@ -84,6 +89,14 @@ def split_prompt(text: str) -> tuple[str, str]:
     return context_text(body[len(CONTEXT_HEAD) + 1 : cut]), question_text(question)
 
 
+def prompt_parts(paragraph: Paragraph) -> tuple[str, list[str]]:
+    """The first string of a paragraph's prompts, and the second of each of its questions."""
+    questions = [question.text for question in paragraph.questions]
+    if paragraph.template:
+        return context_text(paragraph.context), list(map(question_text, questions))
+    return paragraph.context, [text[len(paragraph.context) :] for text in questions]
+
+
 def encode_prompt(tokenizer: Tokenizer, context: str, question: str) -> tuple[list[int], list[int]]:
     """(context ids, question ids) of a prompt, as in training."""
     return tokenizer.encode(context_text(context)), tokenizer.encode(question_text(question))
@@ -109,11 +122,10 @@ def encode_paragraphs(
 
 def _encode(paragraphs: list[Paragraph], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     """Flat ids of contexts, questions and golds, with the length of each."""
-    questions = [question for paragraph in paragraphs for question in paragraph.questions]
     texts = {
-        "contexts": (context_text(p.context) for p in paragraphs),
-        "questions": (question_text(q.text) for q in questions),
-        "golds": (answer_text(a) for q in questions for a in q.answers),
+        "contexts": (prompt_parts(p)[0] for p in paragraphs),
+        "questions": (text for p in paragraphs for text in prompt_parts(p)[1]),
+        "golds": (answer_text(a) for p in paragraphs for q in p.questions for a in q.answers),
     }
     arrays = {}
     for name, each in texts.items():
@@ -155,6 +167,7 @@ def _assemble(
                 )
                 for question in paragraph.questions
             ],
+            paragraph.template,
         )
         for i, paragraph in enumerate(paragraphs)
     ]
@@ -191,7 +204,8 @@ def _read_cache(
         ids, lengths = arrays[name], arrays[f"{name}_lengths"]
         if len(lengths) != count or lengths.sum(dtype=np.int64) != len(ids):
             return None
-        if (lengths < 1).any() or (len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size):
+        least = 0 if name == "contexts" else 1  # prompts of the user's own may have no context
+        if (lengths < least).any() or (len(ids) and not 0 <= ids.min() <= ids.max() < vocab_size):
             return None
     return arrays if len(arrays["starts"]) == len(arrays["contexts"]) else None
 

@@ -20,6 +20,7 @@ from src.data.windows import (
     chunks,
     evaluation_trees,
     gold_asks,
+    head_tokens,
     place,
 )
 
@@ -50,7 +51,8 @@ def context_groups(
     max_questions: int = 16,
     answer_budget: int = 0,
 ) -> ContextGroups:
-    """The questions that can be trained on, by paragraph, in groups of at most max_questions.
+    """The questions that can be trained on, by paragraph, in groups of at most max_questions whose
+    first golds fit one window.
 
     A question is dropped, and counted, where with each of its golds the question, the answer and a
     window that holds the gold exceed the block. answer_budget: least tokens to leave for an answer
@@ -58,13 +60,17 @@ def context_groups(
     """
     groups, dropped = [], 0
     for p, paragraph in enumerate(paragraphs):
-        kept = [
-            q
+        asks = {
+            q: ask
             for q, question in enumerate(paragraph.questions)
-            if next(gold_asks(paragraph, question, block_size, answer_budget), None)
-        ]
-        dropped += len(paragraph.questions) - len(kept)
-        groups += [(p, group) for group in chunks(kept, max_questions)]
+            if (ask := next(gold_asks(paragraph, question, block_size, answer_budget), None))
+        }
+        dropped += len(paragraph.questions) - len(asks)
+        # One window each: a batch reads as much of a long context as of others.
+        kept = list(asks)
+        windows = place(paragraph, list(asks.values()), block_size, np.random.default_rng(0))
+        for _, members in windows:
+            groups += [(p, group) for group in chunks([kept[i] for i in members], max_questions)]
     return ContextGroups(groups, dropped, block_size, answer_budget)
 
 
@@ -145,7 +151,10 @@ def indexed_batches(
     """
     if not units.groups:
         raise ValueError(f"no question fits a block of {units.block_size} tokens")
-    lengths = [len(paragraphs[p].tokens) for p, _ in units.groups]
+    lengths = [
+        len(paragraphs[p].tokens) or len(paragraphs[p].questions[qs[0]].tokens)
+        for p, qs in units.groups
+    ]
     epoch, skip = divmod(start_step, steps_per_epoch(len(lengths), batch_size))
     while True:
         for chosen in batch_order(lengths, batch_size, seed, epoch)[skip:]:
@@ -166,6 +175,7 @@ def evaluate_on(
     block_size: int,
     answer_budget: int,
     max_questions: int = 16,
+    doc_stride: int | None = None,
 ) -> EvaluationTrees:
     """`evaluation_trees` of encoded paragraphs, without their golds."""
     return evaluation_trees(
@@ -174,4 +184,6 @@ def evaluate_on(
         block_size=block_size,
         answer_budget=answer_budget,
         max_questions=max_questions,
+        doc_stride=doc_stride,
+        heads=[head_tokens(paragraph) for paragraph in paragraphs],
     )

@@ -1,32 +1,35 @@
-"""Where questions come from: the hub, official SQuAD files, or the embedded `pico` generator.
+"""Where questions come from: data files, the hub, or the embedded `pico` generator.
 
 Whatever the source, the outcome is the same: training and validation paragraphs whose article
-titles and contexts are disjoint, counts of what was dropped, and an identity from which a later
-stage loads the very same data (and is refused when the data has changed since).
+titles and contexts are disjoint, a report of what was dropped and mended, and an identity from
+which a later stage loads the very same data (and is refused when the data has changed since).
 """
 
-import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from src.data.pico_squad import generate_articles
-from src.data.squad_parse import Dropped, parse_squad, read_json
+from src.data.pico import generate_articles
+from src.data.row_files import SUFFIXES, read_rows
+from src.data.squad_parse import LoadReport, parse_rows, rows_of
 from src.data.squad_splits import (
     content_hash,
     count_questions,
     disjoint,
     first,
+    note_no_places,
     sample,
+    share_beginnings,
     split_by_title,
+    with_places,
 )
 from src.data.squad_types import Paragraph, Question
 from src.utils.errors import UserError
@@ -37,19 +40,26 @@ HUB_SQUAD = "rajpurkar/squad"
 AUTO_SECONDS = 10
 PICO_TRAIN_QUESTIONS = 120_000
 PICO_VALIDATION_QUESTIONS = 1_000
-FOLDER_FILES = {"train": ("train*.json",), "validation": ("dev*.json", "validation*.json")}
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_ROOT = Path(__file__).resolve().parents[2]
+SPLITS = ("train", "validation", "test")
+# How the names of files and of hub splits begin.
+_SPLIT = re.compile(
+    r"(?P<train>train)|(?P<validation>valid|dev|val(?![a-z]))|(?P<test>test)", re.IGNORECASE
+)
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
+_FETCH = "import datasets, sys; datasets.load_dataset(sys.argv[1])"
+
+# A split's name -> what loads it. `whole` is that of a lone file, which has no splits.
+Sources = dict[str, Callable[[], list[Paragraph]]]
 
 
 class SquadData(NamedTuple):
     """train, validation: paragraphs with disjoint titles and contexts; identity: see load_squad;
-    dropped: what was left out, reason -> count (questions, or answers where the reason says so)."""
+    report: what was left out, mended and decided."""
 
     train: list[Paragraph]
     validation: list[Paragraph]
     identity: dict
-    dropped: dict[str, int]
+    report: LoadReport
 
 
 def load_squad(
@@ -62,36 +72,37 @@ def load_squad(
     evaluate: bool = False,
     split: str | None = None,
 ) -> SquadData:
-    """Load `--dataset`: auto, squad, pico, the path of a SQuAD file or folder, or a hub id.
+    """Load `--dataset`: auto, squad, pico, the path of a file or folder, or HUB_ID[:CONFIG].
 
     seed, difficulty: the generator's; `seed` also draws the sample of `num_examples`.
     num_examples: training questions to keep, in whole paragraphs, so a few more may come; None: all
         there are (of pico, which has no end, 120,000).
     strict: refuse data of which anything would be dropped.
-    evaluate: what is measured on becomes `validation`, and `train` is empty: a lone file is taken
-        whole, and of several splits `split` (train or validation, the default) is taken.
+    evaluate: what is measured on becomes `validation`, and `train` is empty: `split`, else the
+        validation split, else a lone file as a whole, else the test split.
     The identity holds the arguments that matter, the counts, and a sha256 of the content.
     """
     if num_examples is not None and num_examples < 1:
         raise UserError(f"--num_examples {num_examples}: expected 1 or more")
-    if split is not None and (not evaluate or split not in FOLDER_FILES):
-        raise UserError(f"--split {split}: expected train or validation, for an evaluation")
-    dropped = Dropped(strict)
-    wanted: Sequence[str] = ("train", "validation")
+    if split is not None and (not evaluate or split not in SPLITS):
+        raise UserError(f"--split {split}: expected {', '.join(SPLITS)}, for an evaluation")
+    report = LoadReport(strict)
+    dataset, sources = _find(dataset, seed, difficulty, num_examples, report)
     if evaluate:
-        wanted = (split or ("whole" if Path(dataset).is_file() else "validation"),)
-    dataset, parts = _load(dataset, wanted, seed, difficulty, num_examples, dropped)
-    if evaluate:
-        train, validation = [], parts[wanted[0]]
+        train, validation = [], _measured(sources, split, dataset, report)
     else:
+        parts = _halves(sources, dataset, report)
         validation = parts["validation"]
-        train = sample(disjoint(parts["train"], validation, dropped), num_examples, seed)
-    for name, part in (("training", train), ("validation", validation)):
-        if not part and not (evaluate and name == "training"):
-            rows = ", ".join(f"{count} x {reason}" for reason, count in dropped.counts.items())
-            raise UserError(
-                f"--dataset {dataset}: no usable question for {name}; dropped: {rows or 'nothing'}"
-            )
+        train = with_places(disjoint(parts["train"], validation, report), report)
+        _usable(train, "train", dataset, report)
+        train = share_beginnings(sample(train, num_examples, seed))
+    note_no_places(validation, report)
+    templates = {p.template for p in (*train, *validation)}
+    if len(templates) > 1:
+        raise UserError(
+            f"--dataset {dataset}: some rows have a prompt, some a context and a question; "
+            "expected one kind in all splits"
+        )
     identity = {
         "dataset": dataset,
         "seed": seed,
@@ -100,11 +111,53 @@ def load_squad(
         "strict": strict,
         "evaluate": evaluate,
         "split": split,
+        "template": templates.pop(),
         "train_questions": count_questions(train),
         "validation_questions": count_questions(validation),
         "fingerprint": content_hash([*train, *validation]),
     }
-    return SquadData(train, validation, identity, dropped.counts)
+    return SquadData(train, validation, identity, report)
+
+
+def _usable(
+    paragraphs: list[Paragraph], name: str, dataset: str, report: LoadReport
+) -> list[Paragraph]:
+    """The paragraphs, if there are any."""
+    if paragraphs:
+        return paragraphs
+    raise UserError(
+        f"--dataset {dataset}: no usable question for {name}; "
+        + ("; ".join(report.lines()) or "it is empty")
+    )
+
+
+def _measured(
+    sources: Sources, split: str | None, dataset: str, report: LoadReport
+) -> list[Paragraph]:
+    """What an evaluation measures on."""
+    found = (name for name in ("validation", "whole", "test") if name in sources)
+    name = split or next(found, "validation")
+    if name in sources:
+        return _usable(sources[name](), name, dataset, report)
+    if name == "test":
+        raise UserError(f"--dataset {dataset}: --split test given, it has {', '.join(sources)}")
+    return _halves(sources, dataset, report)[name]
+
+
+def _halves(sources: Sources, dataset: str, report: LoadReport) -> dict[str, list[Paragraph]]:
+    """Train and validation; where only one of them is there, or a lone file, it is split."""
+    if "train" in sources and "validation" in sources:
+        found = {name: sources[name]() for name in ("train", "validation")}
+        for name, paragraphs in found.items():
+            _usable(paragraphs, name, dataset, report)
+        return found
+    lone = next((name for name in ("whole", "train", "validation") if name in sources), None)
+    if lone is None:
+        raise UserError(
+            f"--dataset {dataset}: only a test split, which eval_dpo.py can measure on; expected a "
+            "training split too"
+        )
+    return split_by_title(_usable(sources[lone](), lone, dataset, report), dataset, report)
 
 
 def require_difficulties(dataset: str, difficulty: int | None) -> None:
@@ -135,47 +188,40 @@ def load_from_identity(identity: dict) -> SquadData:
     return data
 
 
-def _load(
-    dataset: str,
-    wanted: Sequence[str],
-    seed: int,
-    difficulty: int,
-    num_examples: int | None,
-    dropped: Dropped,
-) -> tuple[str, dict[str, list[Paragraph]]]:
-    """(data set that was found, its splits by name, the wanted ones at least) before any sampling.
-
-    wanted: train, validation, or of a lone file `whole`.
-    """
+def _find(
+    dataset: str, seed: int, difficulty: int, num_examples: int | None, report: LoadReport
+) -> tuple[str, Sources]:
+    """(data set that was found, its splits, each loaded when it is asked for)."""
     if dataset == "auto":
-        layouts = _fetch_within(AUTO_SECONDS)
-        if layouts is not None:
-            return "squad", _hub_paragraphs(layouts, "squad", dropped)
-        print(
-            f"--dataset auto: SQuAD could not be had within {AUTO_SECONDS} seconds; "
-            "using the embedded pico data (--dataset pico)",
-            file=sys.stderr,
-        )
-        dataset = "pico"
+        if _fetched_within(AUTO_SECONDS):
+            dataset = "squad"
+        else:
+            print(
+                f"--dataset auto: SQuAD could not be had within {AUTO_SECONDS} seconds; "
+                "using the embedded pico data (--dataset pico)",
+                file=sys.stderr,
+            )
+            dataset = "pico"
     if dataset == "pico":
         sizes = {
             "train": num_examples or PICO_TRAIN_QUESTIONS,
             "validation": PICO_VALIDATION_QUESTIONS,
         }
-        return dataset, {name: _pico(seed, name, sizes[name], difficulty) for name in wanted}
+        return dataset, {n: partial(_pico, seed, n, size, difficulty) for n, size in sizes.items()}
     if dataset == "squad":
-        return dataset, _hub_paragraphs(_hub_layouts(HUB_SQUAD), dataset, dropped)
+        return dataset, _hub_sources(HUB_SQUAD, None, report)
     path = Path(dataset)
     if path.is_dir():
-        return dataset, {name: _folder(path, name, dropped) for name in wanted}
+        return dataset, _folder_sources(path, report) or _hub_sources(dataset, None, report)
     if os.path.lexists(path):
-        whole = parse_squad(read_json(path), str(path), dropped)
-        return dataset, {"whole": whole} if "whole" in wanted else split_by_title(whole, dataset)
-    if _HUB_ID.fullmatch(dataset) and not dataset.startswith(".") and path.suffix != ".json":
-        return dataset, _hub_paragraphs(_hub_layouts(dataset), dataset, dropped)
+        return dataset, {"whole": partial(_of_files, [path], report)}
+    hub_id = _HUB_ID.fullmatch(dataset)
+    if hub_id and not dataset.startswith(".") and path.suffix.removeprefix(".") not in SUFFIXES:
+        return dataset, _hub_sources(*hub_id.groups(), report)
     raise UserError(
-        f"--dataset {dataset}: no such file or folder; expected auto, squad, pico, a SQuAD JSON "
-        "file, a folder with train*.json and dev*.json or validation*.json, or a hub id (org/name)"
+        f"--dataset {dataset}: no such file or folder; expected auto, squad, pico, a data file "
+        f"({', '.join(SUFFIXES)}), a folder of them named train*, dev* or validation*, test*, or a "
+        "hub id (org/name or org/name:configuration)"
     )
 
 
@@ -188,51 +234,77 @@ def _pico(seed: int, split: str, questions: int, difficulty: int) -> list[Paragr
     return first(paragraphs, questions)
 
 
-def _folder(folder: Path, split: str, dropped: Dropped) -> list[Paragraph]:
-    """All files of one split, in the order of their names."""
-    files = sorted({file for pattern in FOLDER_FILES[split] for file in folder.glob(pattern)})
-    if not files:
-        raise UserError(f"--dataset {folder}: no {' or '.join(FOLDER_FILES[split])} in this folder")
-    layout: dict[str, Any] = {"data": []}
-    for file in files:
-        root = read_json(file)
-        if len(files) == 1:
-            return parse_squad(root, str(file), dropped)
-        parse_squad(root, str(file), Dropped())  # so that a fault names its own file
-        layout["data"] += root["data"]
-    return parse_squad(layout, f"{folder}/{split}", dropped)
+def _folder_sources(folder: Path, report: LoadReport) -> Sources:
+    """The splits whose files stand in the folder itself, by the beginnings of their names."""
+    files = [
+        file
+        for file in sorted(folder.iterdir())
+        if {suffix.removeprefix(".") for suffix in file.suffixes} & set(SUFFIXES)
+    ]
+    split = _by_split([file.name for file in files])
+    return {name: partial(_of_files, [folder / n for n in its], report)
+            for name, its in split.items()}  # fmt: skip
 
 
-def _hub_paragraphs(
-    layouts: dict[str, Any], source: str, dropped: Dropped
-) -> dict[str, list[Paragraph]]:
-    """Training and validation paragraphs of a hub data set; one split alone is split by title."""
-    parts = {name: parse_squad(layouts[name], f"{source} {name}", dropped) for name in layouts}
-    if len(parts) == 2:
-        return parts
-    return split_by_title([p for part in parts.values() for p in part], source)
+def _by_split(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names of each split."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if match := _SPLIT.match(name):
+            found.setdefault(match.lastgroup, []).append(name)
+    return found
 
 
-def _hub_layouts(hub_id: str) -> dict[str, Any]:
-    """Each split of a hub data set in the official layout, rows grouped by (title, context)."""
+def _of_files(files: list[Path], report: LoadReport) -> list[Paragraph]:
+    """The paragraphs of some files together, in their order."""
+    return parse_rows(
+        (row for file in files for row in rows_of(read_rows(file), str(file), report)), report
+    )
+
+
+def _hub_sources(hub_id: str, config: str | None, report: LoadReport) -> Sources:
+    """The splits of a hub data set, or of a folder that is laid out or was saved as one."""
     _offline_without_address()
-    from datasets import load_dataset  # takes a second, and pico does without
+    import datasets  # takes a second, and pico does without
 
+    saved = any(Path(hub_id, name).exists() for name in ("dataset_dict.json", "state.json"))
     try:
-        splits = load_dataset(hub_id)
+        found = datasets.load_from_disk(hub_id) if saved else datasets.load_dataset(hub_id, config)
     except Exception as error:  # the library raises dozens of kinds, of network, hub and format
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = " ".join(str(error).split())[:1000]
+        advice = "check the name and the network, or use --dataset pico"
+        if isinstance(error, ValueError) and "config" in reason.lower():
+            advice = f"name one as --dataset {hub_id}:CONFIGURATION"
+        elif Path(hub_id).is_dir():
+            advice = f"expected files train*, dev* or validation*, test* ({', '.join(SUFFIXES)})"
         raise UserError(
-            f"--dataset {hub_id}: the hub did not give it ({type(error).__name__}: {reason}); "
-            "check the name and the network, or use --dataset pico"
+            f"--dataset {hub_id}: the datasets library cannot load it "
+            f"({type(error).__name__}: {reason}); {advice}"
         ) from None
-    layouts = {}
-    for split in ("train", "validation"):
-        if split in splits:
-            layouts[split] = _official_layout(splits[split], f"{hub_id} {split}")
-    if not layouts:
-        raise UserError(f"--dataset {hub_id}: no train or validation split; it has {list(splits)}")
-    return layouts
+    if not isinstance(found, dict):  # save_to_disk of a single split
+        return {"whole": partial(_of_hub, {hub_id: found}, report)}
+    sources: Sources = {
+        split: partial(_of_hub, {f"{hub_id} {name}": found[name] for name in names}, report)
+        for split, names in _by_split(found).items()
+    }
+    if not sources:
+        raise UserError(
+            f"--dataset {hub_id}: it has the splits {', '.join(found)}; expected one of "
+            f"{', '.join(SPLITS)}"
+        )
+    return sources
+
+
+def _of_hub(splits: dict[str, Iterable[Any]], report: LoadReport) -> list[Paragraph]:
+    """The paragraphs of some splits together."""
+    return parse_rows(
+        (
+            (f"{source}, row {number}", row)
+            for source, rows in splits.items()
+            for number, row in enumerate(rows, 1)
+        ),
+        report,
+    )
 
 
 def _offline_without_address() -> None:
@@ -249,52 +321,18 @@ def _offline_without_address() -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def _official_layout(rows: Any, source: str) -> dict[str, Any]:
-    missing = {"id", "context", "question", "answers"} - set(rows.column_names)
-    if missing:
-        raise UserError(f"--dataset {source}: no column {sorted(missing)[0]!r}; expected SQuAD's")
-    grouped: dict[tuple[Any, Any], list[dict]] = {}
-    for row in rows:
-        answers = row["answers"]
-        if not isinstance(answers, dict) or set(answers) < {"text", "answer_start"}:
-            raise UserError(f"--dataset {source}: answers without text and answer_start")
-        golds = [
-            {"text": text, "answer_start": start}
-            for text, start in zip(answers["text"], answers["answer_start"], strict=True)
-        ]
-        # Without titles every context is an article of its own.
-        key = (row.get("title", row["context"]), row["context"])
-        grouped.setdefault(key, []).append(
-            {"id": row["id"], "question": row["question"], "answers": golds}
+def _fetched_within(seconds: float) -> bool:
+    """Whether the hub's SQuAD came into the library's cache in time. In a child process, since only
+    a process can be ended: the library retries and waits in ways no flag bounds."""
+    _offline_without_address()
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", _FETCH, HUB_SQUAD],
+            timeout=seconds,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
         )
-    return {
-        "data": [
-            {"title": title, "paragraphs": [{"context": context, "qas": qas}]}
-            for (title, context), qas in grouped.items()
-        ]
-    }
-
-
-def _write_hub_layouts(path: str) -> None:
-    """The child process of `_fetch_within`: fetch SQuAD and leave it at `path`."""
-    Path(path).write_text(json.dumps(_hub_layouts(HUB_SQUAD)), encoding="utf-8")
-
-
-def _fetch_within(seconds: float) -> dict[str, Any] | None:
-    """SQuAD in the official layout, or None. In a child process, since only a process can be ended:
-    the library retries and waits in ways no flag bounds."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "squad.json")
-        code = "import sys, src.data.squad_loader as s; s._write_hub_layouts(sys.argv[1])"
-        try:
-            child = subprocess.run(
-                [sys.executable, "-c", code, path],
-                cwd=_ROOT,
-                timeout=seconds,
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return None
-        return read_json(Path(path)) if child.returncode == 0 else None
+    except subprocess.TimeoutExpired:
+        return False
+    return child.returncode == 0

@@ -1,177 +1,291 @@
-"""The official SQuAD layout (v1.1 and v2.0), checked: bad files are refused, bad rows dropped.
+"""From the values of data files and hub rows to paragraphs, checked row by row.
 
-A file of the wrong shape (broken JSON, a missing key, a number where text belongs) is no SQuAD
-file: UserError, with article, paragraph and question named. A well-formed row that cannot be used
-is dropped and counted by reason; under `strict` the first of them is named in a UserError instead.
+A row is one question in the layout of the hub's SQuAD, {"id", "title", "context", "question",
+"answers"}, or a task of the user's own, {"prompt", "completion"} or {"prompt", "answers"}. The
+official layout (v1.1 and v2.0: articles, paragraphs, qas) is read as such rows. A file of another
+layout is refused. A row that cannot be used is dropped and counted by reason; under `strict` the
+first of them is named in a UserError instead.
 """
 
-import json
-import os
-import stat
-from collections.abc import Iterator
-from pathlib import Path
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from src.data.squad_types import Paragraph, Question
+from src.data.row_files import BadLine
+from src.data.squad_types import NO_PLACE, Paragraph, Question
 from src.utils.errors import UserError
 
-MAX_FILE_BYTES = 2 << 30
+# Characters that an answer may stand away from its answer_start (annotation tools: 1 to 9).
+NEAR = 20
+_KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list",
+          dict: "an object", type(None): "null", BadLine: "no JSON"}  # fmt: skip
 
-_TYPES = {str: "text", list: "a list", dict: "an object", int: "a whole number"}
 
+@dataclass
+class LoadReport:
+    """What loading left out, mended and decided.
 
-class Dropped:
-    """Counts of what was left out, by reason. `strict` turns the first of them into a UserError."""
+    strict: the first row to be dropped is a UserError. dropped, mended: reason -> count; first: the
+    place of each reason's first case; notes: whole sentences.
+    """
 
-    def __init__(self, strict: bool = False) -> None:
-        self.strict = strict
-        self.counts: dict[str, int] = {}
+    strict: bool = False
+    dropped: dict[str, int] = field(default_factory=dict)
+    mended: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
-    def add(self, reason: str, place: str, count: int = 1) -> None:
+    def drop(self, reason: str, place: str, count: int = 1) -> None:
         """Count what is dropped at `place`, or refuse it."""
         if self.strict and count:
             raise UserError(
                 f"{place}: {reason}; --strict_data takes only rows that can all be used: "
                 "mend it, or leave the flag out to drop such rows"
             )
+        self._count(self.dropped, reason, place, count)
+
+    def mend(self, what: str, place: str) -> None:
+        """Count what is used although it is not as it should be."""
+        self._count(self.mended, what, place, 1)
+
+    def _count(self, counts: dict[str, int], reason: str, place: str, count: int) -> None:
         if count:
-            self.counts[reason] = self.counts.get(reason, 0) + count
+            counts[reason] = counts.get(reason, 0) + count
+            self.first.setdefault(reason, place)
+
+    def lines(self) -> list[str]:
+        """All of it for people, a reason a line."""
+        return [
+            *self.notes,
+            *(f"dropped: {n} {reason}; first: {self.first[reason]}"
+              for reason, n in self.dropped.items()),
+            *(f"mended: {n} {what}; first: {self.first[what]}" for what, n in self.mended.items()),
+        ]  # fmt: skip
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value of a regular file of up to 2 GB; a fault is one line that names the file."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: no regular file; expected a SQuAD JSON file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise UserError(
-                f"{path}: {status.st_size} bytes; expected a SQuAD file of at most "
-                f"{MAX_FILE_BYTES}: split it"
-            )
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; expected a SQuAD JSON file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is not UTF-8; expected SQuAD JSON") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "is the file cut short? download it again"
-        ) from None
-    except (RecursionError, ValueError):  # nested too deep; a number of thousands of digits
-        raise UserError(f"{path}: JSON that nests too deep or has absurd numbers") from None
+class BadRow(Exception):
+    """Why a row cannot be used."""
 
 
-def parse_squad(root: Any, source: str, dropped: Dropped) -> list[Paragraph]:
-    """The paragraphs that have at least one usable question, in file order.
-
-    root: the value of a SQuAD file; source: how messages call it; dropped: counts are added to it.
-    Paragraphs of one title and context stay apart, as the file has them.
+def rows_of(value: Any, source: str, report: LoadReport) -> Iterator[tuple[str, Any]]:
+    """(place, row) of every question in a file's value: the official layout, {"data": rows}, a list
+    of rows, or one row. UserError for any other layout.
     """
-    seen: set[str] = set()
-    paragraphs = []
-    for title, paragraph, place in _paragraphs(root, source):
-        context = _get(paragraph, "context", str, place)
-        rows = _get(paragraph, "qas", list, place)
-        fault = _text_fault(title, "title") or _text_fault(context, "context")
-        questions = []
-        for number, row in enumerate(rows):
-            where = f"{place}, question {number + 1}"
-            question = _question(row, where, context, seen, dropped, fault)
-            if question is not None:
-                questions.append(question)
-        if not rows:
-            dropped.add("paragraph without questions", place)
-        if questions:
-            paragraphs.append(Paragraph(title, context, tuple(questions)))
-    return paragraphs
-
-
-def _paragraphs(root: Any, source: str) -> Iterator[tuple[str, Any, str]]:
-    """(title, paragraph, place) of each paragraph; the layout above them is checked on the way."""
-    for a, article in enumerate(_get(root, "data", list, source)):
-        place = f"{source}, article {a + 1}"
-        title = _get(article, "title", str, place)
-        place = f"{place} ({_short(title)})"
-        for p, paragraph in enumerate(_get(article, "paragraphs", list, place)):
-            yield title, paragraph, f"{place}, paragraph {p + 1}"
-
-
-def _question(
-    row: Any, place: str, context: str, seen: set[str], dropped: Dropped, context_fault: str
-) -> Question | None:
-    """One row of `qas`, or None where it is dropped. Its whole shape is checked either way."""
-    key = _get(row, "id", str, place)
-    place = f"{place} (id {_short(key)})"
-    text = _get(row, "question", str, place)
-    golds = [
-        (
-            _get(answer, "text", str, f"{place}, answer {number + 1}"),
-            _get(answer, "answer_start", int, f"{place}, answer {number + 1}"),
+    if isinstance(value, dict):
+        value = value.get("data", [value])
+    if not isinstance(value, list):
+        raise UserError(
+            f"{source}: {kind_of(value)} where a list of rows or articles belongs; expected rows "
+            "of context, question and answers, rows of prompt and completion, or SQuAD's layout"
         )
-        for number, answer in enumerate(_get(row, "answers", list, place))
-    ]
-    fault = context_fault or _text_fault(key, "id") or _text_fault(text, "question")
-    if not fault and key in seen:
-        fault = "duplicate id"
-    if not fault and row.get("is_impossible") is True:
-        fault = "unanswerable (v2.0)"
-    if not fault and not golds:
-        fault = "no answers"
-    if fault:
-        dropped.add(fault, place)
-        return None
-    good = []
-    for answer, start in golds:
-        # The annotator's position: looking the text up again would take its first occurrence.
-        if not answer.strip():
-            dropped.add("empty answer", place)
-        elif start < 0 or not context.startswith(answer, start):
-            dropped.add("answer not at its answer_start", place)
+    official = any(isinstance(item, dict) and "paragraphs" in item for item in value)
+    for number, item in enumerate(value, 1):
+        if official:
+            yield from _article_rows(item, f"{source}, article {number}", report)
         else:
-            lead = len(answer) - len(answer.lstrip())
-            good.append((answer.strip(), start + lead))
+            yield f"{source}, row {number}", item
+
+
+def _article_rows(article: Any, place: str, report: LoadReport) -> Iterator[tuple[str, Any]]:
+    """The rows of an article of the official layout, whose lists have to be there."""
+    paragraphs = _list(article, "paragraphs", place)
+    title = article.get("title")
+    place += f" ({shorten(title)})" if isinstance(title, str) else ""
+    for p, paragraph in enumerate(paragraphs, 1):
+        above = f"{place}, paragraph {p}"
+        questions = _list(paragraph, "qas", above)
+        if not questions:
+            report.drop("paragraph without questions", above)
+        for q, row in enumerate(questions, 1):
+            if isinstance(row, dict):
+                row = {**row, "title": title, "context": paragraph.get("context")}
+            yield f"{above}, question {q}", row
+
+
+def _list(holder: Any, key: str, place: str) -> list:
+    found = holder.get(key, BadRow) if isinstance(holder, dict) else holder
+    if isinstance(found, list) and isinstance(holder, dict):
+        return found
+    said = f"no {key!r}" if found is BadRow else f"{kind_of(found)} where a list {key!r} belongs"
+    raise UserError(f"{place}: {said}; expected SQuAD's layout: articles, paragraphs, qas, answers")
+
+
+def parse_rows(rows: Iterable[tuple[str, Any]], report: LoadReport) -> list[Paragraph]:
+    """Paragraphs of the usable rows, one for each title and context, in the order of the rows.
+
+    report: what is dropped and mended is counted there.
+    """
+    found: dict[tuple[str, str, bool], list[Question]] = {}
+    seen: set[str] = set()
+    for place, row in rows:
+        try:
+            where, question = _read_row(row, place, report)
+            asked = found.setdefault(where, [])
+            if asked and not where[2]:
+                asked[0] = _joined(asked[0], question)
+            elif question.id in seen:
+                raise BadRow("duplicate id")
+            else:
+                asked.append(question)
+            seen.add(question.id)
+        except BadRow as fault:
+            report.drop(str(fault), _with_id(place, row))
+    return [
+        Paragraph(title, context, tuple(asked), template)
+        for (title, context, template), asked in found.items()
+        if asked
+    ]
+
+
+def _joined(known: Question, again: Question) -> Question:
+    """An equal prompt's answers beside those that are known."""
+    answers = tuple(dict.fromkeys(known.answers + again.answers))
+    return known._replace(answers=answers, starts=(NO_PLACE,) * len(answers))
+
+
+def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str, bool], Question]:
+    """((title, context, template), question) of a row; BadRow where it cannot be used."""
+    if not isinstance(row, dict):
+        raise BadRow(f"{kind_of(row)} where an object belongs")
+    template = "prompt" not in row or "question" in row
+    if template:
+        context, question = _text(row, "context"), _text(row, "question")
+    else:
+        context, question = "", _text(row, "prompt")
+    key = _id(row, context, question)
+    if str(row.get("is_impossible")).lower() in ("true", "1", "1.0"):
+        raise BadRow("unanswerable (v2.0)")
+    if "answers" not in row and (template or "completion" not in row):
+        raise BadRow("no 'answers'" if template else "no 'completion' and no 'answers'")
+    golds = _golds(row["answers"] if "answers" in row else row["completion"])
+    if not golds:
+        raise BadRow("no answers")
+    good = []
+    for text, start in golds:
+        if not text.strip():
+            report.drop("empty answer", _with_id(place, row))
+        elif template:
+            good.append(_placed(context, text, start, _with_id(place, row), report))
+        else:
+            good.append((text.strip(), NO_PLACE))
     if not good:
-        dropped.add("question left without answers", place)
-        return None
-    seen.add(key)
-    return Question(key, text, tuple(a for a, _ in good), tuple(s for _, s in good))
+        raise BadRow("question left without answers")
+    title = question if not template else _title(row) or context
+    return (title, context, template), Question(key, question, *map(tuple, zip(*good, strict=True)))
 
 
-def _get(holder: Any, key: str, kind: type, place: str) -> Any:
-    """holder[key], which must exist and have exactly this JSON type (true is no number)."""
-    if type(holder) is not dict:
-        raise UserError(
-            f"{place}: {_short(holder)} where an object with {key!r} belongs; "
-            "expected the official SQuAD layout"
-        )
-    if key not in holder:
-        raise UserError(f"{place}: no {key!r}; expected the official SQuAD layout")
-    if type(holder[key]) is not kind:
-        raise UserError(
-            f"{place}: {key!r} is {_short(holder[key])}; expected {_TYPES[kind]}, "
-            "as in the official SQuAD layout"
-        )
-    return holder[key]
+def _title(row: dict) -> str:
+    """The article; "" where none is named: the context is then an article of its own."""
+    title = row.get("title")
+    return "" if title is None or str(title).strip() == "" else _sound(str(title), "title")
 
 
-def _text_fault(text: str, what: str) -> str:
-    """Why this text cannot be used, or "". Lone surrogates have no UTF-8, hence no tokens."""
-    if not text.strip() and what != "title":
-        return f"empty {what}"
+def _text(row: dict, key: str) -> str:
+    if key not in row:
+        raise BadRow(f"no {key!r}")
+    if not isinstance(row[key], str):
+        raise BadRow(f"{key!r} is {kind_of(row[key])}, expected text")
+    if not row[key].strip():
+        raise BadRow(f"empty {key}")
+    return _sound(row[key], key)
+
+
+def _sound(text: str, what: str) -> str:
+    """The text, if it has UTF-8, hence tokens, and no NUL."""
     if "\x00" in text:
-        return f"NUL in the {what}"
+        raise BadRow(f"NUL in the {what}")
     try:
         text.encode()
     except UnicodeEncodeError:
-        return f"lone surrogate in the {what}"
-    return ""
+        raise BadRow(f"lone surrogate in the {what}") from None
+    return text
 
 
-def _short(value: Any) -> str:
-    """A value for a message: one printable line of at most 40 characters, however large it is."""
-    if isinstance(value, list | dict):
-        return f"{_TYPES[type(value)]} of {len(value)}"
-    text = value if isinstance(value, str) else str(value)
-    return ascii(text[:40])[1:-1] or "empty text"
+def _id(row: dict, context: str, question: str) -> str:
+    """The id as text; of a row without one, a hash of what is asked."""
+    key = row.get("id")
+    if key is None:
+        return hashlib.sha256(f"{context}\x00{question}".encode()).hexdigest()[:24]
+    if type(key) not in (str, int):
+        raise BadRow(f"'id' is {kind_of(key)}, expected text or a whole number")
+    return _text({"id": str(key)}, "id")
+
+
+def _golds(value: Any) -> list[tuple[str, Any]]:
+    """(text, answer_start or None) of each answer, in whichever of the usual shapes it comes: a
+    text, a list of texts, a list of {"text", "answer_start"}, or one such object whose values are
+    lists (the hub's) or single.
+    """
+    if isinstance(value, dict):
+        if "text" not in value:
+            raise BadRow("'answers' without 'text'")
+        texts, starts = (v if isinstance(v, list) else [v]
+                         for v in (value["text"], value.get("answer_start")))  # fmt: skip
+        if len(starts) != len(texts):
+            starts = [None] * len(texts)
+        pairs = list(zip(texts, starts, strict=True))
+    else:
+        pairs = []
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict):
+                pairs += _golds(item)
+            else:
+                pairs.append((item, None))
+    # NaN, the null of tables, is no text either.
+    return [(_answer(text), start) for text, start in pairs if text is not None and text == text]
+
+
+def _answer(text: Any) -> str:
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        text = str(text)
+    if not isinstance(text, str):
+        raise BadRow(f"an answer is {kind_of(text)}, expected text")
+    return _sound(text, "answer")
+
+
+def _placed(
+    context: str, text: str, start: Any, place: str, report: LoadReport
+) -> tuple[str, int]:
+    """(answer without blanks around it, its first character in the context or NO_PLACE).
+
+    The annotator's position is taken: looking the text up would take its first occurrence. Only
+    where the text does not stand there is it looked for, near that position or, without one, in the
+    whole context, and taken where it occurs once.
+    """
+    known = type(start) is int and start != -1  # with -1 tools say that they do not know
+    answer = text.strip()
+    low, high = 0, len(context)
+    if known:
+        start += len(text) - len(text.lstrip())
+        if start >= 0 and context.startswith(answer, start):
+            return answer, start
+        low, high = max(0, start - NEAR), max(0, start + NEAR + len(answer))
+    found = context.find(answer, low, high)
+    if found < 0 or context.find(answer, found + 1, high) >= 0:
+        return answer, NO_PLACE
+    report.mend(
+        "answer found again near its answer_start" if known
+        else "answer without answer_start that occurs once in its context", place
+    )  # fmt: skip
+    return answer, found
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in a word or two."""
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def _with_id(place: str, row: Any) -> str:
+    """The place, and what people find the row by: its id, or the names that it has."""
+    if not isinstance(row, dict):
+        return place
+    if isinstance(row.get("id"), str | int):
+        return f"{place} (id {shorten(str(row['id']))})"
+    return f"{place} (with {', '.join(map(shorten, map(str, row)))[:200]})"
+
+
+def shorten(text: str) -> str:
+    """A text for a message: one printable line of at most 40 characters."""
+    shown = (c if c.isprintable() else ascii(c)[1:-1] for c in text[:40])
+    return "".join(shown) or "empty text"

@@ -3,7 +3,8 @@
 `CORRUPTIONS` is the one table to edit: a kind's weight, what makes it, what it teaches. Weights
 count relative to each other among the kinds that apply to a question.
 
-A pair is a pure function of the seed, the data set's name, the question's id and its paragraph.
+A pair is a pure function of the seed, the data set's name, the question's id and its paragraph; of
+the user's own prompts also of those next to it.
 
 Length must not give the answer away. Some kinds only lengthen (`sentence`), some only shorten
 (`truncated`), some keep the length (`shuffled`); the others can do either. So, question by
@@ -18,7 +19,7 @@ from random import Random
 from typing import NamedTuple
 
 from src.data import corruptions as corrupt
-from src.data.squad_types import Paragraph
+from src.data.squad_types import NO_PLACE, Paragraph
 from src.utils.constants import CORRUPTIONS as KINDS
 from src.utils.errors import UserError
 
@@ -35,6 +36,12 @@ CORRUPTIONS: dict[str, tuple[float, Corruption, str]] = {
     "sentence": (1.0, corrupt.sentence, "no more than was asked for"),
     "unrelated": (1.0, corrupt.unrelated, "to stay with the text"),
 }
+
+
+# What needs to know where the answer stands in its context.
+_NEED_A_PLACE = ("other_span", "shifted", "sentence")
+# Prompts of the user's own that lend their answers to each other, for other_answer.
+_NEIGHBOURS = 8
 
 
 class Pair(NamedTuple):
@@ -98,7 +105,7 @@ def make_pairs(
     weights = {kind: weights[kind] for kind in KINDS if weights.get(kind, 0) > 0}
     pairs = []
     for number, paragraph in enumerate(paragraphs):
-        view = corrupt.make_view(paragraph)
+        view = corrupt.make_view(_with_neighbours(paragraphs, number))
         for q, question in enumerate(paragraph.questions):
             key = f"{seed}\n{data_name}\n{question.id}".encode()
             rng = Random(int.from_bytes(hashlib.sha256(key).digest()))
@@ -111,6 +118,19 @@ def make_pairs(
     return pairs
 
 
+def _with_neighbours(paragraphs: Sequence[Paragraph], number: int) -> Paragraph:
+    """The paragraph; one of the user's own prompts with the questions that come next to it behind
+    its own, as their answers are what a wrong answer looks like.
+    """
+    paragraph = paragraphs[number]
+    if paragraph.template:
+        return paragraph
+    low = max(0, number - _NEIGHBOURS)
+    near = [*paragraphs[low:number], *paragraphs[number + 1 : number + 1 + _NEIGHBOURS]]
+    more = tuple(question for p in near for question in p.questions[:_NEIGHBOURS])
+    return paragraph._replace(questions=paragraph.questions + more)
+
+
 def _spoil(
     scene: corrupt.Scene, weights: dict[str, float], rng: Random
 ) -> tuple[str, str] | None:
@@ -119,6 +139,8 @@ def _spoil(
     right = {scene.view.normal(gold) for gold in golds} | {""}
     sides = {}
     for kind in weights:
+        if scene.start == NO_PLACE and kind in _NEED_A_PLACE:
+            continue
         candidates = CORRUPTIONS[kind][1](scene, rng)
         found = [text for text in candidates if scene.view.normal(text) not in right]
         if found:

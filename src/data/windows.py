@@ -6,15 +6,18 @@ to completion. Where the whole context fits it is taken whole. Otherwise a windo
 
 Training knows the golds: questions whose golds fit one window share it, and its start is drawn
 uniformly from those that hold them all, so that a gold's place in the window tells nothing.
-Evaluation takes the first tokens, whatever the answer is.
+Evaluation takes the first tokens, or overlapping windows, whatever the answer is. Custom prompts
+are never cut.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from src.data.encoding import CONTEXT_HEAD, EncodedParagraph, EncodedQuestion
+from src.data.squad_types import NO_PLACE
 
 # One prefix tree: (context ids, [(question ids, [answer ids, ...]), ...]).
 Tree = tuple[list[int], list[tuple[list[int], list[list[int]]]]]
@@ -36,13 +39,30 @@ class Ask(NamedTuple):
     span: tuple[int, int] | None
 
 
+class LaterWindow(NamedTuple):
+    """The same questions below a later part of their context, from its token `first` on."""
+
+    tree: Tree
+    index: list[Place]
+    first: int
+
+
 class EvaluationTrees(NamedTuple):
     """trees: questions without answers; index: per tree, the (context, question) of each question;
-    dropped: the questions that leave no room for a context."""
+    dropped: the questions that leave no room for a context; later: windows further on in contexts
+    that were cut, where they are asked for."""
 
     trees: list[Tree]
     index: list[list[Place]]
     dropped: list[Place]
+    later: list[LaterWindow]
+
+
+def tree_tokens(tree: Any) -> int:
+    """Tokens to read for a tree, or for a prompt without answers."""
+    context, questions = tree
+    asked = [q if isinstance(q, tuple) else (q, ()) for q in questions]
+    return len(context) + sum(len(q) + sum(len(a) + 2 for a in answers) for q, answers in asked)
 
 
 def gold_span(paragraph: EncodedParagraph, start: int, text: str) -> tuple[int, int]:
@@ -64,13 +84,15 @@ def make_ask(
 ) -> Ask | None:
     """The question with these answers, in a window that holds its gold number `gold`.
 
-    answer_budget: least tokens to leave for an answer and its EOS. None if no window holds the
-    gold beside question, answers and EOS.
+    answer_budget: least tokens to leave for an answer and its EOS. None if no window holds the gold
+    beside question, answers and EOS, or if the gold's place is not known.
     """
     room = max(answer_budget, max(map(len, answers)) + EOS_TOKENS)
     need = len(question.tokens) + room
     if len(paragraph.tokens) + need <= block_size:
         return Ask(question.tokens, answers, need, None)
+    if question.starts[gold] == NO_PLACE:
+        return None
     span = gold_span(paragraph, question.starts[gold], question.texts[gold])
     if span[1] - span[0] > _room(paragraph, need, block_size):
         return None
@@ -117,20 +139,21 @@ def place(
     return placed
 
 
-def _head(paragraph: EncodedParagraph) -> int:
+def head_tokens(paragraph: EncodedParagraph) -> int:
+    """Tokens of `Context:`, with which every window of a context begins."""
     return int(np.searchsorted(paragraph.token_starts, len(CONTEXT_HEAD)))
 
 
 def _room(paragraph: EncodedParagraph, need: int, block_size: int) -> int:
     """Tokens of text that a window may hold beside its head and its last token."""
-    return block_size - _head(paragraph) - 1 - need
+    return block_size - head_tokens(paragraph) - 1 - need
 
 
 def _window(
     paragraph: EncodedParagraph, first: int, end: int, room: int, rng: np.random.Generator
 ) -> list[int]:
     """A window of `room` text tokens that holds [first, end), its start uniform over all such."""
-    tokens, head = paragraph.tokens, _head(paragraph)
+    tokens, head = paragraph.tokens, head_tokens(paragraph)
     last_start = len(tokens) - 1 - room
     # A gold that reaches into the last token (".\n" may be one) is whole only at the very end.
     low = last_start if end == len(tokens) else max(head, end - room)
@@ -145,15 +168,21 @@ def evaluation_trees(
     block_size: int,
     answer_budget: int,
     max_questions: int = 16,
+    doc_stride: int | None = None,
+    heads: Sequence[int] = (),
 ) -> EvaluationTrees:
     """Each context's first tokens (all of them where they fit) with its questions, in order.
+    Prompts without a context that begin alike come side by side, their beginning as a context.
 
     contexts[i], questions[i][j]: ids; answer_budget: tokens left for the answer and its EOS.
+    doc_stride: tokens from the start of one window of a context that is cut to the next; None: only
+    its first. heads: per context, the tokens that every window begins with (for doc_stride).
     Nothing here depends on an answer.
     """
     trees: list[Tree] = []
     index: list[list[Place]] = []
     dropped: list[Place] = []
+    later: list[LaterWindow] = []
     for i, (context, asked) in enumerate(zip(contexts, questions, strict=True)):
         shared: list[int] = []
         groups: list[Iterable[int]] = []
@@ -166,9 +195,53 @@ def evaluation_trees(
                 shared.append(j)
         for group in [*chunks(shared, max_questions), *groups]:
             room = block_size - answer_budget - max(len(asked[j]) for j in group)
-            trees.append((cut_context(context, room), [(asked[j], []) for j in group]))
-            index.append([(i, j) for j in group])
-    return EvaluationTrees(trees, index, dropped)
+            below, places = [(asked[j], []) for j in group], [(i, j) for j in group]
+            trees.append((cut_context(context, room), below))
+            index.append(places)
+            if doc_stride:
+                windows = _later_windows(context, heads[i], room, doc_stride)
+                later += [LaterWindow((w, below), places, first) for first, w in windows]
+    return EvaluationTrees(*_share_beginnings(trees, index, max_questions), dropped, later)
+
+
+def _later_windows(
+    context: list[int], head: int, room: int, stride: int
+) -> list[tuple[int, list[int]]]:
+    """(first token, window) of the windows after the first, the last of which ends the context."""
+    size = room - head - 1
+    if len(context) <= room or size < 1:
+        return []
+    last = len(context) - 1 - size
+    firsts = [*range(head + min(stride, size), last, min(stride, size)), last]
+    return [(i, context[:head] + context[i : i + size] + context[-1:]) for i in firsts]
+
+
+def _share_beginnings(
+    trees: list[Tree], index: list[list[Place]], max_questions: int
+) -> tuple[list[Tree], list[list[Place]]]:
+    """The trees, after them those without a context: prompts of which at least half is the same
+    beginning are one tree.
+    """
+    own = sorted((i for i in range(len(trees)) if not trees[i][0]), key=lambda i: trees[i][1][0][0])
+    groups: list[tuple[list[int], list[int]]] = []  # (beginning, trees)
+    for i in own:
+        prompt = trees[i][1][0][0]
+        if groups and len(groups[-1][1]) < max_questions:
+            beginning, members = groups[-1]
+            shared = os.path.commonprefix([beginning, prompt[:-1]])
+            longest = max(len(trees[m][1][0][0]) for m in (i, *members))
+            if 2 * len(shared) >= longest:
+                groups[-1] = (shared, [*members, i])
+                continue
+        groups.append((prompt[:-1], [i]))
+    kept = [i for i in range(len(trees)) if trees[i][0]]
+    shared_trees, shared_index = [], []
+    for beginning, members in groups:
+        cut = len(beginning) if len(members) > 1 else 0
+        asked = [(tokens[cut:], []) for m in members for tokens, _ in trees[m][1]]
+        shared_trees.append((beginning[:cut], asked))
+        shared_index.append([where for m in members for where in index[m]])
+    return [trees[i] for i in kept] + shared_trees, [index[i] for i in kept] + shared_index
 
 
 def cut_context(context: list[int], room: int) -> list[int]:
@@ -183,20 +256,27 @@ def _is_lone(context: int, question: int, answer_budget: int, block_size: int) -
 
 
 def golds_lost(paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTrees) -> float:
-    """Share of all questions of which no gold is left in the context that evaluation reads."""
-    lost = len(evaluation.dropped)
-    total = lost + sum(map(len, evaluation.index))
+    """Share of all questions of which no gold is left in the context that evaluation reads. Golds
+    of which it is not known where they stand do not count.
+    """
+    read: dict[Place, list[tuple[int, int]]] = {}  # token ranges of contexts that are cut
     for (context, _), places in zip(evaluation.trees, evaluation.index, strict=True):
         for i, j in places:
-            paragraph = paragraphs[i]
-            if len(context) < len(paragraph.tokens):
-                question = paragraph.questions[j]
-                ends = [
-                    gold_span(paragraph, start, text)[1]
-                    for start, text in zip(question.starts, question.texts, strict=True)
-                ]
-                lost += all(end > len(context) - 1 for end in ends)
-    return lost / max(1, total)
+            if len(context) < len(paragraphs[i].tokens):
+                read[i, j] = [(0, len(context) - 1)]
+    for (context, _), places, first in evaluation.later:
+        for i, j in places:
+            read[i, j].append((first, first + len(context) - head_tokens(paragraphs[i]) - 1))
+    lost = len(evaluation.dropped)
+    for (i, j), ranges in read.items():
+        question = paragraphs[i].questions[j]
+        spans = [gold_span(paragraphs[i], start, text)
+                 for start, text in zip(question.starts, question.texts, strict=True)
+                 if start != NO_PLACE]  # fmt: skip
+        lost += bool(spans) and not any(
+            low <= first and end <= high for first, end in spans for low, high in ranges
+        )
+    return lost / max(1, len(evaluation.dropped) + sum(map(len, evaluation.index)))
 
 
 def attach_answers(

@@ -16,7 +16,7 @@ from src.evaluation.evaluation_set import (
     PolicyResult,
     evaluate_policy,
 )
-from src.evaluation.intervals import Interval, bootstrap_interval, intervals, win_rate
+from src.evaluation.intervals import Interval, bootstrap_interval, caution, intervals, win_rate
 from src.evaluation.kl import kl_of_samples
 from src.evaluation.squad_metrics import em_and_f1
 from src.model.heads import RewardModel
@@ -98,8 +98,7 @@ def comparison(
     if reward is not None:
         reward.to(device)
         result = evaluate_policy(parent, tokenizer, held_out, device)
-        trees = held_out.with_answers(result.ids)
-        rewards = model_rewards(reward, trees, tokenizer.eos_id, device).numpy()
+        rewards = model_rewards(reward, result.trees, tokenizer.eos_id, device).numpy()
     return Comparison(held_out, pairs, tokenizer, parent, reward, result, rewards, device)
 
 
@@ -114,14 +113,14 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
         scores = policy_scores(model, c.pairs.trees.trees, eos_id, c.device)
         metrics["preference_accuracy"] = accuracy(scores, c.pairs)
     if c.reward is not None:
-        trees = c.held_out.with_answers(result.ids)
-        rewards = model_rewards(c.reward, trees, eos_id, c.device).numpy()
+        rewards = model_rewards(c.reward, result.trees, eos_id, c.device).numpy()
         # The same answer scored beside others differs in its last digits: a tie all the same.
         same = [a == b for a, b in zip(result.ids, c.parent_result.ids, strict=True)]
         rewards = np.where(same, c.parent_rewards, rewards)
         metrics["reward"] = bootstrap_interval(rewards, np.ones(len(rewards)), groups)
         rate = win_rate(rewards, c.parent_rewards, groups)
-        metrics["win_rate"] = Interval(*(100 * x for x in rate))
+        percent = {end: 100 * getattr(rate, end) for end in ("value", "low", "high")}
+        metrics["win_rate"] = rate._replace(**percent)
     kl = kl_of_samples(
         model,
         c.parent,
@@ -154,6 +153,7 @@ def print_table(rows: dict[str, dict[str, Interval]], units: dict[str, str]) -> 
         cells = []
         for column in columns:
             value = metrics.get(column)
-            text = f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]" if value else "-"
-            cells.append(f"{text:>26}")
+            cells.append(f"{value.in_words() if value else '-':>26}")
         print(" ".join([f"{name:<{width}}", *cells]))
+    if warning := caution(value for metrics in rows.values() for value in metrics.values()):
+        print(f"caution: {warning}")

@@ -14,7 +14,7 @@ from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import golds_lost
 from src.evaluation.baselines import Baselines, baseline_predictions
 from src.evaluation.intervals import Figures
-from src.evaluation.squad_metrics import QAExample, em_and_f1
+from src.evaluation.squad_metrics import QAExample, em_and_f1, qa_example
 from src.inference.logprobs import Tree, completion_logps
 from src.inference.sampling import PromptTree, generate_all
 from src.training.distributed import map_over_ranks
@@ -30,8 +30,10 @@ class EvaluationSet(NamedTuple):
     """All lists have one entry for each question, in the order of the prompts.
 
     prompts: cut to their windows; golds: ids of each question's first gold.
-    groups: the paragraph of each question, for intervals. lost: share of questions of which the
+    groups: the context of each question, for intervals. lost: share of questions of which the
     window keeps no gold; dropped: questions that leave no room for a context.
+    later: the same questions below later windows of contexts that are cut, where --doc_stride asks
+    for them; later_of: the number of each question there.
     """
 
     prompts: list[PromptTree]
@@ -41,6 +43,8 @@ class EvaluationSet(NamedTuple):
     groups: list[int]
     lost: float
     dropped: int
+    later: Sequence[PromptTree] = ()
+    later_of: Sequence[int] = ()
 
     def gold_tokens(self) -> list[int]:
         """Tokens of each gold with its EOS, (Q,); 0 if there are more than MAX_ANSWER_TOKENS. The
@@ -81,12 +85,26 @@ def choose_questions(
     return chosen
 
 
-def held_out_questions(
-    paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], block_size: int
-) -> EvaluationSet:
-    """All questions of some paragraphs. A context is read from its start, wherever its golds are.
+def context_numbers(paragraphs: Sequence[Paragraph]) -> list[int]:
+    """For each paragraph the number of the first with the same context: the groups of intervals. A
+    file may give a context anew with every question.
     """
-    trees = evaluate_on(encoded, block_size=block_size, answer_budget=ANSWER_BUDGET)
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(p.context.strip(), n) for n, p in enumerate(paragraphs)]
+
+
+def held_out_questions(
+    paragraphs: Sequence[Paragraph],
+    encoded: Sequence[EncodedParagraph],
+    block_size: int,
+    doc_stride: int | None = None,
+) -> EvaluationSet:
+    """All questions of some paragraphs, each context read from its start, wherever its golds are,
+    and in windows that start every `doc_stride` tokens if that is given.
+    """
+    trees = evaluate_on(
+        encoded, block_size=block_size, answer_budget=ANSWER_BUDGET, doc_stride=doc_stride
+    )
     places = [place for index in trees.index for place in index]
     if not places:
         raise UserError(
@@ -94,20 +112,25 @@ def held_out_questions(
             f"block of {block_size}, expected a larger --block_size of main_squad.py"
         )
     questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
+    number = {where: n for n, where in enumerate(places)}
+    numbers = context_numbers(paragraphs)
     return EvaluationSet(
         [(context, [q for q, _ in qs]) for context, qs in trees.trees],
         [encoded[p].questions[q].golds[0] for p, q in places],
-        [QAExample(p.context, q.text, q.answers) for p, q in questions],
+        [qa_example(p, q) for p, q in questions],
         [q.id for _, q in questions],
-        [p for p, _ in places],
+        [numbers[p] for p, _ in places],
         golds_lost(encoded, trees),
         len(trees.dropped),
+        [(context, [q for q, _ in qs]) for (context, qs), _, _ in trees.later],
+        [number[where] for _, index, _ in trees.later for where in index],
     )
 
 
 class PolicyResult(NamedTuple):
     """answers, ids: greedy texts and tokens; em, f1: points (Q,); nats, tokens: of the first gold
-    and its EOS (Q,), 0 if that gold is longer than MAX_ANSWER_TOKENS.
+    and its EOS (Q,), 0 if that gold is longer than MAX_ANSWER_TOKENS. trees: the answers below the
+    windows that they were read from.
     """
 
     answers: list[str]
@@ -116,6 +139,7 @@ class PolicyResult(NamedTuple):
     f1: list[float]
     nats: list[float]
     tokens: list[int]
+    trees: list[Tree]
 
     def figures(self, groups: Sequence[int]) -> Figures:
         """EM and F1 in percent and the answer loss in nats a token."""
@@ -130,7 +154,11 @@ class PolicyResult(NamedTuple):
 def evaluate_policy(
     model: nn.Module, tokenizer: Tokenizer, held_out: EvaluationSet, device="cpu"
 ) -> PolicyResult:
-    """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions."""
+    """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions.
+
+    Of a question with several windows the answer of the highest log-probability is taken; the loss
+    of its gold is that below the first window, as nothing here looks at where golds are.
+    """
     eos_id = tokenizer.eos_id
 
     def answer(prompts: Sequence[PromptTree]) -> list[list[int]]:
@@ -138,6 +166,10 @@ def evaluate_policy(
         return generate_all(model, prompts, eos_id, **options)
 
     ids = [row for part in map_over_ranks(model, held_out.prompts, answer) for row in part]
+    read = held_out.with_answers(ids)
+    if held_out.later:
+        more = [row for part in map_over_ranks(model, held_out.later, answer) for row in part]
+        ids, read = best_of_windows(model, held_out, ids, more, eos_id, device)
     answers = [tokenizer.decode(answer).strip() for answer in ids]
     em, f1 = em_and_f1(answers, held_out.asked)
     tokens = held_out.gold_tokens()
@@ -147,16 +179,45 @@ def evaluate_policy(
         map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id, device))
     )
     nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
-    return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens)
+    return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens, read)
+
+
+def best_of_windows(
+    model: nn.Module,
+    held_out: EvaluationSet,
+    ids: list[list[int]],
+    later_ids: list[list[int]],
+    eos_id: int,
+    device="cpu",
+) -> tuple[list[list[int]], list[Tree]]:
+    """Each question's answer of the highest log-probability, of those to its first window and to
+    the later ones, and a tree a question: that window with that answer.
+    """
+    prompts = [*held_out.prompts, *held_out.later]
+    asked = ((context, question) for context, qs in prompts for question in qs)
+    answers = [*ids, *later_ids]
+    trees = [(c, [(q, [answer])]) for (c, q), answer in zip(asked, answers, strict=True)]
+    parts = map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id, device))
+    logp = torch.cat(parts).tolist()
+    best = list(range(len(ids)))
+    for n, question in enumerate(held_out.later_of, len(ids)):
+        if logp[n] > logp[best[question]]:
+            best[question] = n
+    return [answers[n] for n in best], [trees[n] for n in best]
 
 
 def baselines_of(
     held_out: EvaluationSet, tokenizer: Tokenizer, train: Sequence[Paragraph]
 ) -> Baselines:
     """The baselines' answers to the same questions, from the text that the policies see."""
-    texts = (tokenizer.decode(context) for context, qs in held_out.prompts for _ in qs)
-    # Without "Context:", which would be the first name in each text.
-    seen = [text.removeprefix(CONTEXT_HEAD).strip() for text in texts]
+    def visible(prompts: Sequence[PromptTree]) -> list[str]:
+        """Without "Context:", which would be the first name in each text."""
+        texts = (tokenizer.decode(context) for context, qs in prompts for _ in qs)
+        return [text.removeprefix(CONTEXT_HEAD).strip() for text in texts]
+
+    seen = visible(held_out.prompts)
+    for question, text in zip(held_out.later_of, visible(held_out.later), strict=True):
+        seen[question] += f"\n{text}"
     train_answers = [q.answers[0] for p in train for q in p.questions]
     return baseline_predictions(seen, [a.golds for a in held_out.asked], train_answers)
 

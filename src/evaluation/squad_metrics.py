@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from src.data.answer_text import normalize_answer
+from src.data.squad_types import Paragraph, Question
 
 
 def exact_match(prediction: str, golds: Sequence[str]) -> float:
@@ -40,6 +41,12 @@ class QAExample(NamedTuple):
     context: str
     question: str
     golds: tuple[str, ...]
+
+
+def qa_example(paragraph: Paragraph, question: Question) -> QAExample:
+    """A question as people read it; a prompt of the user's own is all question."""
+    context = paragraph.context if paragraph.template else ""
+    return QAExample(context, question.text, question.answers)
 
 
 def em_and_f1(predictions: Sequence[str], asked: Sequence[QAExample]) -> tuple[list, list]:

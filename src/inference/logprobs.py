@@ -11,8 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from src.data.windows import tree_tokens
 from src.losses import sequence_sum, token_logp
 from src.model.prefix_sharing.levels import Level
+from src.utils.constants import MICRO_BATCH_TOKENS
 
 # (context ids, [(question ids, [answer ids, ...]), ...]); answers come without EOS.
 Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
@@ -154,16 +156,20 @@ def score_completions(
     )
 
 
-def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[list[int]]:
+def batches_by_length(
+    trees: Sequence, questions_a_batch: int = 64, tokens_a_batch: int = MICRO_BATCH_TOKENS
+) -> Iterator[list[int]]:
     """Indices of trees in batches of similar context length, to avoid padding."""
     order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]))
-    batch, questions = [], 0
+    batch, questions, tokens = [], 0, 0
     for index in order:
+        read = tree_tokens(trees[index])
+        if batch and (questions >= questions_a_batch or tokens + read > tokens_a_batch):
+            yield batch
+            batch, questions, tokens = [], 0, 0
         batch.append(index)
         questions += len(trees[index][1])
-        if questions >= questions_a_batch:
-            yield batch
-            batch, questions = [], 0
+        tokens += read
     if batch:
         yield batch
 

@@ -42,21 +42,31 @@ def prompts_of_file(path: str) -> list[Prompt]:
     return prompts
 
 
+def typed_text(text: str) -> str:
+    """A text from a flag, a terminal or a pipe, where a line end is hard to type: a written \\n
+    stands for it.
+
+    >>> typed_text(r"Question: Who?\nAnswer:")
+    'Question: Who?\\nAnswer:'
+    """
+    return text.replace("\\n", "\n")
+
+
 def prompts_of_pipe() -> list[Prompt]:
-    """The lines of standard input, with a written \\n as a line end; none if it is closed."""
+    """The lines of standard input as `typed_text`; none if it is closed."""
     try:
         lines = [line.rstrip("\n") for line in sys.stdin or () if line.strip()]
     except UnicodeDecodeError as error:
         raise UserError(f"standard input given, expected UTF-8 text ({error})") from None
-    return [(None, line.replace("\\n", "\n")) for line in lines]
+    return [(None, typed_text(line)) for line in lines]
 
 
 def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Prompt]:
     """All prompts, except those typed at a terminal: (context, question) or (None, prompt)."""
     if args.prompt is not None:
-        return [(None, args.prompt)]
+        return [(None, typed_text(args.prompt))]
     if args.question is not None:
-        return [(args.context, args.question)]
+        return [(typed_text(args.context), typed_text(args.question))]
     if args.prompts_file is not None:
         return prompts_of_file(args.prompts_file)
     piped = prompts_of_pipe()
@@ -69,28 +79,40 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
         )
     say("no prompt given: three held-out questions")
     paragraphs = load_from_identity(checkpoint.data).validation[:3]
-    asked = [(p.context, p.questions[0]) for p in paragraphs]
+    asked = [(p.context if p.template else None, p.questions[0]) for p in paragraphs]
     for _, question in asked:
         say(f"  Q: {question.text}  gold: {question.answers[0]!r}")
     return [(context, question.text) for context, question in asked]
 
 
-def encode_within(tokenizer: Tokenizer, prompt: Prompt, room: int) -> tuple[list[int], list[int]]:
+def encode_within(
+    tokenizer: Tokenizer, prompt: Prompt, room: int, advice: str, template: bool = True
+) -> tuple[list[int], list[int]]:
     """(context ids, question ids) of at most `room` tokens. The context is cut as at evaluation,
-    with a message. UserError if the prompt is empty or too long without its context.
+    with a message.
+
+    advice: what to do if a prompt is too long without its context. template: False for a model of
+    custom prompts, which are encoded as they are.
+    Raises UserError if the prompt is empty or too long.
     """
     context, question = prompt
     if not question.strip():
         raise UserError("an empty prompt given, expected some text")
+    if context is not None and not template:
+        raise UserError(
+            "a context and a question given to a model that was trained on prompts of your own, "
+            "expected the whole prompt (--prompt, or prompt in --prompts_file)"
+        )
     if context is not None:
         ids = encode_prompt(tokenizer, context, question)
     else:
-        ids = tuple(tokenizer.encode(part) for part in split_prompt(question))
+        parts = split_prompt(question) if template else ("", question)
+        ids = tuple(map(tokenizer.encode, parts))
     most = room - bool(ids[0])  # at least the context's line end stays
     if len(ids[1]) > most:
         raise UserError(
             f"a prompt of {len(ids[1])} tokens given (without its context), expected at most "
-            f"{most} beside the answer, shorten it or lower --max_new_tokens"
+            f"{most} beside the answer, {advice}"
         )
     kept = cut_context(ids[0], room - len(ids[1]))
     if len(kept) < len(ids[0]):

@@ -44,6 +44,11 @@ def contents_of(checkpoint: Checkpoint) -> dict[str, bytes]:
             f"{checkpoint.path} given, which holds a {checkpoint.model_type}, expected a "
             "transformer: the Hugging Face format has no such model"
         )
+    if getattr(model, "backbone", model).config.pointer:
+        raise UserError(
+            f"{checkpoint.path} given, whose model has a pointer, expected one without: the Llama "
+            "layout has no place for it, train one with: python main_squad.py --no_pointer"
+        )
     rewards = isinstance(model, RewardModel)
     config = llama_config(model, tokenizer.eos_id)
     files = {

@@ -23,7 +23,7 @@ from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from src.interop.gguf_file import GgufFile
 from src.interop.llama_folder import folder_source, read_json_object, weight_files
 from src.interop.llama_layout import gguf_source, read_llama, shorten
-from src.model.model import build_model, initialise
+from src.model.model import build_model
 from src.training.run import Run, say
 from src.utils import cli
 from src.utils.checkpoint_utils import Checkpoint
@@ -63,11 +63,12 @@ def start_of(run: Run) -> Start:
     args = run.args
     if args.init_from is None:
         tokenizer = load_tokenizer(args.tokenizer)
-        config = {"vocab_size": tokenizer.vocab_size, **cli.shape_of(args)}
-        model = build_model(args.model_type, config)
-        args.initialisation = initialise(model, args.initialisation, args.seed)
-        return Start(model, tokenizer, [])
-    settled = (set(cli.SHAPE_FLAGS) - {"block_size"}) | {"tokenizer", "initialisation"}
+        config = {
+            "vocab_size": tokenizer.vocab_size, "pointer": args.pointer, **cli.shape_of(args)
+        }  # fmt: skip
+        return Start(build_model(args.model_type, config), tokenizer, [])
+    settled = (set(cli.SHAPE_FLAGS) - {"block_size"}) | {"tokenizer"}
+    settled |= {"pointer"} if args.pointer else set()  # --no_pointer says what is the case anyway
     for name in sorted(settled & run.typed):
         raise UserError(
             f"--{name} given with --init_from {args.init_from}, which settles it, leave one out"
@@ -83,7 +84,7 @@ def start_of(run: Run) -> Start:
     run.take_defaults(PRETRAINED_DEFAULTS[SFT], f"--init_from {args.init_from}")
     args.block_size = min(args.block_size, longest)
     shorten(parent.model, args.block_size)
-    args.tokenizer = parent.tokenizer.name
+    args.tokenizer, args.pointer = parent.tokenizer.name, False
     return Start(parent.model, parent.tokenizer, [parent])
 
 

@@ -12,6 +12,15 @@ def in_float32(linear: nn.Linear, hidden: Tensor) -> Tensor:
         return linear(hidden.float()).squeeze(-1)
 
 
+def scores_differ(raw_scores: Tensor) -> bool:
+    """Whether scores (N,) differ by more than the rounding of the network that computed them.
+
+    That is some hundred times the last bit: a standard deviation of 1e-5 of their root mean square.
+    """
+    std, size = raw_scores.std(correction=0), raw_scores.square().mean().sqrt()
+    return bool(std > 1e-5 * size)
+
+
 class ScalarHead(nn.Module):
     """One number from a hidden state: (..., D) -> (...). No bias.
 
@@ -60,9 +69,11 @@ class RewardModel(nn.Module):
         """Make these raw scores (N,) mean 0 and standard deviation 1; idempotent. Scores that do
         not differ but for rounding have no scale, and keep theirs.
         """
-        std = raw_scores.std(correction=0)
         self.mean.copy_(raw_scores.mean())
-        self.std.copy_(torch.where(std > 1e-6, std, 1.0))
+        if scores_differ(raw_scores):
+            self.std.copy_(raw_scores.std(correction=0))
+        else:
+            self.std.fill_(1.0)
 
 
 class Critic(nn.Module):

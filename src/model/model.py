@@ -6,8 +6,8 @@ from torch import nn
 
 from src.model.kgram.kgram import KGram, KGramConfig
 from src.model.lstm.lstm import LSTM, LSTMConfig
+from src.model.pointer import PointerModel
 from src.model.transformer.block import TransformerConfig
-from src.model.transformer.copy_head import has_room, lay_out_copy_head
 from src.model.transformer.transformer import Transformer
 from src.utils.errors import UserError
 
@@ -36,23 +36,6 @@ def build_model(name: str, config_dict: dict) -> nn.Module:
         )
     if "vocab_size" not in config_dict:
         raise UserError(f"no vocab_size given for a {name}, expected the tokenizer's")
-    return module_class(config_class(**config_dict))
-
-
-def initialise(model: nn.Module, how: str | None, seed: int) -> str:
-    """Lay out what `--initialisation` names in a fresh model; returns what was done.
-
-    how: copy_head, normal (nothing more to do), or None: copy_head where the shape has room for it.
-    Raises UserError when a copy head was asked for and there is none to lay out.
-    """
-    roomy = isinstance(model, Transformer) and has_room(model.config)
-    if how == "copy_head" and not roomy:
-        raise UserError(
-            "--initialisation copy_head given, expected a transformer of at least 2 layers and 3 "
-            "heads of width 4 or more, 2 of keys and values; change the shape or use "
-            "--initialisation normal"
-        )
-    how = how or ("copy_head" if roomy else "normal")
-    if how == "copy_head":
-        lay_out_copy_head(model, seed)
-    return how
+    config = config_class(**config_dict)
+    model = module_class(config)
+    return PointerModel(model) if config.pointer else model

@@ -122,11 +122,19 @@ def answers(
             yield PolicyAnswers(policy.name, [], refusal=" ".join(str(error).split()))
 
 
-def cut_prompt(tokenizer: Tokenizer, example: QAExample, block_size: int) -> Prompt:
-    """The ids of a prompt, its context cut as at evaluation: to the first tokens that fit beside
-    the question and an answer. UserError if the question alone is too long.
+def cut_prompt(
+    tokenizer: Tokenizer, example: QAExample, block_size: int, template: bool = True
+) -> Prompt:
+    """The ids of a prompt, its context cut as at evaluation: only the first tokens, where not all
+    fit beside the question and an answer. UserError where the question alone is too long.
     """
-    context, question = encode_prompt(tokenizer, example.context, example.question)
+    if template:
+        context, question = encode_prompt(tokenizer, example.context, example.question)
+    elif example.context.strip():
+        raise UserError("a context given to a model of prompts of your own, expected it empty: "
+                        "write the whole prompt as the question")  # fmt: skip
+    else:
+        context, question = [], tokenizer.encode(example.question)
     trees = evaluation_trees(
         [context], [[question]], block_size=block_size, answer_budget=ANSWER_BUDGET
     ).trees
@@ -153,7 +161,7 @@ def answer(
     followed. Raises UserError if the question is too long or the weights are not finite.
     """
     tokenizer = policy.tokenizer
-    prompt = cut_prompt(tokenizer, example, policy.model.config.block_size)
+    prompt = cut_prompt(tokenizer, example, policy.model.config.block_size, policy.template)
     found = generate(
         policy.model,
         [(prompt.context, [prompt.question])],
@@ -233,7 +241,9 @@ def _rewards(
     """The normalised reward of each sample; None without a reward model of the same tokenizer."""
     if reward_model is None or reward_model.tokenizer.identity() != tokenizer.identity():
         return [None] * len(ids)
-    prompt = cut_prompt(tokenizer, example, reward_model.model.backbone.config.block_size)
+    prompt = cut_prompt(
+        tokenizer, example, reward_model.model.backbone.config.block_size, reward_model.template
+    )
     tree = (prompt.context, [(prompt.question, ids)])
     return model_rewards(reward_model.model, [tree], tokenizer.eos_id, device).tolist()
 

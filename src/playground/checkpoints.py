@@ -14,19 +14,18 @@ from torch import nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.model.heads import RewardModel
-from src.model.model import build_model, initialise
+from src.model.model import build_model
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
 from src.utils.constants import DPO, PPO, REWARD, SFT, STAGES
 from src.utils.errors import UserError
 
-SNAPSHOT = "snapshot.pt"  # an SFT policy saved during training; later stages may start from it
 SHORT_NAMES = {SFT: "SFT", DPO: "DPO", PPO: "PPO", REWARD: "reward"}
 
 
 class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None if it is not loaded.
 
-    trained: False for the initial weights of an SFT run.
+    trained: False for the initial weights of an SFT run. template: as `Paragraph.template`.
     """
 
     name: str
@@ -35,6 +34,7 @@ class Policy(NamedTuple):
     parent: nn.Module | None = None
     parent_name: str = ""
     trained: bool = True
+    template: bool = True
 
 
 class LoadedRewardModel(NamedTuple):
@@ -43,6 +43,7 @@ class LoadedRewardModel(NamedTuple):
     name: str
     model: RewardModel
     tokenizer: Tokenizer
+    template: bool = True
 
 
 class CheckpointList(NamedTuple):
@@ -57,9 +58,8 @@ class CheckpointList(NamedTuple):
 
 
 def find_checkpoints(folder: str) -> list[str]:
-    """The final.pt and snapshot.pt of every stage's folder in `folder`; UserError without any."""
-    names = ("final.pt", SNAPSHOT)
-    found = sorted(str(path) for name in names for path in Path(folder).glob(f"*/{name}"))
+    """The final.pt of every stage's folder in `folder`; UserError without any."""
+    found = sorted(str(path) for path in Path(folder).glob("*/final.pt"))
     if not found:
         raise UserError(
             f"--checkpoints {folder} given, expected folders with a final.pt in it, "
@@ -71,9 +71,7 @@ def find_checkpoints(folder: str) -> list[str]:
 def untrained(sft: Checkpoint) -> nn.Module:
     """The initial weights of an SFT run from scratch, made again from its flags."""
     torch.manual_seed(sft.flags["seed"])
-    model = build_model(sft.model_type, dataclasses.asdict(sft.model.config))
-    initialise(model, sft.flags["initialisation"], sft.flags["seed"])
-    return model
+    return build_model(sft.model_type, dataclasses.asdict(sft.model.config))
 
 
 def load_checkpoints(paths: Sequence[str], device: torch.device | str = "cpu") -> CheckpointList:
@@ -93,7 +91,7 @@ def load_checkpoints(paths: Sequence[str], device: torch.device | str = "cpu") -
     for checkpoint in loaded:
         checkpoint.model.to(device)
     reward_models = [
-        LoadedRewardModel(name, c.model, c.tokenizer)
+        LoadedRewardModel(name, c.model, c.tokenizer, c.data.get("template", True))
         for name, c in _named(loaded)
         if c.stage == REWARD
     ]
@@ -107,10 +105,7 @@ def load_checkpoints(paths: Sequence[str], device: torch.device | str = "cpu") -
 
 def _named(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
     """Each with a name such as 'transformer DPO', followed by its path if that is not unique."""
-    short = [
-        f"{c.model_type} {SHORT_NAMES[c.stage]}" + " snapshot" * (Path(c.path).name == SNAPSHOT)
-        for c in checkpoints
-    ]
+    short = [f"{c.model_type} {SHORT_NAMES[c.stage]}" for c in checkpoints]
     count = Counter(short)
     return [
         (name if count[name] == 1 else f"{name} ({c.path})", c)
@@ -119,8 +114,7 @@ def _named(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Checkpoint]]:
 
 
 def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
-    """The policies, with the initial weights ("base") before each SFT run from scratch; a snapshot
-    shares the base of its run.
+    """The policies, with the initial weights ("base") before each SFT run from scratch.
 
     The parent of SFT is that base. The parent of a later stage is the SFT model of its lineage,
     found by its sha256, as in eval_dpo.py.
@@ -130,14 +124,18 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
     policies: list[Policy] = []
     bases: dict[str, tuple[nn.Module, str]] = {}
     for name, c in named:
+        template = c.data.get("template", True)
         ancestors = [a["sha256"] for a in c.lineage if a["stage"] == SFT]
         parent, parent_name = by_hash.get(ancestors[0] if ancestors else None, (None, ""))
         if c.stage == SFT and not c.lineage:
-            start = repr((c.model.config, c.flags["seed"], c.flags["initialisation"]))
+            start = repr((c.model.config, c.flags["seed"]))
             if start not in bases:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
                 model, base_name = bases[start]
-                policies.append(Policy(base_name, model, c.tokenizer, trained=False))
+                base = Policy(base_name, model, c.tokenizer, trained=False, template=template)
+                policies.append(base)
             parent, parent_name = bases[start]
-        policies.append(Policy(name, c.model, c.tokenizer, parent, parent_name))
+        policies.append(
+            Policy(name, c.model, c.tokenizer, parent, parent_name, template=template)
+        )
     return policies

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import torch
 
 from src.data.squad_types import Paragraph
-from src.evaluation.squad_metrics import QAExample
+from src.evaluation.squad_metrics import QAExample, qa_example
 from src.inference.sampling import Sampling
 from src.playground import render
 from src.playground.answers import PolicyAnswers, Settings, answers
@@ -43,7 +43,7 @@ def import_gradio():
 
 def known_questions(paragraphs: Sequence[Paragraph]) -> list[QAExample]:
     """The questions to pick from, with their golds."""
-    return [QAExample(p.context, q.text, q.answers) for p in paragraphs for q in p.questions]
+    return [qa_example(p, q) for p in paragraphs for q in p.questions]
 
 
 def responder(

@@ -17,10 +17,10 @@ from src.data.encoding import EncodedParagraph
 from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
+from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, context_numbers
 from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
 from src.inference.logprobs import Tree, completion_logps
-from src.model.heads import RewardModel
+from src.model.heads import RewardModel, scores_differ
 from src.preference.pair_batches import (
     PairTrees,
     evaluation_pair_trees,
@@ -38,14 +38,24 @@ REFERENCE_DIR = ".cache/reference"
 
 
 class PairSet(NamedTuple):
-    """Pairs and their trees. Arrays called (P,) run pair after pair in the order of the trees."""
+    """Pairs and their trees. Arrays called (P,) run pair after pair in the order of the trees.
+    contexts: by paragraph, the number of its context; empty where each has its own.
+    """
 
     pairs: list[Pair]
     trees: PairTrees
+    contexts: Sequence[int] = ()
 
     def in_order(self) -> list[Pair]:
         """The pairs that the trees hold, in their order."""
         return [self.pairs[n] for numbers in self.trees.index for n in numbers]
+
+    def groups(self) -> list[int]:
+        """(P,) the context of each pair, for intervals."""
+        return [
+            self.contexts[pair.paragraph] if self.contexts else pair.paragraph
+            for pair in self.in_order()
+        ]
 
 
 def training_pairs(
@@ -74,7 +84,7 @@ def held_out_pairs(
     pairs = make_pairs(paragraphs, 0, data_name, weights)
     room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
     trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_budget=room)
-    return PairSet(pairs, trees)
+    return PairSet(pairs, trees, context_numbers(paragraphs))
 
 
 def policy_scores(
@@ -103,7 +113,7 @@ def normalise_on(
     """Make the scores of gold answers mean 0 and standard deviation 1; log it if all are equal."""
     raw = raw_scores(reward, golds, eos_id, device)
     reward.set_normalisation(raw)
-    if not raw.std(correction=0) > 1e-6:
+    if not scores_differ(raw):
         say(f"the scores of {len(raw)} gold answers do not differ: they keep their scale")
 
 
@@ -112,7 +122,7 @@ def pair_points(scores: Tensor, pair_set: PairSet) -> tuple[list[float], list[fl
     `Figures`. scores: (P, 2).
     """
     points = points_in_order(*scores.numpy().T).tolist()
-    return points, [0.01] * len(points), [p.paragraph for p in pair_set.in_order()]
+    return points, [0.01] * len(points), pair_set.groups()
 
 
 def accuracy(scores: Tensor, pair_set: PairSet) -> Interval:
@@ -122,13 +132,13 @@ def accuracy(scores: Tensor, pair_set: PairSet) -> Interval:
 
 def accuracy_by_kind(scores: Tensor, pair_set: PairSet) -> dict[str, Interval]:
     """`accuracy` for each kind of corruption that occurs."""
-    pairs = pair_set.in_order()
+    pairs, contexts = pair_set.in_order(), pair_set.groups()
     points = points_in_order(scores[:, 0].numpy(), scores[:, 1].numpy())
     table = {}
     for kind in CORRUPTIONS:
         rows = np.flatnonzero([pair.kind == kind for pair in pairs])
         if len(rows):
-            groups = [pairs[i].paragraph for i in rows]
+            groups = [contexts[i] for i in rows]
             table[kind] = bootstrap_interval(points[rows], [0.01] * len(rows), groups)
     return table
 
@@ -137,7 +147,7 @@ def length_rule(pair_set: PairSet) -> Interval:
     """Accuracy in percent of "the shorter answer wins"; far from 50, length predicts the label."""
     pairs = pair_set.in_order()
     points = points_in_order([len(p.rejected) for p in pairs], [len(p.chosen) for p in pairs])
-    return bootstrap_interval(points, [0.01] * len(pairs), [p.paragraph for p in pairs])
+    return bootstrap_interval(points, [0.01] * len(pairs), pair_set.groups())
 
 
 def trees_of_steps(pair_set: PairSet, args: argparse.Namespace, steps: int) -> PairTrees:

@@ -64,7 +64,9 @@ def base_row(pipeline: Pipeline) -> dict[str, Interval]:
 def interval_of(record: dict, name: str) -> Interval:
     """A figure of an evaluation's record with the ends of its interval; NaN where it is not there.
     """
-    return Interval(*(record.get(name + end, np.nan) for end in ("", "_low", "_high")))
+    ends = (record.get(name + end, np.nan) for end in ("", "_low", "_high"))
+    contexts = record.get("contexts")  # which older logs have not
+    return Interval(*ends, None if contexts is None else int(contexts))
 
 
 def measure_pipeline(

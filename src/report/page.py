@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from src.evaluation.intervals import Interval
+from src.evaluation.intervals import Interval, caution
 from src.report.answers import answers_table
 from src.report.drawing import Plot
 from src.report.html import Markup, join, tag
 from src.report.measure import BASE, Measured
 from src.report.pipelines import Pipeline, Series
 from src.report.summary_plots import NAMES
+from src.training.console import VERDICTS
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
 
@@ -85,22 +86,33 @@ def verdicts(pipeline: Pipeline) -> list[str]:
     for name, stage in pipeline.stages.items():
         stored = stage.checkpoint.metrics if stage.checkpoint else {}
         metrics = {k: v for k, v in stored.items() if isinstance(v, int | float)}
-        told = []
+        told, gains = [], {}
         for metric, (words, unit) in GAINS.items():
-            gain, low, high = (
-                metrics.get(f"{metric}_gain{end}") for end in ("", "_low", "_high")
-            )
-            if gain is None or low is None or high is None:
-                continue
-            word = "better" if low > 0 else "worse" if high < 0 else "not clearly different"
-            told.append(f"{words} {word} ({gain:+.2f} [{low:+.2f}, {high:+.2f}] {unit})")
+            gain = _gain_of(metrics, metric)
+            if gain is not None:
+                gains[metric] = gain
+                verdict = VERDICTS[gain.verdict()]
+                told.append(f"{words} {verdict} ({gain.in_words(sign='+')} {unit})")
         if told:
+            warning = caution(gains.values())
             lines.append(
-                f"{NAMES[name]} against the model it started from: {'; '.join(told)}."
+                f"{NAMES[name]} against the model it started from: {'; '.join(told)}"
+                f"{warning and f' ({warning})'}."
             )
-        if metrics.get("reward_gain_low", 0) > 0 > metrics.get("f1_gain_high", 0):
+        signs = [gains[n].verdict() if n in gains else None for n in ("reward", "f1")]
+        if signs == [1, -1]:
             lines.append("The reward rose while F1 fell: the reward was hacked.")
     return lines
+
+
+def _gain_of(metrics: dict, name: str) -> Interval | None:
+    """A stored gain with its interval; None where there is none. Older checkpoints do not say how
+    many contexts it is from.
+    """
+    if f"{name}_gain" not in metrics:
+        return None
+    ends = (metrics.get(f"{name}_gain{end}", math.nan) for end in ("", "_low", "_high"))
+    return Interval(*ends, metrics.get(f"{name}_gain_contexts"))
 
 
 def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: bool) -> Markup:
@@ -119,8 +131,8 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
                 cells.append(tag("td", "–", class_="number"))
                 continue
             places = 1 if COLUMNS[column][1] == "%" else 2
-            ends = tag("small", f" [{value.low:.{places}f}, {value.high:.{places}f}]")
-            cells.append(tag("td", f"{value.value:.{places}f}", ends, class_="number"))
+            shown, _, ends = value.in_words(places).partition(" ")
+            cells.append(tag("td", shown, tag("small", f" {ends}"), class_="number"))
         rows.append(tag("tr", tag("th", NAMES.get(name, name), scope="row"), *cells))
     words = (
         f"{questions} held-out questions, greedy answers, 95% bootstrap intervals over contexts; "
@@ -128,6 +140,8 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
     )
     if base:
         words += "; base: as main_squad.py logged it before its first step, on its eval_limit"
+    if warning := caution(value for row in table.values() for value in row.values()):
+        words += f"; {warning}"
     caption, head = tag("caption", tag("div", words)), tag("thead", tag("tr", *heads))
     return tag("div", tag("table", caption, head, tag("tbody", *rows)), class_="wide")
 

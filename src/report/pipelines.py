@@ -7,27 +7,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
-from src.utils.constants import MODEL_TYPES, POLICY_STAGES, PPO, SFT, STAGES
+from src.utils.constants import MODEL_TYPES, POLICY_STAGES, PPO, STAGES
 from src.utils.errors import UserError
 
 # What SFT was on its way, where the later stages start from that.
-SNAPSHOT = "snapshot"
 # Flags in which two runs may differ and still be repetitions of one another.
 REPETITION_FLAGS = {
     "seed", "output_dir", "checkpoint", "reward_checkpoint", "device", "threads", "tracker",
-    "save_every", "log_every", "micro_batch_size", "resume", "overwrite", "skip_nonfinite",
+    "save_every", "log_every", "micro_batch_size", "micro_batch_tokens", "resume", "overwrite",
+    "skip_nonfinite",
 }  # fmt: skip
 
 
 class Stage(NamedTuple):
-    """One run of a stage. checkpoint: None until it is finished; snapshot: from on its way, where
-    one was written; steps: its log, a dict a training step; evaluations: a dict an evaluation,
-    without the `eval_` of their names; NaN for null.
+    """One run of a stage. checkpoint: None until it is finished; steps: its log, a dict a
+    training step; evaluations: a dict an evaluation, without the `eval_` of their names; NaN for
+    null.
     """
 
     folder: Path
     checkpoint: Checkpoint | None
-    snapshot: Checkpoint | None
     steps: list[dict]
     evaluations: list[dict]
     flags: dict
@@ -47,10 +46,8 @@ class Pipeline(NamedTuple):
         return self.stages[stage].checkpoint if stage in self.stages else None
 
     def policies(self) -> dict[str, Checkpoint]:
-        """Stage -> its finished policy, SFT's snapshot first."""
-        sft = self.stages.get(SFT)
-        found = {SNAPSHOT: sft.snapshot if sft else None}
-        found |= {name: self.checkpoint(name) for name in POLICY_STAGES}
+        """Stage -> its finished policy."""
+        found = {name: self.checkpoint(name) for name in POLICY_STAGES}
         return {name: checkpoint for name, checkpoint in found.items() if checkpoint is not None}
 
 
@@ -115,11 +112,8 @@ def read_stage(folder: Path) -> tuple[str, str, Stage] | None:
             raise UserError(f"{folder}: no final.pt, and no args.json that names its stage")
     else:
         return None
-    early = folder / "snapshot.pt"
-    snapshot = load_checkpoint(early) if early.is_file() else None
-    return model_type, name, Stage(
-        folder, found, snapshot, *read_log(log), flags, _read_json(folder / "machine.json")
-    )
+    machine = _read_json(folder / "machine.json")
+    return model_type, name, Stage(folder, found, *read_log(log), flags, machine)
 
 
 def find_pipelines(folders: Sequence[str]) -> list[Pipeline]:
@@ -166,7 +160,7 @@ def find_pipelines(folders: Sequence[str]) -> list[Pipeline]:
 
 def _hashes(stage: Stage) -> set[str]:
     """What a child's lineage may call this stage."""
-    return {c.sha256 for c in (stage.checkpoint, stage.snapshot) if c is not None}
+    return {stage.checkpoint.sha256} if stage.checkpoint is not None else set()
 
 
 def _complete(pipeline: Pipeline) -> Pipeline:

@@ -8,14 +8,14 @@ import numpy as np
 from src.evaluation.intervals import Interval
 from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, bounds, legend, render
 from src.report.measure import BASE, Measured, interval_of
-from src.report.pipelines import SNAPSHOT, Pipeline, Series
+from src.report.pipelines import Pipeline, Series
 from src.utils.constants import DPO, PPO, REWARD, SFT
 
 # One standard deviation of the reward model's score is drawn as high as so many points of F1; a
 # reward that is F1 or EM itself goes from 0 to 1.
 POINTS_PER_DEVIATION, POINTS_PER_SHARE = 40.0, 100.0
 NAMES = {
-    BASE: "base (untrained)", SNAPSHOT: "SFT snapshot", SFT: "SFT", DPO: "DPO",
+    BASE: "base (untrained)", SFT: "SFT", DPO: "DPO",
     PPO: "PPO", REWARD: "Reward model",
 }  # fmt: skip
 
@@ -150,7 +150,7 @@ def hacking_track(pipeline: Pipeline) -> dict[str, np.ndarray] | None:
     seen = [r for r in stage.evaluations if all(math.isfinite(r.get(n, math.nan)) for n in wanted)]
     if len(seen) < 2:
         return None
-    track = {n: np.array([interval_of(r, n) for r in seen], float) for n in wanted}
+    track = {n: np.array([interval_of(r, n)[:3] for r in seen], float) for n in wanted}
     for name in ("reward", "f1"):
         track[name] = track[name] - track[name][0, 0]
     return track | {"step": np.array([r["step"] for r in seen])}

@@ -97,7 +97,7 @@ def reward_and_kl(
             for part in map_over_ranks(models.policy, held_out.prompts, sampled)
             for value in part
         ]
-        rewards, ones = reward_of(held_out.with_answers(result.ids)).tolist(), [1.0] * len(kl)
+        rewards, ones = reward_of(result.trees).tolist(), [1.0] * len(kl)
         return {"reward": (rewards, ones, held_out.groups), "kl_nats": (kl, ones, held_out.groups)}
 
     return more

@@ -7,7 +7,7 @@ Implementation Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031).
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from src.data.random_streams import Stream, stream
 from src.data.squad_dataset import Batch
 from src.data.squad_types import Paragraph
-from src.evaluation.squad_metrics import QAExample
+from src.data.windows import tree_tokens
+from src.evaluation.squad_metrics import QAExample, qa_example
 from src.inference.logprobs import (
     Tree,
     TreeBatch,
@@ -39,7 +40,16 @@ from src.losses import (
     whiten,
 )
 from src.rl.models import Models
-from src.training.distributed import all_sum, gather, micro_batches, rank, tree_tokens, unsharded
+from src.training.distributed import (
+    all_sum,
+    gather,
+    micro_batches,
+    rank,
+    rank_partition,
+    unsharded,
+    within,
+)
+from src.utils.constants import MICRO_BATCH_TOKENS
 
 # trees with sampled answers -> reward (N,) on the CPU, question after question
 RewardOf = Callable[[Sequence[Tree]], Tensor]
@@ -64,6 +74,7 @@ class Settings(NamedTuple):
     micro_contexts: int
     seed: int
     device: torch.device
+    micro_tokens: int = MICRO_BATCH_TOKENS
 
 
 def settings_of(args: argparse.Namespace, eos_id: int, device: torch.device) -> Settings:
@@ -75,6 +86,7 @@ def settings_of(args: argparse.Namespace, eos_id: int, device: torch.device) -> 
         value_coef=args.value_coef, missing_eos_penalty=args.missing_eos_penalty,
         epochs=args.ppo_epochs, minibatches=args.minibatches,
         micro_contexts=args.micro_batch_size or args.batch_size, seed=args.seed, device=device,
+        micro_tokens=args.micro_batch_tokens,
     )  # fmt: skip
 
 
@@ -154,7 +166,7 @@ def _score(models: Models, trees: Sequence[Tree], s: Settings) -> tuple[Tensor, 
     shape = (rows[-1].stop if rows else 0, s.max_new_tokens + 1)
     reference_logp, values = torch.zeros(2, *shape, device=s.device)
     with torch.no_grad(), unsharded(models.critic):
-        for part in _consecutive(range(len(trees)), s.micro_contexts):
+        for part in within(list(map(tree_tokens, trees)), s.micro_contexts, s.micro_tokens):
             tree_batch = build_tree_batch([trees[i] for i in part], s.eos_id, s.device)
             here = slice(rows[part[0]].start, rows[part[-1]].stop)
             columns = tree_batch.targets.shape[1]
@@ -183,11 +195,6 @@ def _rows(trees: Sequence[Tree]) -> list[slice]:
 
 def _logp(model: nn.Module, tree_batch: TreeBatch, hidden: Tensor, s: Settings) -> Tensor:
     return logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask, s.temperature).logp
-
-
-def _consecutive(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _advantages(
@@ -231,7 +238,7 @@ def learn(
             episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in batch)
             # Long and short contexts apart: what is in memory together should be of like length.
             batch = sorted(batch, key=lambda i: len(rollout.trees[i][0]))
-            for part in micro_batches(batch, s.micro_contexts, tokens_of):
+            for part in micro_batches(batch, s.micro_contexts, tokens_of, s.micro_tokens):
                 for name, value in _backward(models, rollout, part, actions, episodes, s).items():
                     figures[name] = figures.get(name, 0.0) + value
             figures = all_sum(figures)
@@ -281,9 +288,9 @@ def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree]
     """This rank's share of a batch: prompts without golds, and the same questions as people read
     them.
     """
-    mine = next(micro_batches(range(len(batch.trees)), None, lambda i: tree_tokens(batch.trees[i])))
+    mine = rank_partition(batch.trees)
     trees = [batch.trees[i] for i in mine]
     prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in trees]
     places = [(paragraphs[p], q) for i in mine for p, q in batch.index[i]]
-    asked = [QAExample(p.context, p.questions[q].text, p.questions[q].answers) for p, q in places]
+    asked = [qa_example(p, p.questions[q]) for p, q in places]
     return prompts, asked

@@ -1,12 +1,13 @@
 """Console output during training: speeds, a few fixed examples, better or worse than before."""
 
 from collections.abc import Sequence
+from math import isfinite
 
 from torch import Tensor
 
 from src.data.squad_types import Paragraph
 from src.evaluation.evaluation_set import evenly_spaced
-from src.evaluation.intervals import Figures, paired_difference
+from src.evaluation.intervals import Figures, caution, paired_difference
 from src.inference.logprobs import Tree
 from src.preference.pairs import PairSet
 from src.training.run import say
@@ -15,6 +16,8 @@ from src.training.run import say
 GOOD = {
     "em": 1, "f1": 1, "answer_loss_nats": -1, "preference_accuracy": 1, "accuracy": 1, "reward": 1,
 }  # fmt: skip
+# What `Interval.verdict`, times GOOD, is called.
+VERDICTS = {1: "better", -1: "worse", 0: "not clearly different", None: "no verdict"}
 
 
 def tokens_read(trees: Sequence[Tree]) -> int:
@@ -48,31 +51,39 @@ def say_pairs(
         )
 
 
-def compare(stage: str, before: Figures, after: Figures) -> dict[str, float]:
+def compare(stage: str, before: Figures, after: Figures) -> dict[str, float | None]:
     """Say whether each figure is above the parent's, by the interval of the paired difference, and
     in one line at the end where the stage is better or worse than the model it started from.
 
-    Returns the figures from after training, and what was gained with its 95% interval.
+    Returns the figures from after training, and what was gained with its 95% interval (None where
+    one context has none) and the number of contexts; too few of them give no verdict.
     """
-    metrics = {}
-    verdicts: dict[str, list[str]] = {"better": [], "worse": [], "not clearly different": []}
+    metrics: dict[str, float | None] = {}
+    verdicts: dict[str, list[str]] = {word: [] for word in VERDICTS.values()}
+    gains = []
     for name, (values, denominators, groups) in after.items():
         if not any(denominators):
             say(f"{name}: no held-out question to measure it on")
             continue
         gain = paired_difference(values, before[name][0], denominators, groups)
-        place = "above" if gain.low > 0 else "below" if gain.high < 0 else "not different from"
+        gains.append(gain)
+        sign = gain.verdict()
+        place = {1: "above", -1: "below", 0: "not different from", None: "no verdict against"}[sign]
         metrics[name] = sum(values) / sum(denominators)
-        metrics |= {f"{name}_gain": gain.value}
-        metrics |= {f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
+        ends = {"": gain.value, "_low": gain.low, "_high": gain.high}
+        metrics |= {f"{name}_gain{e}": v if isfinite(v) else None for e, v in ends.items()}
+        metrics[f"{name}_gain_contexts"] = gain.groups
         say(
             f"{name} {metrics[name]:.2f}: {place} the figure before training, by "
-            f"{gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+            f"{gain.in_words(sign='+')}"
         )
-        better = GOOD.get(name, 0) * ((gain.low > 0) - (gain.high < 0))
-        verdict = {1: "better", -1: "worse", 0: "not clearly different"}[better]
         if name in GOOD:
+            verdict = VERDICTS[None if sign is None else GOOD[name] * sign]
             verdicts[verdict].append(f"{name} ({gain.value:+.2f})")
     told = [f"{verdict} in {', '.join(names)}" for verdict, names in verdicts.items() if names]
-    say(f"{stage}, against the model it started from: {'; '.join(told)}")
+    warning = caution(gains)
+    say(
+        f"{stage}, against the model it started from: {'; '.join(told)}"
+        f"{warning and f' ({warning})'}"
+    )
     return metrics

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from src.data.windows import tree_tokens
+from src.utils.constants import MICRO_BATCH_TOKENS
 from src.utils.ranks import rank, world_size
 
 # For a rank that hangs; a dead rank closes its connections, which the others notice at once.
@@ -109,27 +111,41 @@ def partition(costs: Sequence[float], ranks: int) -> list[range]:
     return [range(a, b) for a, b in zip([0, *cuts], [*cuts, len(costs)], strict=True)]
 
 
-def tree_tokens(tree: Sequence) -> int:
-    """Tokens of a tree, or of a prompt without answers: the cost that partitions balance."""
-    context, questions = tree
-    asked = [q if isinstance(q, tuple) else (q, ()) for q in questions]
-    return len(context) + sum(len(q) + sum(len(a) + 2 for a in answers) for q, answers in asked)
-
-
 def micro_batches(
-    items: Sequence, size: int | None, cost: Callable[[Any], float] = tree_tokens
+    items: Sequence,
+    size: int | None,
+    cost: Callable[[Any], float] = tree_tokens,
+    tokens: float = MICRO_BATCH_TOKENS,
 ) -> Iterator[Sequence]:
-    """This rank's items in micro-batches of at most `size`; one micro-batch if size is None.
+    """This rank's items in micro-batches of at most `size` (None: no limit) and about `tokens`
+    of cost.
 
     Every rank gets the same number of micro-batches, the last ones may be empty: with sharded
     parameters all ranks must call the model equally often.
     """
-    ranges = partition([cost(item) for item in items], world_size())
-    size = size or max(1, len(items))
-    mine, longest = ranges[rank()], max(map(len, ranges))
-    for number in range(max(1, -(-longest // size))):
-        part = mine[number * size : (number + 1) * size]
+    costs = [cost(item) for item in items]
+    parts = [
+        [share[part.start : part.stop]
+         for part in within(costs[share.start : share.stop], size, tokens)]
+        for share in partition(costs, world_size())
+    ]  # fmt: skip
+    mine = parts[rank()]
+    for number in range(max(1, *map(len, parts))):
+        part = mine[number] if number < len(mine) else range(0)
         yield items[part.start : part.stop]
+
+
+def within(costs: Sequence[float], size: int | None, tokens: float) -> list[range]:
+    """Ranges of consecutive items: at most `size` items and a total cost of at most `tokens`. An
+    item that costs more is alone.
+    """
+    groups, start, total = [], 0, 0.0
+    for i, cost in enumerate(costs):
+        if i > start and (i - start == size or total + cost > tokens):
+            groups.append(range(start, i))
+            start, total = i, 0.0
+        total += cost
+    return [*groups, range(start, len(costs))] if costs else []
 
 
 @contextlib.contextmanager

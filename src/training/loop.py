@@ -37,9 +37,10 @@ def prepare(
         if args.compile:
             # A transformer has a forward pass for training and scoring alone, apart from sampling's
             # single-token steps. The other models use `forward` for both.
-            name = "read_packed" if hasattr(backbone, "read_packed") else "forward"
-            backbone.in_rows = True  # of a transformer: parts are other calls for each batch
-            setattr(backbone, name, torch.compile(getattr(backbone, name), dynamic=True))
+            plain = getattr(backbone, "base", backbone)  # the model below a pointer
+            name = "read_packed" if hasattr(plain, "read_packed") else "forward"
+            backbone.in_rows = True  # parts are other calls for each batch
+            setattr(plain, name, torch.compile(getattr(plain, name), dynamic=True))
         if args.shard:
             shard(module, device)
     return modules

@@ -34,14 +34,15 @@ def make_optimizer(
 
 
 def learning_rate(
-    step: int, max_steps: int, warmup: int, peak: float, hold: float = 0.0
+    step: int, max_steps: int, warmup: float, peak: float, hold: float = 0.0
 ) -> float:
-    """Warm-up, stable phase, decay: linear from 0 to `peak` over `warmup` steps, constant up to the
-    share `hold` of the run, then linear to 0 at the end. step counts from 0.
+    """Warm-up, stable phase, decay: linear from 0 to `peak` over the share `warmup` of the run, in
+    whole steps, constant up to the share `hold`, then linear to 0 at the end. step counts from 0.
     """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    falls = max(warmup, hold * max_steps)
+    rises = int(warmup * max_steps + 0.5)
+    if step < rises:
+        return peak * (step + 1) / rises
+    falls = max(rises, hold * max_steps)
     return peak * min(1.0, (max_steps - step) / max(1, max_steps - falls))
 
 

@@ -30,9 +30,7 @@ from src.utils.progress_bar import Bar, say
 from src.utils.ranks import lost_rank, rank
 
 CACHE = Path(".cache")
-RUN_FILES = (
-    "final.pt", "snapshot.pt", "last.pt", "metrics.jsonl", "args.json", "machine.json",
-)  # fmt: skip
+RUN_FILES = ("final.pt", "last.pt", "metrics.jsonl", "args.json", "machine.json")
 
 
 def set_up_torch(args: argparse.Namespace) -> torch.device:

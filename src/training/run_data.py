@@ -97,8 +97,8 @@ def load_questions(
     data = _data_of(args, parent)
     for name in ("dataset", "difficulty", "num_examples"):
         setattr(args, name, data.identity.get(name))
-    if data.dropped:
-        say("data dropped: " + ", ".join(f"{n} {reason}" for reason, n in data.dropped.items()))
+    for line in data.report.lines():
+        say(f"data: {line}")
     if not data.validation:
         raise UserError(
             f"{data.identity['dataset']} has no held-out article, expected at least two articles"

@@ -18,7 +18,13 @@ from src.evaluation.evaluation_set import (
     evenly_spaced,
     sample_lines,
 )
-from src.evaluation.intervals import Figures, Interval, bootstrap_interval, intervals
+from src.evaluation.intervals import (
+    Figures,
+    Interval,
+    bootstrap_interval,
+    caution,
+    intervals,
+)
 from src.inference.logprobs import Tree
 from src.losses import dpo_loss
 from src.preference.pairs import PairSet, accuracy
@@ -28,26 +34,70 @@ from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.constants import STARTED
 from src.utils.errors import UserError
 
-# Steps over which the loss is smoothed that --snapshot_loss looks at.
-SMOOTHED_STEPS = 50
+# A run of fewer steps prints a warning.
+FEW_STEPS = 20
 # Flags of how a run was started or watched, which do not change its checkpoint and are not stored.
 UNSTORED_FLAGS = ("resume", "overwrite", "tracker")
 
 
 def plan_steps(args: argparse.Namespace, units: ContextGroups) -> int:
-    """The number of optimizer steps: --max_steps, else --epochs over the context groups in batches
-    of --batch_size. Also sets the flags that depend on it.
+    """The number of steps: --max_steps, else --epochs over the context groups in batches of
+    --batch_size. Sets the flags that depend on it, and warns if the run is short.
     """
+    _require_units(units)
+    if args.max_steps is None:
+        args.max_steps = steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
+    return _planned(args)
+
+
+def steps_of_epochs(epochs: float, count: int, batch_size: int) -> int:
+    """Batches in so many epochs over `count` items, at least one.
+
+    >>> steps_of_epochs(2.5, 10, 4), steps_of_epochs(0.1, 10, 4)
+    (8, 1)
+    """
+    return max(1, math.ceil(epochs * steps_per_epoch(count, batch_size)))
+
+
+def steps_for_pairs(
+    args: argparse.Namespace, asked_steps: int | None, units: ContextGroups
+) -> int:
+    """The number of steps of --batch_size contexts for which pairs are made: the given --max_steps,
+    else --epochs. `plan_pair_steps` then counts the trees of these contexts.
+    """
+    _require_units(units)
+    return asked_steps or steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
+
+
+def plan_pair_steps(args: argparse.Namespace, asked_steps: int | None, train: PairSet) -> int:
+    """`plan_steps` for batches of pair trees, of which a long context makes one for each window.
+
+    Without --max_steps: --epochs over the trees. Below one epoch `train` holds only that share of
+    the contexts, and is used once.
+    """
+    if asked_steps is None:
+        epochs = max(1.0, args.epochs)
+        args.max_steps = steps_of_epochs(epochs, len(train.trees.trees), args.batch_size)
+    return _planned(args)
+
+
+def _require_units(units: ContextGroups) -> None:
     if not units.groups:
         raise UserError(
             "no training question fits the model's block beside its answer, expected some: train "
             "on shorter ones, or from main_squad.py --block_size on with a larger block"
         )
-    if args.max_steps is None:
-        per_epoch = steps_per_epoch(len(units.groups), args.batch_size)
-        args.max_steps = max(1, math.ceil(args.epochs * per_epoch))
+
+
+def _planned(args: argparse.Namespace) -> int:
+    """The steps that the flags now have, with what follows from them."""
     if args.eval_every is None:
         args.eval_every = math.ceil(args.max_steps / 4)
+    if args.max_steps < FEW_STEPS:
+        say(
+            f"a run of {args.max_steps} steps, fewer than {FEW_STEPS}: hardly enough to learn "
+            "from; for more raise --epochs or --max_steps, or lower --batch_size"
+        )
     return args.max_steps
 
 
@@ -84,39 +134,17 @@ def due(run: Run, step: int) -> bool:
     return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
 
 
-def snapshot_due(
-    args: argparse.Namespace, step: int, max_steps: int, loss: float, extra: dict[str, Any]
-) -> bool:
-    """Whether to write snapshot.pt after this step of SFT, whose answer loss is given: after the
-    share --snapshot_at of the run, or once the loss, smoothed over SMOOTHED_STEPS, is below
-    --snapshot_loss (after the last step if it never was).
-
-    The step at which a model learns to read varies between seeds, so a share of the run may be
-    before or after it. A loss measures what the model knows. extra: keeps the smoothed loss, None
-    once the snapshot is written.
-    """
-    if not args.snapshot_loss:
-        return step + 1 == math.ceil(args.snapshot_at * max_steps)
-    smoothed = extra.get("smoothed_loss", math.inf)
-    if smoothed is None:
-        return False
-    if math.isfinite(loss):  # a step that --skip_nonfinite left out has no loss
-        first = smoothed == math.inf
-        smoothed = loss if first else smoothed + (loss - smoothed) / SMOOTHED_STEPS
-    reached = smoothed < args.snapshot_loss or step + 1 == max_steps
-    extra["smoothed_loss"] = None if reached else smoothed
-    return reached
-
-
 def log_intervals(run: Run, step: int, table: dict[str, Interval]) -> None:
     """Log held-out figures with their 95% intervals, and say them."""
-    record: dict[str, Any] = {"step": step, "event": "evaluation"}
+    contexts = max((interval.groups or 0 for interval in table.values()), default=0)
+    record: dict[str, Any] = {"step": step, "event": "evaluation", "eval_contexts": contexts}
     for name, interval in table.items():
         record[f"eval_{name}"] = interval.value
         record[f"eval_{name}_low"], record[f"eval_{name}_high"] = interval.low, interval.high
     run.log(record)
-    words = ", ".join(f"{k} {v.value:.2f} [{v.low:.2f}, {v.high:.2f}]" for k, v in table.items())
-    say(f"{run.stage} held out, after step {step}: {words}")
+    words = ", ".join(f"{name} {interval.in_words()}" for name, interval in table.items())
+    warning = caution(table.values())
+    say(f"{run.stage} held out, after step {step}: {words}{warning and f'; {warning}'}")
 
 
 def evaluate_and_log(
@@ -154,7 +182,7 @@ def log_pair_figures(
         "preference_accuracy": accuracy(scores, pair_set),
         "reward_accuracy": accuracy(rewards, pair_set),
     }
-    groups = [pair.paragraph for pair in pair_set.in_order()]
+    groups = pair_set.groups()
     ones = [1.0] * len(groups)
     for name, values in (
         ("chosen_reward", rewards[:, 0]),
@@ -174,9 +202,8 @@ def publish(
     identity: dict,
     metrics: dict,
     parents: Sequence[Checkpoint],
-    file: str = "final.pt",
 ) -> dict:
-    """Write final.pt (or a snapshot) with its whole lineage; returns the metrics.
+    """Write final.pt with its whole lineage; returns the metrics.
 
     parents: the checkpoint that the weights start from, then others that were used.
     """
@@ -195,6 +222,7 @@ def publish(
         lineage,
         metrics,
     )
-    save_checkpoint(run.folder / file, final)
-    say(f"{run.folder / file} written")
+    path = run.folder / "final.pt"
+    save_checkpoint(path, final)
+    say(f"{path} written")
     return metrics

@@ -5,7 +5,14 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
-from src.utils.constants import MAX_BLOCK_SIZE, MODEL_TYPES, PRETRAINED_DEFAULTS, SFT, TRACKERS
+from src.utils.constants import (
+    MAX_BLOCK_SIZE,
+    MICRO_BATCH_TOKENS,
+    MODEL_TYPES,
+    PRETRAINED_DEFAULTS,
+    SFT,
+    TRACKERS,
+)
 from src.utils.errors import UserError
 from src.utils.ranks import rank
 
@@ -107,6 +114,21 @@ count = number(int, 0)
 positive = number(float, 0, above=True)
 non_negative = number(float, 0)
 share = number(float, 0, 1)
+# Below it logits divided by the temperature leave float32, and nothing but the best token is drawn.
+LEAST_TEMPERATURE = 0.001
+sampling_temperature = number(float, LEAST_TEMPERATURE)
+
+
+def temperature(text: str) -> float:
+    """An argparse type: 0, which is greedy, or a temperature that sampling can have."""
+    if non_negative(text) == 0:
+        return 0.0
+    try:
+        return sampling_temperature(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} given, expected 0 (greedy) or at least {LEAST_TEMPERATURE}"
+        ) from None
 
 
 def add_machine_flags(parser: Parser) -> None:
@@ -173,9 +195,10 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
     parser.add_argument(
         "--dataset",
         default=default,
-        metavar="auto|squad|pico|PATH|HUB_ID",
-        help="questions: the hub's SQuAD, the embedded data, an official SQuAD JSON file, a folder "
-        "with train*.json and dev*.json or validation*.json, or another hub id" + inherited,
+        metavar="auto|squad|pico|PATH|HUB_ID[:CONFIG]",
+        help="questions: the hub's SQuAD, the embedded data, a file (JSON, JSON Lines, CSV, "
+        "parquet) of questions about contexts or of prompts with completions, a folder of files "
+        "train*, dev* or validation*, test*, or another hub id" + inherited,
     )
     parser.add_argument(
         "--difficulty",
@@ -200,6 +223,7 @@ def add_training_flags(
     lr: float,
     batch_size: int,
     epochs: float,
+    warmup: float = 0.05,
     hold: float = 0.0,
     weight_decay: float = 0.0,
     save_every: int = 100,
@@ -212,9 +236,13 @@ def add_training_flags(
     add("--batch_size", type=positive_int, default=batch_size, help="contexts a step")
     add("--micro_batch_size", type=positive_int,
         help="contexts in memory at a time (same result); default: all of --batch_size")
+    add("--micro_batch_tokens", type=positive_int, default=MICRO_BATCH_TOKENS,
+        help="tokens in memory at a time, about (same result)")
     add("--lr", type=positive, default=lr, help="peak learning rate")
-    add("--warmup", type=count, default=20, help="steps over which the rate rises from 0")
-    add("--hold", type=share, default=hold, help="share of the run at the peak rate")
+    add("--warmup", type=number(float, 0, 1, below=True), default=warmup,
+        help="share of the run over which the rate rises from 0, below 1")
+    add("--hold", type=share, default=hold,
+        help="share of the run, warm-up included, after which the rate falls")
     add("--weight_decay", type=non_negative, default=weight_decay, help="on matrices only")
     add("--grad_clip", type=positive, default=1.0, help="largest norm of the gradient")
     add("--eval_every", type=count,

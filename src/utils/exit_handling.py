@@ -89,7 +89,8 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
         except (OSError, MemoryError, RuntimeError) as error:
             own_fault = True
             if out_of_memory(error):
-                message, code = "out of memory, use a smaller --micro_batch_size or model", 1
+                message = "out of memory, use a smaller --micro_batch_size, --micro_batch_tokens "
+                message, code = message + "or model", 1
             elif isinstance(error, OSError):
                 where = f"{error.filename}: " if error.filename else ""
                 message, code = f"{where}{error.strerror or error}", 1

@@ -15,7 +15,7 @@ SPEEDS = {"seconds", "examples_per_second", "tokens_per_second"}
 # Saved and evaluated often, so that a kill falls into every kind of work.
 OFTEN = [
     "--max_steps", "4", "--save_every", "1", "--eval_every", "2", "--eval_limit", "3",
-    "--batch_size", "2", "--warmup", "1", "--lr", "0.01", "--threads", "1",
+    "--batch_size", "2", "--warmup", "0.25", "--lr", "0.01", "--threads", "1",
 ]  # fmt: skip
 OF_STAGE = {
     "main_squad": ["--dataset", "small.json", "--block_size", "96"],

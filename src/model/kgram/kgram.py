@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.model.checks import require_positive_int
+from src.model.checks import require_bool, require_positive_int
 from src.model.linear import Linear
-from src.model.prefix_sharing.levels import LevelByLevel
+from src.model.prefix_sharing.level_by_level import LevelByLevel
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class KGramConfig:
     kgram_k: int = 16
     n_inner: int | None = None
     block_size: int = 1024
+    pointer: bool = False
 
     def __post_init__(self) -> None:
         if self.n_inner is None and isinstance(self.n_embd, int):
@@ -31,6 +32,7 @@ class KGramConfig:
         require_positive_int(
             self, "vocab_size", "n_layer", "n_embd", "kgram_k", "n_inner", "block_size"
         )
+        require_bool(self, "pointer")
 
 
 class KGramState(NamedTuple):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from src.model.checks import require_positive_int
+from src.model.checks import require_bool, require_positive_int
 from src.model.linear import TiedEmbedding
-from src.model.prefix_sharing.levels import LevelByLevel
+from src.model.prefix_sharing.level_by_level import LevelByLevel
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,11 @@ class LSTMConfig:
     n_layer: int = 2
     n_embd: int = 128
     block_size: int = 1024
+    pointer: bool = False
 
     def __post_init__(self) -> None:
         require_positive_int(self, "vocab_size", "n_layer", "n_embd", "block_size")
+        require_bool(self, "pointer")
 
 
 class LSTMState(NamedTuple):

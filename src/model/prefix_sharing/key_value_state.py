@@ -22,6 +22,8 @@ from src.model.prefix_sharing.attention import (
     join,
     shown_of,
 )
+from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing.packing import Packed, starts_of
 
 # Columns of a new decoding buffer beyond those that are taken at once; it doubles when full.
 BUFFER_COLUMNS = 32
@@ -102,7 +104,7 @@ class Buffer(NamedTuple):
         return keys, values, self.real[:, : self.used]
 
 
-class TransformerState(NamedTuple):
+class KeyValueState(NamedTuple):
     """What a transformer has read: segments, oldest first, and (B,) real tokens read so far by each
     row.
     """
@@ -110,11 +112,11 @@ class TransformerState(NamedTuple):
     segments: tuple[Segment | Buffer, ...]
     lengths: Tensor
 
-    def select(self, rows: Tensor) -> "TransformerState":
+    def select(self, rows: Tensor) -> "KeyValueState":
         """The state of batch rows `rows` (B',) int64: repeats share a prefix, omissions drop it."""
         rows = torch.as_tensor(rows, dtype=torch.long, device=self.lengths.device)
         segments = tuple(segment.select(rows) for segment in self.segments)
-        return TransformerState(segments, self.lengths.index_select(0, rows))
+        return KeyValueState(segments, self.lengths.index_select(0, rows))
 
 
 class After(NamedTuple):
@@ -161,13 +163,40 @@ class Appended(NamedTuple):
         return mixed[0].flatten(1)
 
 
+def state_of_packed(
+    levels: Sequence[Level], packed: Packed, kept: Sequence[tuple[Tensor, Tensor]]
+) -> KeyValueState:
+    """The state after each row of the last level of packed trees, whose keys and values (P, K, d)
+    were kept for each block.
+    """
+    keys, values = zip(*kept, strict=True)
+    segments: list[Segment] = []
+    rows, lengths = torch.arange(len(levels[-1].lengths), device=packed.tokens.device), 0
+    for depth, level in reversed(list(enumerate(levels))):
+        own = Segment(keys, values, starts_of(packed, depth, level), level.lengths, rows)
+        segments.insert(0, own)
+        lengths, rows = lengths + level.lengths[rows], level.parents[rows]
+    return KeyValueState(tuple(segments), lengths)
+
+
+def read_rows(
+    state: KeyValueState, lengths: Tensor, width: int, kept: Sequence[tuple[Tensor, Tensor]]
+) -> KeyValueState:
+    """A state after `width` more tokens a row, `lengths` (B,) of them real, whose keys and values
+    (B * width, K, d) were kept for each block.
+    """
+    rows = torch.arange(len(lengths), device=lengths.device)
+    own = Segment(*zip(*kept, strict=True), rows * width, lengths, rows)
+    return KeyValueState((*state.segments, own), state.lengths + lengths)
+
+
 def decoding(length: int) -> bool:
     """Tokens read one at a time without gradients are appended in place to a preallocated buffer.
     """
     return length == 1 and torch.is_inference_mode_enabled()
 
 
-def read_after(state: TransformerState, width: int, blocks: int) -> list[After]:
+def read_after(state: KeyValueState, width: int, blocks: int) -> list[After]:
     """The attention of `width` new tokens a row after a state, for each block."""
     size = (len(state.lengths), width)
     if not state.segments:
@@ -180,8 +209,8 @@ def read_after(state: TransformerState, width: int, blocks: int) -> list[After]:
 
 
 def append_token(
-    state: TransformerState, lengths: Tensor, nothing: Tensor
-) -> tuple[list[Appended], TransformerState]:
+    state: KeyValueState, lengths: Tensor, nothing: Tensor
+) -> tuple[list[Appended], KeyValueState]:
     """The attention of one token a row after a state, for each block, and the state after it.
 
     lengths: (B,), 0 for a row whose token is padding. nothing: (B, 0, L, K, d), no keys in L
@@ -200,7 +229,7 @@ def append_token(
         for own, of_prefix in zip(zip(keys, values, strict=True), shared, strict=True)
     ]
     segments = (buffer,) if prefix is None else (prefix, buffer)
-    return attentions, TransformerState(segments, state.lengths + lengths)
+    return attentions, KeyValueState(segments, state.lengths + lengths)
 
 
 def _side_by_side(
@@ -220,7 +249,7 @@ def _side_by_side(
     return *columns, torch.cat((*real, more), 1)
 
 
-def _for_decoding(state: TransformerState, nothing: Tensor) -> tuple[Segment | None, Buffer]:
+def _for_decoding(state: KeyValueState, nothing: Tensor) -> tuple[Segment | None, Buffer]:
     """What the rows that decode a token have read: a prefix that they may share, and a buffer to
     append to. nothing: as for `append_token`.
 

@@ -59,7 +59,9 @@ class Rows(NamedTuple):
 
 class Packed(NamedTuple):
     """tokens, positions: (P,), tree after tree. level, place: (P,) which level each is of, and its
-    place among that level's flattened (R * T,) tokens.
+    place among that level's flattened (R * T,) tokens. previous: (P,) where the token that was read
+    before each one stands, in its own row or at an ancestor's end; -1 for the first of a tree.
+    newest: (R,) where the token stands that each row of the last level has read last; -1: none.
 
     attention: of all to all. wanted: which of them have hidden states that are wanted, None: all;
     last_attention: of those to all.
@@ -69,6 +71,8 @@ class Packed(NamedTuple):
     positions: Tensor
     level: Tensor
     place: Tensor
+    previous: Tensor
+    newest: Tensor
     attention: Parts | Rows
     wanted: Tensor | None
     last_attention: Parts | Rows
@@ -79,12 +83,14 @@ class _Line(NamedTuple):
 
     node: its row, rows numbered level after level; tree; branch: 0 for a context, else 1 + the row
     of the second level that it stands in or below; ends: True for the last token of a row.
+    previous: as in Packed.
     """
 
     tokens: Tensor
     positions: Tensor
     level: Tensor
     place: Tensor
+    previous: Tensor
     node: Tensor
     tree: Tensor
     branch: Tensor
@@ -96,7 +102,7 @@ def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) ->
     token of each row of the last level that has any. in_rows: attention by `Rows`, else `Parts`.
     """
     assert wanted in ("all", "last level", "ends"), f"wanted is {wanted!r}"
-    line, above = _line(levels)
+    line, above, newest = _line(levels)
     at = None
     if wanted == "ends":
         at = ((line.level == len(levels) - 1) & line.ends).nonzero().squeeze(1)
@@ -105,7 +111,7 @@ def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) ->
     attention = _rows if in_rows else _parts
     everywhere = attention(line, above, len(levels[0].lengths), None)
     last = everywhere if at is None else attention(line, above, len(levels[0].lengths), at)
-    return Packed(line.tokens, line.positions, line.level, line.place, everywhere, at, last)
+    return Packed(*line[:5], newest, everywhere, at, last)
 
 
 def parts_pay(levels: Sequence[Level], width: int) -> bool:
@@ -138,23 +144,26 @@ def starts_of(packed: Packed, depth: int, level: Level) -> Tensor:
     return torch.zeros_like(level.lengths).index_copy(0, packed.place[first] // columns, first)
 
 
-def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor]:
+def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor, Tensor]:
     """The tokens tree after tree, in a tree its context, then branch after branch, level after
     level in a branch; and which node sees which, itself and its ancestors: (nodes + 1, nodes + 1)
-    bool, the last being "no token".
+    bool, the last being "no token"; and `newest` of Packed.
     """
     device = levels[0].tokens.device
     sizes = [len(level.lengths) for level in levels]
     above = torch.eye(sum(sizes) + 1, dtype=torch.bool, device=device)
     tree = torch.arange(sizes[0], device=device)
     branch = before = torch.zeros_like(tree)
+    newest = torch.full_like(tree, -1)  # of each row: where the token it read last stands
     found = []
-    first = 0
+    first = tokens_before = 0
     for depth, level in enumerate(levels):
         if depth:
             own = above[first : first + len(level.lengths)]
             own |= above[first - sizes[depth - 1] : first].index_select(0, level.parents)
-            tree, branch, before = (x[level.parents] for x in (tree, branch, before))
+            tree, branch, before, newest = (
+                x[level.parents] for x in (tree, branch, before, newest)
+            )
         if depth == 1:
             branch = 1 + torch.arange(len(branch), device=device)
         columns = level.tokens.shape[1]
@@ -164,12 +173,21 @@ def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor]:
         ends = column == level.lengths[row] - 1
         tokens, positions = level.tokens.flatten()[place], before[row] + column
         depths = torch.full_like(place, depth)
-        found.append((tokens, positions, depths, place, first + row, tree[row], branch[row], ends))
+        here = tokens_before + torch.arange(len(place), device=device)
+        previous = torch.where(column > 0, here - 1, newest[row])
+        found.append(
+            (tokens, positions, depths, place, previous, first + row, tree[row], branch[row], ends)
+        )
+        newest = newest.index_copy(0, row[ends], here[ends])
+        tokens_before += len(place)
         before = before + level.lengths
         first += len(level.lengths)
     line = _Line(*map(torch.cat, zip(*found, strict=True)))
     order = (line.tree * (1 + sum(sizes)) + line.branch).argsort(stable=True)
-    return _Line(*(x[order] for x in line)), above
+    # Where each token went, and -1 stays -1.
+    moved = torch.cat((order.argsort(), order.new_tensor([-1])))
+    line = line._replace(previous=moved[line.previous])
+    return _Line(*(x[order] for x in line)), above, moved[newest]
 
 
 def _parts(line: _Line, above: Tensor, trees: int, wanted: Tensor | None) -> Parts:

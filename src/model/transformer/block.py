@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.model.checks import require_positive_int
+from src.model.checks import require_bool, require_positive_int
 from src.model.linear import Linear
 from src.utils.errors import UserError
 
@@ -19,6 +19,7 @@ ROWS_AT_ONCE = 512
 class TransformerConfig:
     """vocab_size: V. n_inner: width of the SwiGLU, default 8/3 of n_embd rounded up to 16.
     block_size: most tokens read. tied: the head is the embedding; False: a matrix of its own.
+    pointer: whether a pointer stands on top (src/model/pointer.py).
     """
 
     vocab_size: int
@@ -31,6 +32,7 @@ class TransformerConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     tied: bool = True
+    pointer: bool = False
 
     def __post_init__(self) -> None:
         if self.n_kv_head is None:
@@ -44,8 +46,7 @@ class TransformerConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value < float("inf"):
                 raise UserError(f"{name} {value!r:.60} given, expected a number above 0")
-        if not isinstance(self.tied, bool):
-            raise UserError(f"tied {self.tied!r} given, expected True or False")
+        require_bool(self, "tied", "pointer")
         if self.n_embd % self.n_head or (self.n_embd // self.n_head) % 2:
             raise UserError(
                 f"n_embd {self.n_embd} with n_head {self.n_head} given, "

@@ -13,25 +13,26 @@ from src.model.prefix_sharing.attention import Parts
 from src.model.prefix_sharing.key_value_state import (
     After,
     Appended,
-    Segment,
-    TransformerState,
+    KeyValueState,
     append_token,
     decoding,
     read_after,
+    read_rows,
+    state_of_packed,
 )
 from src.model.prefix_sharing.levels import Level
-from src.model.prefix_sharing.packing import Packed, Rows, pack, parts_pay, starts_of, to_rows
+from src.model.prefix_sharing.one_pass import OnePass
+from src.model.prefix_sharing.packing import Packed, Rows
 from src.model.transformer.block import Block, TransformerConfig, rotary_tables
 
 
-class Transformer(nn.Module):
+class Transformer(OnePass, nn.Module):
     """See src/model/__init__.py for the interface."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.width = config.n_embd
-        self.in_rows = False  # forests by `Rows` everywhere: what --compile can compile once
         embedding = TiedEmbedding if config.tied else nn.Embedding
         self.embedding = embedding(config.vocab_size, config.n_embd)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
@@ -54,13 +55,13 @@ class Transformer(nn.Module):
             nn.init.normal_(parameter, std=std)
 
     def forward(
-        self, tokens: Tensor, lengths: Tensor, state: TransformerState | None = None
-    ) -> tuple[Tensor, TransformerState]:
+        self, tokens: Tensor, lengths: Tensor, state: KeyValueState | None = None
+    ) -> tuple[Tensor, KeyValueState]:
         """Read tokens (B, T) after `state`; returns hidden (B, T, D), normed for the head, and the
         new state.
         """
         batch, width = tokens.shape
-        state = state or TransformerState((), tokens.new_zeros(batch))
+        state = state or KeyValueState((), tokens.new_zeros(batch))
         line = tokens.flatten(), self._positions(state, lengths, width).flatten()
         if decoding(width):
             stored = (len(self.blocks), self.blocks[0].kv_heads, self.blocks[0].head_size)
@@ -69,73 +70,32 @@ class Transformer(nn.Module):
         else:
             kept: list[tuple[Tensor, Tensor]] = []
             stream = self._blocks(*line, read_after(state, width, len(self.blocks)), kept=kept)
-            rows = torch.arange(batch, device=tokens.device)
-            own = Segment(*zip(*kept, strict=True), rows * width, lengths, rows)
-            state = TransformerState((*state.segments, own), state.lengths + lengths)
+            state = read_rows(state, lengths, width, kept)
         return self.norm(stream).unflatten(0, (batch, width)), state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits (..., V) of hidden states (..., D)."""
         return self.embedding.logits(hidden) if self.config.tied else self.head(hidden)
 
-    def read_levels(self, levels: Sequence[Level]) -> list[Tensor]:
-        """Hidden states (R, T, D) of each level, 0 in the padding: what LevelByLevel finds, but in
-        one pass. So are the next three.
-        """
-        packed = self._pack(levels, "all")
-        hidden = self.read_packed(packed)
-        found = []
-        for depth, level in enumerate(levels):
-            here = (packed.level == depth).nonzero().squeeze(1)
-            found.append(to_rows(hidden.index_select(0, here), packed.place[here], level))
-        return found
-
-    def read_completions(self, levels: Sequence[Level]) -> Tensor:
-        """Hidden states (R, T, D) of the last level alone, 0 in the padding."""
-        packed = self._pack(levels, "last level")
-        here = (packed.level == len(levels) - 1).nonzero().squeeze(1)
-        return to_rows(self.read_packed(packed), packed.place[here], levels[-1])
-
-    def read_last(self, levels: Sequence[Level]) -> Tensor:
-        """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
-        """
-        packed = self._pack(levels, "ends")
-        return self._ends(self.read_packed(packed), packed, levels[-1])
-
-    def prefill(self, levels: Sequence[Level]) -> tuple[Tensor, TransformerState]:
-        """What `read_last` gives, and the state after each row of the last level."""
-        kept: list[tuple[Tensor, Tensor]] = []
-        packed = self._pack(levels, "ends")
-        ends = self._ends(self._read(packed, kept), packed, levels[-1])
-        keys, values = zip(*kept, strict=True)
-        segments: list[Segment] = []
-        rows, lengths = torch.arange(len(levels[-1].lengths), device=packed.tokens.device), 0
-        for depth, level in reversed(list(enumerate(levels))):
-            own = Segment(keys, values, starts_of(packed, depth, level), level.lengths, rows)
-            segments.insert(0, own)
-            lengths, rows = lengths + level.lengths[rows], level.parents[rows]
-        return ends, TransformerState(tuple(segments), lengths)
-
     def read_packed(self, packed: Packed) -> Tensor:
-        """Hidden states (wanted, D) of a packed forest: the pass that --compile compiles."""
+        """Hidden states (M, D) of the wanted tokens of packed trees: what --compile compiles."""
         return self._read(packed)
 
+    def read_trees(
+        self, levels: Sequence[Level], packed: Packed, keep_state: bool = False
+    ) -> tuple[Tensor, KeyValueState | None]:
+        """As in OnePass."""
+        if not keep_state:
+            return self.read_packed(packed), None
+        kept: list[tuple[Tensor, Tensor]] = []
+        hidden = self._read(packed, kept)
+        return hidden, state_of_packed(levels, packed, kept)
+
     def _read(self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """Hidden states (wanted, D) of a packed forest. kept: as for `_blocks`."""
+        """Hidden states (M, D) of the wanted tokens. kept: as for `_blocks`."""
         attentions = [*[packed.attention] * (len(self.blocks) - 1), packed.last_attention]
         line = packed.tokens, packed.positions
         return self.norm(self._blocks(*line, attentions, packed.wanted, kept))
-
-    def _ends(self, hidden: Tensor, packed: Packed, last: Level) -> Tensor:
-        """Hidden states of ends, as they stand in the line, put in their rows (R, D); else 0."""
-        rows = packed.place[packed.wanted] // last.tokens.shape[1]
-        return hidden.new_zeros(len(last.lengths), self.width).index_copy(0, rows, hidden)
-
-    def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
-        """By parts where one call a part pays, on a CPU in float32; else in rows, with a mask."""
-        on_cpu = levels[0].tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        by_parts = on_cpu and not self.in_rows and parts_pay(levels, self.width)
-        return pack(levels, wanted, in_rows=not by_parts)
 
     def _blocks(
         self,
@@ -165,7 +125,7 @@ class Transformer(nn.Module):
             stream = block.finish(stream, mixed)
         return stream
 
-    def _positions(self, state: TransformerState, lengths: Tensor, width: int) -> Tensor:
+    def _positions(self, state: KeyValueState, lengths: Tensor, width: int) -> Tensor:
         """Positions (B, width) of the tokens that follow a state."""
         after = state.lengths + lengths
         if len(after) and (most := int(after.max())) > self.config.block_size:

@@ -1,0 +1,21 @@
+"""`pico`, the embedded data set. generate.py describes it."""
+
+from src.data.pico.generate import (
+    DIFFICULTIES,
+    LEVELS,
+    MAX_QUESTIONS,
+    SPLITS,
+    Level,
+    generate_articles,
+)
+from src.data.pico.names import is_validation_name
+
+__all__ = [
+    "DIFFICULTIES",
+    "LEVELS",
+    "MAX_QUESTIONS",
+    "SPLITS",
+    "Level",
+    "generate_articles",
+    "is_validation_name",
+]

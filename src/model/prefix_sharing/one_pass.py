@@ -1,0 +1,70 @@
+"""What scoring and generation ask of a batch of prefix trees, for models that read all of it in one
+pass over its packed tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing.packing import Packed, pack, parts_pay, to_rows
+
+
+class OnePass:
+    """The methods of LevelByLevel, each by one call of `read_trees`.
+
+    in_rows: attention by `Rows` everywhere, which is what --compile can compile once.
+    """
+
+    in_rows = False
+
+    def read_trees(
+        self, levels: Sequence[Level], packed: Packed, keep_state: bool = False
+    ) -> tuple[Tensor, Any]:
+        """Hidden states (M, D) of the wanted tokens of packed trees; and the state after each row
+        of the last level if it is kept, else None.
+        """
+        raise TypeError(f"{type(self).__name__} has no read_trees, which OnePass calls")
+
+    def read_levels(self, levels: Sequence[Level]) -> list[Tensor]:
+        """Hidden states (R, T, D) of each level, 0 in the padding."""
+        packed = self._pack(levels, "all")
+        hidden = self.read_trees(levels, packed)[0]
+        found = []
+        for depth, level in enumerate(levels):
+            here = (packed.level == depth).nonzero().squeeze(1)
+            found.append(to_rows(hidden.index_select(0, here), packed.place[here], level))
+        return found
+
+    def read_completions(self, levels: Sequence[Level]) -> Tensor:
+        """Hidden states (R, T, D) of the last level alone, 0 in the padding."""
+        packed = self._pack(levels, "last level")
+        here = (packed.level == len(levels) - 1).nonzero().squeeze(1)
+        hidden = self.read_trees(levels, packed)[0]
+        return to_rows(hidden, packed.place[here], levels[-1])
+
+    def read_last(self, levels: Sequence[Level]) -> Tensor:
+        """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
+        """
+        packed = self._pack(levels, "ends")
+        return _in_rows(self.read_trees(levels, packed)[0], packed, levels[-1])
+
+    def prefill(self, levels: Sequence[Level]) -> tuple[Tensor, Any]:
+        """What `read_last` gives, and the state after each row of the last level."""
+        packed = self._pack(levels, "ends")
+        hidden, state = self.read_trees(levels, packed, keep_state=True)
+        return _in_rows(hidden, packed, levels[-1]), state
+
+    def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
+        """By parts where one call per part pays, on a CPU in float32; else in rows, with a mask."""
+        on_cpu = levels[0].tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        by_parts = on_cpu and not self.in_rows and parts_pay(levels, self.width)
+        return pack(levels, wanted, in_rows=not by_parts)
+
+
+def _in_rows(hidden: Tensor, packed: Packed, last: Level) -> Tensor:
+    """Hidden states (M, D) of last tokens, put in their rows (R, D); 0 for an empty row."""
+    rows = packed.place[packed.wanted] // last.tokens.shape[1]
+    return hidden.new_zeros(len(last.lengths), hidden.shape[-1]).index_copy(0, rows, hidden)

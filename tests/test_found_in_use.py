@@ -1,0 +1,259 @@
+"""Faults that were found by using the scripts on real files and habits, each with its value."""
+
+import argparse
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import outcome, refusal
+
+import main_squad
+import train_dpo
+import train_ppo
+import train_reward_model
+from src.data.encoding import encode_paragraphs
+from src.data.squad_dataset import ContextGroups, context_groups
+from src.data.squad_types import Paragraph, Question
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.evaluation.compare_policies import print_table
+from src.evaluation.evaluation_set import held_out_questions
+from src.evaluation.intervals import Interval, bootstrap_interval, caution, win_rate
+from src.preference.pairs import held_out_pairs, pair_points
+from src.report.page import verdicts
+from src.report.pipelines import Chain, Stage
+from src.training import run_data, stages
+from src.training.console import compare
+from src.training.optimizer import learning_rate
+from src.utils.checkpoint_utils import Checkpoint
+from src.utils.constants import PRETRAINED_DEFAULTS
+
+PICO = load_tokenizer("pico")
+
+
+def generated(*argv):
+    """The JSON lines of generate_from_checkpoint.py with the k-gram."""
+    ended = outcome("generate_from_checkpoint", ["--model_type", "kgram", "--json", *argv])
+    assert ended.code == 0, ended.err
+    return [json.loads(line) for line in ended.out]
+
+
+# --- intervals of few contexts ---
+
+
+def figures(contexts, before=0.0, after=1.0):
+    """(before, after): accuracy of six pairs a context, all wrong and then all right."""
+    count = 6 * contexts
+    groups = [n // 6 for n in range(count)]
+    return tuple({"accuracy": ([v] * count, [0.01] * count, groups)} for v in (before, after))
+
+
+def test_one_context_has_no_interval():
+    """`+16.67 [+16.67, +16.67]` was said of a file of one context: one of six pairs turned."""
+    points = [1.0, *[0.0] * 5]
+    found = bootstrap_interval(points, [0.01] * 6, ["one"] * 6)
+    assert found.value == pytest.approx(100 / 6) and found.groups == 1
+    assert math.isnan(found.low) and math.isnan(found.high) and found.verdict() is None
+    assert found.in_words(sign="+") == "+16.67 (one context)"
+    # A second context in which nothing is counted gives no interval either.
+    found = bootstrap_interval([*points, 0.0], [*[0.01] * 6, 0.0], [*["one"] * 6, "two"])
+    assert found.groups == 1 and math.isnan(found.low)
+    assert math.isnan(win_rate([1.0, 0.0], [0.0, 0.0], "aa").low)
+    assert found.as_json() == {"value": pytest.approx(100 / 6), "low": None, "high": None}
+
+
+@pytest.mark.parametrize(("contexts", "sign"), [(1, None), (2, None), (9, None), (10, 1), (40, 1)])
+def test_a_verdict_needs_ten_contexts(contexts, sign, capsys):
+    metrics = compare("train_reward_model", *figures(contexts))
+    said = capsys.readouterr().err
+    assert metrics["accuracy_gain"] == pytest.approx(100)
+    assert metrics["accuracy_gain_contexts"] == contexts
+    assert ("better in accuracy" in said) == (sign == 1) != ("no verdict in accuracy" in said)
+    assert ("expected at least 10" in said) == (sign is None)
+    assert ("above the figure before training" in said) == (sign == 1)
+    assert (metrics["accuracy_gain_low"] is None) == (contexts == 1)
+
+
+def test_the_caution_names_how_few():
+    def of(*groups):
+        return caution(Interval(1, 0, 2, n) for n in groups)
+
+    assert of(10, 12, None) == "" and of(0) == ""
+    assert of(1).startswith("from 1 context, expected at least 10: no interval")
+    assert of(4, 4, 30).startswith("from 4 contexts, expected at least 10: intervals of so few")
+    assert of(2, 9, 30).startswith("from 2 to 9 contexts")
+
+
+def test_the_table_has_no_interval_of_one_context(capsys):
+    print_table({"a": {"em": bootstrap_interval([1.0, 0.0], [0.01] * 2, [7, 7])}}, {"em": "%"})
+    said = capsys.readouterr().out
+    assert "50.00 (one context)" in said and "[" not in said
+    assert "caution: from 1 context" in said
+    print_table({"a": {"em": bootstrap_interval([1.0] * 10, [0.01] * 10, range(10))}}, {"em": "%"})
+    said = capsys.readouterr().out
+    assert "100.00 [100.00, 100.00]" in said and "caution" not in said
+
+
+def chain_with(tmp_path, **metrics):
+    found = Checkpoint("train_dpo", "kgram", None, PICO, {}, {}, [], metrics)
+    stage = Stage(tmp_path, found, None, [], [], {}, {})
+    return Chain(tmp_path, "kgram", {"train_dpo": stage}, [])
+
+
+@pytest.mark.parametrize(
+    ("contexts", "word"), [(1, "no verdict"), (9, "no verdict"), (10, "better"), (None, "better")]
+)
+def test_the_report_gives_no_verdict_from_few_contexts(contexts, word, tmp_path):
+    """None: an older checkpoint, which does not say."""
+    gain = {"em_gain": 16.67, "em_gain_low": 10.0, "em_gain_high": 20.0}
+    if contexts == 1:
+        gain |= {"em_gain_low": None, "em_gain_high": None}
+    if contexts:
+        gain["em_gain_contexts"] = contexts
+    (line,) = verdicts(chain_with(tmp_path, **gain))
+    assert f"EM {word} (+16.67" in line and ("expected at least 10" in line) == (word != "better")
+
+
+def test_a_context_that_comes_with_every_question_anew_is_one():
+    """Twelve rows of one context, as exports of one question a row have it: no twelve contexts."""
+    rows = [
+        Paragraph(f"t{n}", "Ada met Bo in 1204.", (Question(f"q{n}", "Who?", ("Ada",), (0,)),))
+        for n in range(12)
+    ]
+    encoded = encode_paragraphs(rows, PICO)
+    held_out = held_out_questions(rows, encoded, 512)
+    assert held_out.groups == [0] * 12
+    assert bootstrap_interval([1.0] * 12, [0.01] * 12, held_out.groups).groups == 1
+    pairs = held_out_pairs(rows, encoded, PICO, 512, "rows", None)
+    scores = torch.zeros(len(pairs.in_order()), 2)
+    assert len(scores) > 1 and set(pair_points(scores, pairs)[2]) == {0}
+
+
+# --- generation ---
+
+PROMPT = "Context: Ada met Bo in 1204.\nQuestion: When?\nAnswer:"
+
+
+def test_equal_prompts_get_different_samples(kgram):
+    """Three equal lines at temperature 1 gave three equal answers. A prompt's samples are those of
+    its place, however many come after it."""
+    line = json.dumps({"prompt": PROMPT}) + "\n"
+    Path("three.jsonl").write_text(3 * line)
+    Path("two.jsonl").write_text(2 * line)
+    argv = ["--temperature", "1", "--max_new_tokens", "12", "--num_samples", "2"]
+    three = [r["answers"] for r in generated("--prompts_file", "three.jsonl", *argv)]
+    assert len({tuple(answers) for answers in three}) == 3
+    assert [r["answers"] for r in generated("--prompts_file", "two.jsonl", *argv)] == three[:2]
+    assert [r["answers"] for r in generated("--prompt", PROMPT, *argv)] == three[:1]
+
+
+@pytest.mark.parametrize("value", ["1e-39", "1e-300", "0.0009"])
+def test_a_temperature_that_float32_cannot_divide_by_is_refused(value, kgram):
+    """1e-39 printed NULs, and log-probabilities of NaN."""
+    line = refusal("generate_from_checkpoint", ["--prompt", PROMPT, "--temperature", value])
+    assert f"'{value}' given, expected 0 (greedy) or at least 0.001" in line
+    line = refusal("train_ppo", ["--temperature", value])
+    assert f"'{value}' given, expected a number of at least 0.001" in line
+
+
+def test_the_least_temperature_is_as_good_as_greedy(kgram):
+    (greedy,) = generated("--prompt", PROMPT)
+    (sampled,) = generated("--prompt", PROMPT, "--temperature", "0.001")
+    assert sampled["answers"] == greedy["answers"]
+    assert all(math.isfinite(logp) for logp in sampled["logp_nats"])
+
+
+def test_a_typed_line_end_is_one_wherever_it_is_typed(kgram, monkeypatch):
+    """In --prompt a typed \\n stayed two characters, while a pipe made a line end of it."""
+    typed = PROMPT.replace("\n", "\\n")
+    flag = generated("--prompt", typed)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed + "\n"))
+    assert generated() == flag == generated("--prompt", PROMPT)
+    assert flag[0]["prompt"] == PROMPT
+    (two,) = generated("--context", "One\\ntwo.", "--question", "Who?")
+    assert two["context"] == "One\ntwo."
+    Path("file.jsonl").write_text(json.dumps({"prompt": "the \\nu of it"}))
+    assert generated("--prompts_file", "file.jsonl")[0]["prompt"] == "the \\nu of it"
+
+
+def test_a_long_answer_is_told_to_be_shorter(kgram):
+    """It was told to lower --max_new_tokens, which scores nothing."""
+    argv = ["--model_type", "kgram", "--prompt", PROMPT, "--checkpoint",
+            "checkpoints/kgram_train_reward_model/final.pt", "--answer"]  # fmt: skip
+    for answer, line in (("word " * 2000, "given, expected at most 1022 in the model's block of"),
+                         ("word " * 510, "shorten it or the --answer of ")):  # fmt: skip
+        ended = outcome("generate_from_checkpoint", [*argv, answer])
+        assert ended.code == 2 and line in ended.err[-1], ended.err
+        assert "max_new_tokens" not in ended.err[-1]
+
+
+# --- the length of a run ---
+
+
+@pytest.mark.parametrize("script", [main_squad, train_dpo, train_reward_model, train_ppo])
+@pytest.mark.parametrize("steps", [2, 6, 20, 57, 200])
+def test_every_stage_reaches_its_rate_early(script, steps):
+    """20 steps of warm-up were a third of PPO's 57 by default, and all of a run of 6: its rate
+    never came above 30% of --lr."""
+    args = script.build_parser().parse_args([])
+    rates = [learning_rate(s, steps, args.warmup, args.lr, args.hold) for s in range(steps)]
+    assert max(rates) == args.lr and rates.index(args.lr) <= 0.06 * steps
+    for stage, defaults in PRETRAINED_DEFAULTS.items():
+        assert 0 <= defaults["warmup"] <= 0.1, stage
+
+
+def test_warmup_is_a_share_and_a_number_of_steps_is_refused():
+    for value in ("1", "20", "-0.1"):
+        line = refusal("train_dpo", ["--warmup", value])
+        assert f"'{value}' given, expected a number of at least 0 and below 1" in line
+
+
+def article(number, sentences=60):
+    """A long paragraph with a question at its beginning, in its middle and at its end."""
+    words = [f"In {1200 + number} the fair of Boru{n} met Ada{n}." for n in range(sentences)]
+    context = " ".join(words)
+    golds = [f"Ada{n}" for n in (0, sentences // 2, sentences - 1)]
+    questions = tuple(
+        Question(f"{number}-{gold}", "Whom did it meet?", (gold,), (context.index(f"{gold}."),))
+        for gold in golds
+    )
+    return Paragraph(f"t{number}", context, questions)
+
+
+def planned_pairs(block, articles=40, asked_steps=None, **values):
+    """(steps, trees) of so many long articles, planned as train_dpo.py does."""
+    paragraphs = [article(n) for n in range(articles)]
+    encoded = encode_paragraphs(paragraphs, PICO)
+    units = context_groups(encoded, block)
+    questions = run_data.Questions(
+        paragraphs, encoded, units, paragraphs[:2], encoded[:2], None, {"dataset": "fairs"}
+    )
+    defaults = {"epochs": 1.0, "batch_size": 4, "max_steps": asked_steps, "eval_every": None,
+                "corruptions": None, "seed": 0}  # fmt: skip
+    args = argparse.Namespace(**{**defaults, **values})
+    steps = stages.steps_for_pairs(args, asked_steps, units)
+    train, _ = run_data.load_pairs(args, questions, PICO, block, steps)
+    assert stages.plan_pair_steps(args, asked_steps, train) == args.max_steps
+    return args.max_steps, len(train.trees.trees)
+
+
+def test_an_epoch_of_pairs_is_one_pass_over_the_batches_that_are_dealt(capsys):
+    """Contexts were counted where batches hold windows: 40 contexts in windows of 64 tokens with
+    three questions each are 120 trees, 30 steps, and not 10."""
+    assert planned_pairs(2048) == (10, 40)
+    assert planned_pairs(64) == (30, 120)
+    assert planned_pairs(64, epochs=2.5) == (75, 120)
+    assert planned_pairs(64, epochs=0.5) == (15, 60)
+    assert planned_pairs(64, asked_steps=7) == (7, 84)
+
+
+def test_a_run_too_short_to_learn_from_says_so(capsys):
+    for steps, said in ((1, True), (19, True), (20, False)):
+        args = argparse.Namespace(max_steps=steps, eval_every=None)
+        stages.plan_steps(args, ContextGroups([(0, (0,))], 0, 512, 0))
+        assert (f"a run of {steps} steps, fewer than 20" in capsys.readouterr().err) == said
+    planned_pairs(2048)
+    assert "a run of 10 steps, fewer than 20" in capsys.readouterr().err
