@@ -140,7 +140,7 @@ def main(argv=None) -> dict:
     pairs = held_out_pairs(
         chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions)
     )
-    say(f"{name}: {held_out.told()}; {pairs.trees.dropped} pairs did not fit the block")
+    say(f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block")
     setting = comparison(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
     results = {p.path: measure_policy(setting, p.model) for p in policies}
     for path, (result, _) in results.items():

@@ -123,9 +123,9 @@ def test_the_parent_answers_once(monkeypatch):
     assert asked == [parent] and result is c.parent_result
 
 
-def test_what_was_dropped_or_has_no_loss_is_told():
-    told = HELD_OUT._replace(lost=0.25, dropped=2).told()
-    assert told == (
+def test_the_summary_counts_what_was_dropped_or_has_no_loss():
+    summary = HELD_OUT._replace(lost=0.25, dropped=2).summary()
+    assert summary == (
         "3 held out (2 more leave no room for an answer); windows cut off 25.0% of the held-out "
         "golds; 1 are longer than an answer may be and have no loss"
     )

@@ -11,7 +11,7 @@ import transformers
 from src.data.encoding import answer_text, context_text, question_text
 from src.data.pico import generate_articles
 from src.data.tokenizers.byte_pairs import byte_characters, vocabulary_of_json
-from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
+from src.data.tokenizers.tokenizer import EOS, PATTERNS, PICO_FILE, Tokenizer, load_tokenizer
 from src.inference.logprobs import pad
 from src.interop.export import FILES, MAX_NEW_TOKENS, PARTIAL
 from src.interop.llama_folder import folder_source
@@ -184,7 +184,7 @@ def in_transformers(tokenizer, folder):
 PIECES = (
     "a", "Be", "the", "é", "ſ", "'", "'s", "'LL", "'ve", " ", "  ", "     ", "\n", "\r\n", "\t",
     "\u00a0", "\u3000", "\u2028", "\x1c", "\x85", "1", "23", "4567", "١", "Ⅷ", "½", "🙂",
-    "👨‍👩‍👧", "東京", "م", "ि", "e\u0301", STOP, PAD, "<|im_start|>", "<s>",
+    "👨‍👩‍👧", "東京", "م", "ि", "e\u0301", EOS, PAD, "<|im_start|>", "<s>",
     "def f(x):\n    return x", "->", "_", "/", "{}", "Context:", "\x00", "\ufeff", "\u200b",
     "\U0001d49c",
 )  # fmt: skip
@@ -223,7 +223,7 @@ def encoding(ranks, pattern=PATTERNS["gpt2"], special=None):
     """A tokenizer of any ranks and special tokens."""
     import tiktoken
 
-    special = special or {STOP: max(ranks.values()) + 1}
+    special = special or {EOS: max(ranks.values()) + 1}
     return Tokenizer("made", tiktoken.Encoding(
         "made", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
     ))  # fmt: skip
@@ -255,7 +255,7 @@ def test_ranks_out_of_order_are_refused():
 
 def test_a_special_token_that_is_an_ordinary_one_too_is_refused():
     with pytest.raises(UserError, match="is special and also an ordinary token"):
-        tokenizer_json(encoding(BYTES | {STOP.encode(): 300}))
+        tokenizer_json(encoding(BYTES | {EOS.encode(): 300}))
 
 
 def test_gaps_among_ids_and_a_possessive_count(tmp_path):
@@ -264,12 +264,12 @@ def test_gaps_among_ids_and_a_possessive_count(tmp_path):
     import tokenizers
 
     ours = encoding(
-        BYTES | {b"12": 300, b"123": 302, b"1234": 303}, r"\p{N}{1,3}+|\P{N}", {STOP: 400}
+        BYTES | {b"12": 300, b"123": 302, b"1234": 303}, r"\p{N}{1,3}+|\P{N}", {EOS: 400}
     )
     theirs = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(ours, pad_id=405)))
     assert ours.encode("1234")[0] == 302
     assert theirs.encode("1234x12").ids == ours.encode("1234x12")
-    assert (theirs.token_to_id(STOP), theirs.token_to_id(PAD)) == (400, 405)
+    assert (theirs.token_to_id(EOS), theirs.token_to_id(PAD)) == (400, 405)
     assert theirs.get_vocab_size() == 406
 
 

@@ -443,8 +443,8 @@ def test_harder_levels_are_harder():
 
 def test_facts_table():
     """Each fact has four statements and questions or more, and the slots they need."""
-    for kind, answer_type, fact in every_fact():
-        name = f"{kind} {answer_type} {fact.statements[0]}"
+    for kind, about, fact in every_fact():
+        name = f"{kind} {about} {fact.statements[0]}"
         assert len(fact.statements) >= 4 <= len(fact.questions), name
         for statement in (*fact.statements, *fact.decoys):
             slots = statement[1::2]
@@ -477,9 +477,9 @@ def test_wordings_belong_to_one_fact():
             for wording in (*(w for _, w in fact.questions), *fact.inverse)
         )
         assert [wording for wording, n in asked.items() if n > 1] == [], kind
-        for answer_type, facts in types.items():
+        for about, facts in types.items():
             told = Counter(w for fact in facts for w in (*fact.statements, *fact.decoys))
-            assert [wording for wording, n in told.items() if n > 1] == [], (kind, answer_type)
+            assert [wording for wording, n in told.items() if n > 1] == [], (kind, about)
     assert sum(len(facts) for types in FACTS.values() for facts in types.values()) > 200
     for kind in ("person", "figure", "work", "building", "company", "event"):
         assert sum(len(facts) >= EASY for facts in FACTS[kind].values()) >= 3

@@ -15,7 +15,7 @@ from src.data.pico import generate_articles
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.bpe_file import read_ranks
 from src.data.tokenizers.byte_pairs import Vocabulary
-from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE, STOP, Tokenizer, load_tokenizer
+from src.data.tokenizers.tokenizer import EOS, PATTERNS, PICO_FILE, Tokenizer, load_tokenizer
 from src.utils.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
@@ -45,7 +45,7 @@ def pico() -> Tokenizer:
 def pretrained(pattern: str, ranks: dict[bytes, int]) -> Tokenizer:
     """A tokenizer of a pretrained model, its stop token the id after the ranks."""
     eos_id, cut = len(ranks), PATTERNS[pattern]
-    vocabulary = Vocabulary("pretrained", ranks, cut, {STOP: eos_id}, eos_id, eos_id + 1)
+    vocabulary = Vocabulary("pretrained", ranks, cut, {EOS: eos_id}, eos_id, eos_id + 1)
     return Tokenizer.from_vocabulary(vocabulary)
 
 

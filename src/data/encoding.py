@@ -1,11 +1,11 @@
 """Paragraphs as token ids: the three strings of a prompt, each encoded apart, cached on disk.
 
-A prompt is `Context: {c}\\n`, then `Question: {q}\\nAnswer:`, then ` {a}`, then the stop token,
-which is not stored. c and q are right-stripped. Encoding the parts apart is what lets a context's
+A prompt is `Context: {c}\\n`, then `Question: {q}\\nAnswer:`, then ` {a}`, then EOS, which is
+not stored. c and q are right-stripped. Encoding the parts apart is what lets a context's
 ids be shared by its questions, and a question's by its answers.
 
-Prompts of the user's own (`Paragraph.template` is False) are the user's text and nothing else: the
-beginning that they share, which may be empty, then the rest of each.
+Custom prompts (`Paragraph.template` is False) are the user's text and nothing else: the prefix that
+they share, which may be empty, then the rest of each.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _ANSWER = "\nAnswer:"
 
 
 class EncodedQuestion(NamedTuple):
-    """tokens: `Question: {q}\\nAnswer:`; golds: ` {a}` each, without the stop token; texts, starts:
+    """tokens: `Question: {q}\\nAnswer:`; golds: ` {a}` each, without EOS; texts, starts:
     the golds as text and their first characters in the paragraph's context, or NO_PLACE."""
 
     id: str
@@ -66,7 +66,7 @@ def question_text(question: str) -> str:
 
 
 def answer_text(answer: str) -> str:
-    """The third: the answer as the model writes it, before the stop token."""
+    """The third: the answer as the model writes it, before EOS."""
     return f" {answer}"
 
 

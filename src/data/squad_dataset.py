@@ -1,9 +1,9 @@
 """From paragraphs to batches of trees, in an order that (seed, epoch, step) alone decides.
 
-Encoding lives in encoding, windows in windows. A batch is a list of trees,
-`(context ids, [(question ids, [answer ids, ...]), ...])`, plain lists without stop tokens. What
-is dealt into batches are units: a paragraph with up to `max_questions` of its questions. A unit
-whose questions need several windows makes several trees.
+encoding.py makes the ids, windows.py cuts contexts. A batch is a list of trees,
+`(context ids, [(question ids, [answer ids, ...]), ...])`, plain lists without EOS. Batches are made
+of context groups: a paragraph with up to `max_questions` of its questions. A group whose questions
+need several windows makes several trees.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,8 +28,8 @@ POOL_BATCHES = 8
 
 
 class ContextGroups(NamedTuple):
-    """What is dealt into batches: groups, (paragraph, some of its questions); dropped: questions
-    that no window can hold; block_size, answer_budget: what the windows were worked out with.
+    """groups: (paragraph, some of its questions), which batches are made of; dropped: questions
+    that no window can hold; block_size, answer_budget: the limits of those windows.
     """
 
     groups: list[tuple[int, tuple[int, ...]]]
@@ -56,7 +56,7 @@ def context_groups(
 
     A question is dropped, and counted, where with each of its golds the question, the answer and a
     window that holds the gold exceed the block. answer_budget: least tokens to leave for an answer
-    and its stop (PPO samples answers of its own).
+    and its EOS (PPO samples answers of its own).
     """
     groups, dropped = [], 0
     for p, paragraph in enumerate(paragraphs):
@@ -80,23 +80,22 @@ def training_trees(
     rng: np.random.Generator,
     gold: str = "random",
 ) -> list[Tree]:
-    """All questions of the units once, each with one of its golds: a `random` one, or the `first`.
-    """
+    """All questions of the groups once, each with one of its golds: `random` or `first`."""
     return [
         tree
         for p, questions in units.groups
-        for tree, _ in _unit_trees(paragraphs[p], questions, units, rng, gold)
+        for tree, _ in _group_trees(paragraphs[p], questions, units, rng, gold)
     ]
 
 
-def _unit_trees(
+def _group_trees(
     paragraph: EncodedParagraph,
     questions: Sequence[int],
     units: ContextGroups,
     rng: np.random.Generator,
     gold: str,
 ) -> list[tuple[Tree, list[int]]]:
-    """(tree, its questions) for each window of a unit."""
+    """(tree, its questions) for each window of a context group."""
     if gold not in ("random", "first"):
         raise ValueError(f"gold {gold!r}: expected 'random' or 'first'")
     asks = []
@@ -113,14 +112,14 @@ def _unit_trees(
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Batches that hold so many units once, the last one perhaps smaller."""
+    """Batches in which `count` context groups occur once; the last may be smaller."""
     return -(-count // batch_size)
 
 
 def batch_order(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """The batches of an epoch, as indices into `lengths` (tokens of each unit's context).
+    """The batches of an epoch, as indices into `lengths` (tokens of each group's context).
 
     All are shuffled, cut into pools of 8 batches, sorted by length within a pool so that little is
     padding, cut into batches, and the batches shuffled. A pure function of its arguments.
@@ -145,11 +144,10 @@ def indexed_batches(
     start_step: int = 0,
     gold: str = "random",
 ) -> Iterator[Batch]:
-    """Batches of `batch_size` units of the paragraphs without end, from any step on.
+    """Endless batches of `batch_size` context groups, from any step on.
 
-    Batch number n is the same whichever start_step led to it: the order comes from (seed, epoch),
-    a unit's gold and window from (seed, epoch, paragraph, first question). Earlier trees are not
-    made.
+    Batch number n does not depend on start_step: the order comes from (seed, epoch), a group's gold
+    and window from (seed, epoch, paragraph, first question). Trees of earlier steps are not made.
     """
     if not units.groups:
         raise ValueError(f"no question fits a block of {units.block_size} tokens")
@@ -164,7 +162,7 @@ def indexed_batches(
             index: list[list[Place]] = []
             for p, questions in (units.groups[u] for u in chosen):
                 rng = stream(Stream.WINDOWS, seed, epoch, p, questions[0])
-                for tree, asked in _unit_trees(paragraphs[p], questions, units, rng, gold):
+                for tree, asked in _group_trees(paragraphs[p], questions, units, rng, gold):
                     trees.append(tree)
                     index.append([(p, q) for q in asked])
             yield Batch(trees, index)
@@ -179,7 +177,7 @@ def evaluate_on(
     max_questions: int = 16,
     doc_stride: int | None = None,
 ) -> EvaluationTrees:
-    """`evaluation_trees` of encoded paragraphs; this is where their golds are left behind."""
+    """`evaluation_trees` of encoded paragraphs, without their golds."""
     return evaluation_trees(
         [paragraph.tokens for paragraph in paragraphs],
         [[question.tokens for question in paragraph.questions] for paragraph in paragraphs],

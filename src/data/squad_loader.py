@@ -161,7 +161,7 @@ def _halves(sources: Sources, dataset: str, report: LoadReport) -> dict[str, lis
 
 
 def require_difficulties(dataset: str, difficulty: int | None) -> None:
-    """UserError where a difficulty was asked of data that have none."""
+    """UserError if a difficulty is given for data without difficulties."""
     if difficulty and dataset != "pico":
         raise UserError(
             f"--difficulty {difficulty} given, but the data is {dataset}, expected it left out: "

@@ -1,13 +1,13 @@
 """Trees that fit the model: a context that is too long is cut to a window, nothing else ever is.
 
-A block of `block_size` tokens must hold context, question, answer and stop token of every path from
-root to leaf. Where the whole context fits it is taken whole. Otherwise a window keeps the head
+A block of `block_size` tokens must hold context, question, answer and EOS of every path from root
+to completion. Where the whole context fits it is taken whole. Otherwise a window keeps the head
 (`Context:`), a run of the text's tokens, and the last token (the line's end).
 
 Training knows the golds: questions whose golds fit one window share it, and its start is drawn
 uniformly from those that hold them all, so that a gold's place in the window tells nothing.
-Evaluation takes the first tokens, or windows that overlap, and is never shown an answer.
-Prompts of the user's own are never cut.
+Evaluation takes the first tokens, or overlapping windows, whatever the answer is. Custom prompts
+are never cut.
 """
 
 import os
@@ -19,10 +19,10 @@ import numpy as np
 from src.data.encoding import CONTEXT_HEAD, EncodedParagraph, EncodedQuestion
 from src.data.squad_types import NO_PLACE
 
-# (context ids, [(question ids, [answer ids, ...]), ...]): one root of a forest.
+# One prefix tree: (context ids, [(question ids, [answer ids, ...]), ...]).
 Tree = tuple[list[int], list[tuple[list[int], list[list[int]]]]]
 Place = tuple[int, int]  # (paragraph, question in it)
-STOP = 1  # tokens of the stop token
+EOS_TOKENS = 1  # EOS takes one token
 # At evaluation a question longer than this share of a block is read apart from its siblings, whose
 # context it would shorten.
 _LONE_SHARE = 4
@@ -30,7 +30,7 @@ _LONE_SHARE = 4
 
 class Ask(NamedTuple):
     """A question to be placed. tokens, answers: ids; need: tokens below the context (question,
-    longest answer, stop); span: token range [first, end) of the gold that its window must hold, or
+    longest answer, EOS); span: token range [first, end) of the gold that its window must hold, or
     None where the whole context fits."""
 
     tokens: list[int]
@@ -84,10 +84,10 @@ def make_ask(
 ) -> Ask | None:
     """The question with these answers, in a window that holds its gold number `gold`.
 
-    answer_budget: tokens to leave for an answer and its stop, at least. None where no window holds
-    the gold beside question, answers and stop, or where it is not known where the gold stands.
+    answer_budget: least tokens to leave for an answer and its EOS. None if no window holds the gold
+    beside question, answers and EOS, or if the gold's place is not known.
     """
-    room = max(answer_budget, max(map(len, answers)) + STOP)
+    room = max(answer_budget, max(map(len, answers)) + EOS_TOKENS)
     need = len(question.tokens) + room
     if len(paragraph.tokens) + need <= block_size:
         return Ask(question.tokens, answers, need, None)
@@ -174,7 +174,7 @@ def evaluation_trees(
     """Each context's first tokens (all of them where they fit) with its questions, in order.
     Prompts without a context that begin alike come side by side, their beginning as a context.
 
-    contexts[i], questions[i][j]: ids; answer_budget: tokens left for the answer and its stop token.
+    contexts[i], questions[i][j]: ids; answer_budget: tokens left for the answer and its EOS.
     doc_stride: tokens from the start of one window of a context that is cut to the next; None: only
     its first. heads: per context, the tokens that every window begins with (for doc_stride).
     Nothing here depends on an answer.
@@ -282,9 +282,9 @@ def golds_lost(paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTre
 def attach_answers(
     evaluation: EvaluationTrees, answers: Mapping[Place, list[list[int]]], answer_budget: int
 ) -> tuple[list[Tree], list[list[Place]]]:
-    """The evaluation's trees with the given answers as leaves, and the place of each question.
+    """The evaluation's trees with the given answers, and the place of each question.
 
-    Questions without an entry, or of which one answer with its stop exceeds answer_budget, are left
+    Questions without an entry, or of which one answer with its EOS exceeds answer_budget, are left
     out: compare the number of places to see how many.
     """
     trees, index = [], []
@@ -292,7 +292,7 @@ def attach_answers(
         kept = [
             (place, (tokens, answers[place]))
             for place, (tokens, _) in zip(places, asked, strict=True)
-            if place in answers and max(map(len, answers[place])) + STOP <= answer_budget
+            if place in answers and max(map(len, answers[place])) + EOS_TOKENS <= answer_budget
         ]
         if kept:
             trees.append((context, [node for _, node in kept]))

@@ -1,4 +1,4 @@
-"""Answers against golds: SQuAD metrics, intervals, baselines, and policies side by side."""
+"""Answers against golds: SQuAD metrics, intervals, baselines, and comparisons of policies."""
 
 from src.data.answer_text import normalize_answer
 from src.evaluation.squad_metrics import exact_match, f1_score

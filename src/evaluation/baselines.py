@@ -1,4 +1,4 @@
-"""Baselines that read nothing, and the ceiling of a perfect copier."""
+"""Baselines: rules that do not use the question, and the upper bound of copying."""
 
 import random
 from collections import Counter
@@ -9,7 +9,7 @@ from src.data.answer_text import answer_type, typed_spans
 
 
 class Baselines(NamedTuple):
-    """One answer a question from each rule that reads nothing, and from a perfect copier."""
+    """One answer to each question from every rule."""
 
     random_span: list[str]
     first_of_type: list[str]
@@ -21,14 +21,14 @@ def baseline_predictions(
     contexts: Sequence[str], golds: Sequence[Sequence[str]], train_answers: Sequence[str],
     seed: int = 0,
 ) -> Baselines:
-    """What rules score that understand nothing, and what the best copier could score.
+    """The answers of three lower baselines and of a perfect copier, the upper bound.
 
     contexts: per question, the text that the model sees, cut to its window. golds: per question.
     random_span: a uniform start, as many words as a random training answer has.
-    first_of_type: the first span of the gold's own type. The rule is told the type, which a model
-        has to work out from the question, so it is a floor that a model must earn.
-    majority: the most frequent training answer of that type, told likewise.
-    perfect_copy: the gold where the context still holds one, else nothing: 1 less what was cut off.
+    first_of_type: the first span of the gold's type. The rule is given the type, which a model has
+        to infer from the question.
+    majority: the most frequent training answer of that type, which is given too.
+    perfect_copy: a gold if the cut context still holds one, else nothing.
     """
     rng = random.Random(seed)
     lengths = [len(answer.split()) for answer in train_answers] or [1]

@@ -1,4 +1,4 @@
-"""Policies measured side by side: the table that eval_dpo.py prints."""
+"""Compare policies on one evaluation set: the table that eval_dpo.py prints."""
 
 import argparse
 from collections.abc import Sequence
@@ -134,8 +134,7 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
 
 
 def rule_rows(baselines: Baselines, held_out: EvaluationSet) -> dict[str, dict[str, Interval]]:
-    """EM and F1 of the rules: three floors, and the ceiling of copying perfectly what is visible.
-    """
+    """EM and F1 of the baselines, the upper bound of perfect copying included."""
     rows = {}
     for name, answers in baselines._asdict().items():
         em, f1 = em_and_f1(answers, held_out.asked)

@@ -1,4 +1,4 @@
-"""Held-out questions as policies meet them, chosen once and the same for all who are compared."""
+"""The evaluation set: held-out questions as prompts, the same for all compared policies."""
 
 import random
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from src.inference.sampling import PromptTree, generate_all
 from src.training.distributed import map_over_ranks
 from src.utils.errors import UserError
 
-# Tokens that an answer may take at evaluation, its stop token included.
+# Longest answer at evaluation, in tokens, EOS included.
 MAX_ANSWER_TOKENS = 32
-# What a window leaves for it: a reward model reads a stop token after an answer that was cut off.
+# What a window leaves for it: a reward model reads EOS even after an answer that was cut off.
 ANSWER_BUDGET = MAX_ANSWER_TOKENS + 1
 
 
 class EvaluationSet(NamedTuple):
-    """Lists run question after question in the order of the prompts.
+    """All lists have one entry for each question, in the order of the prompts.
 
     prompts: cut to their windows; golds: ids of each question's first gold.
     groups: the context of each question, for intervals. lost: share of questions of which the
@@ -47,14 +47,14 @@ class EvaluationSet(NamedTuple):
     later_of: Sequence[int] = ()
 
     def gold_tokens(self) -> list[int]:
-        """Tokens of each gold and its stop, (Q,); 0 where they are more than an answer may have:
-        the windows leave MAX_ANSWER_TOKENS, so a longer gold has no place in them, and no loss.
+        """Tokens of each gold with its EOS, (Q,); 0 if there are more than MAX_ANSWER_TOKENS. The
+        windows leave no room for such a gold, so it has no loss.
         """
         counts = (len(gold) + 1 for gold in self.golds)
         return [n if n <= MAX_ANSWER_TOKENS else 0 for n in counts]
 
-    def told(self) -> str:
-        """How many questions there are, and what of them was dropped or cut."""
+    def summary(self) -> str:
+        """One line: the number of questions, of dropped ones, and of golds that were cut off."""
         return (
             f"{len(self.asked)} held out ({self.dropped} more leave no room for an answer); "
             f"windows cut off {self.lost:.1%} of the held-out golds; "
@@ -129,8 +129,8 @@ def held_out_questions(
 
 class PolicyResult(NamedTuple):
     """answers, ids: greedy texts and tokens; em, f1: points (Q,); nats, tokens: of the first gold
-    and its stop (Q,), 0 where that gold is longer than an answer may be. trees: the answers below
-    the windows that they were read from.
+    and its EOS (Q,), 0 if that gold is longer than MAX_ANSWER_TOKENS. trees: the answers below the
+    windows that they were read from.
     """
 
     answers: list[str]
@@ -209,9 +209,9 @@ def best_of_windows(
 def baselines_of(
     held_out: EvaluationSet, tokenizer: Tokenizer, train: Sequence[Paragraph]
 ) -> Baselines:
-    """The rules' answers to the same questions, in the text that the policies see."""
+    """The baselines' answers to the same questions, from the text that the policies see."""
     def visible(prompts: Sequence[PromptTree]) -> list[str]:
-        """Without "Context:", which would be the first name of each."""
+        """Without "Context:", which would be the first name in each text."""
         texts = (tokenizer.decode(context) for context, qs in prompts for _ in qs)
         return [text.removeprefix(CONTEXT_HEAD).strip() for text in texts]
 
@@ -234,14 +234,13 @@ def evenly_spaced(total: int, number: int = 3) -> list[int]:
 def sample_lines(
     held_out: EvaluationSet, answers: Sequence[str], before: Sequence[str] = ()
 ) -> list[str]:
-    """A few fixed questions with the gold, an answer and, where given, the answer before training
-    (one a question shown), for people to read.
+    """Lines with a few fixed questions: gold, answer and, if given, the answer before training.
+
+    before: one answer for each of the questions that are printed.
     """
     lines = []
-    for number, place in enumerate(evenly_spaced(len(answers))):
-        about, was = held_out.asked[place], before[number : number + 1]
-        told = f"  before: {was[0]!r}" if was else ""
-        lines.append(
-            f"  Q: {about.question}  gold: {about.golds[0]!r}  answer: {answers[place]!r}{told}"
-        )
+    for number, index in enumerate(evenly_spaced(len(answers))):
+        example, old = held_out.asked[index], before[number : number + 1]
+        line = f"  Q: {example.question}  gold: {example.golds[0]!r}  answer: {answers[index]!r}"
+        lines.append(line + (f"  before: {old[0]!r}" if old else ""))
     return lines

@@ -17,7 +17,7 @@ def kl_of_samples(
 ) -> np.ndarray:
     """KL from the parent, one estimate a question (Q,): summed k1 of one sample at temperature 1.
 
-    Of a sample cut off at max_new_tokens its tokens count and no stop token, which it never drew: a
+    A sample that was cut off at max_new_tokens counts without EOS, which the policy did not draw: a
     term that is not drawn from the policy can make the mean negative. first_row: how many questions
     other ranks have before these, so that all draw from one stream.
     """

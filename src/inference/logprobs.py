@@ -1,7 +1,8 @@
-"""The forest runner: contexts -> questions -> answers, each read once, whatever is wanted at the
-end.
+"""Log-probabilities of completions in prefix trees: context -> questions -> answers.
 
-R rows of a level, T tokens, N leaves (answers), A answer positions, D width, V vocabulary.
+Shared prefixes are encoded once: a context for all its questions, a question for all its answers.
+
+R rows of a level, T tokens, N completions (answers), A answer positions, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,17 +16,17 @@ from src.losses import sequence_sum, token_logp
 from src.model.prefix_sharing.levels import Level
 from src.utils.constants import MICRO_BATCH_TOKENS
 
-# (context ids, [(question ids, [answer ids, ...]), ...]); answers come without their stop token.
+# (context ids, [(question ids, [answer ids, ...]), ...]); answers come without EOS.
 Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
 
 
 class TreeBatch(NamedTuple):
-    """Three levels, and what the leaves should say.
+    """Prefix trees as three padded levels, with the targets of their completions.
 
-    contexts, questions: each question without its last token, which the leaves read first, so that
-        their hidden states line up with answer tokens.
-    leaves: the last prompt token, the answer and, if `reads_eos`, the stop token.
-    targets: (N, A) answer tokens and the stop token; mask: (N, A) bool, True where they are real.
+    contexts, questions: a question without its last token. Its completions read that token first,
+        so that their hidden states line up with answer tokens.
+    completions: the last prompt token, the answer and, if `reads_eos`, EOS.
+    targets: (N, A) answer tokens and EOS; mask: (N, A) bool, True where they are real.
     """
 
     contexts: Level
@@ -36,22 +37,20 @@ class TreeBatch(NamedTuple):
     reads_eos: bool
 
     def levels(self) -> tuple[Level, Level, Level]:
-        """Contexts, questions and leaves."""
+        """Contexts, questions and completions."""
         return self.contexts, self.questions, self.completions
 
 
 class CompletionLogps(NamedTuple):
-    """logp: (N, A) nats of each answer token and the stop token, 0 where mask is False; mask: (N,
-    A) bool.
-    """
+    """logp: (N, A) nats of each answer token and EOS, 0 where mask is False; mask: (N, A) bool."""
 
     logp: Tensor
     mask: Tensor
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Right-pad lists of ids to (R, T), T >= 1, with lengths (R,). The padding is id 0 and is never
-    looked at.
+    """Right-pad lists of ids to (R, T), T >= 1, with lengths (R,). The padding is id 0; masks and
+    lengths exclude it everywhere.
     """
     lengths = [len(row) for row in rows]
     width = max(1, max(lengths, default=1))
@@ -61,7 +60,7 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tu
 
 
 def to_device(x: Tensor, device: torch.device | str) -> Tensor:
-    """x on the device; to a GPU from pinned memory, so that the copy waits for no kernel."""
+    """x on the device; to a GPU from pinned memory, so that the copy is asynchronous."""
     if torch.device(device).type == "cuda":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
@@ -76,17 +75,17 @@ def build_tree_batch(
     """Lay out trees as three padded levels. Every question has at least one token (the last prompt
     token).
 
-    No trees (a rank without a share) make one row of padding a level, which is read, and no leaf:
-    every loss of it is 0 and reaches all weights with gradient 0.
+    Without trees (a rank whose partition is empty) each level has one row of padding and there is
+    no completion: its loss is 0, with gradient 0 for all weights.
     """
     contexts, questions, completions, targets = [], [], [], []
-    question_parent, leaf_parent = [], []
+    question_parent, completion_parent = [], []
     for context, children in trees:
         for question, answers in children:
             for answer in answers:
                 completions.append([question[-1], *answer, *([eos_id] if reads_eos else [])])
                 targets.append([*answer, eos_id])
-                leaf_parent.append(len(questions))
+                completion_parent.append(len(questions))
             questions.append(question[:-1])
             question_parent.append(len(contexts))
         contexts.append(context)
@@ -100,7 +99,7 @@ def build_tree_batch(
     return TreeBatch(
         level(contexts, [0] * len(contexts)),
         level(questions, question_parent),
-        level(completions, leaf_parent),
+        level(completions, completion_parent),
         target,
         mask,
         reads_eos,
@@ -108,22 +107,24 @@ def build_tree_batch(
 
 
 def completion_hidden(model: nn.Module, tree_batch: TreeBatch) -> Tensor:
-    """Hidden states (N, A (+ 1 with the stop token), D) of the leaves."""
+    """Hidden states (N, A, D) of the completions; A + 1 positions if they read EOS."""
     return model.read_completions(tree_batch.levels())[: len(tree_batch.targets)]
 
 
 def last_hidden(model: nn.Module, tree_batch: TreeBatch) -> Tensor:
-    """Each leaf's last hidden state (N, D): the one at the stop token, where a reward is read."""
+    """The last hidden state (N, D) of each completion, at EOS: the reward model's input."""
     if not tree_batch.reads_eos:
         raise ValueError(
-            "a forest built with reads_eos=False given, its leaves end before the stop token"
+            "a tree batch built with reads_eos=False given, its completions end before EOS, "
+            "build it with reads_eos=True"
         )
     return model.read_last(tree_batch.levels())[: len(tree_batch.targets)]
 
 
 def pick(x: Tensor, mask: Tensor) -> Tensor:
-    """Rows of x (..., T, D) where mask (..., T) is True, (M, D). index_select: its gradient is
-    reproducible.
+    """Rows of x (..., T, D) where mask (..., T) is True, (M, D).
+
+    By index_select, whose gradient is deterministic.
     """
     return x.flatten(0, -2).index_select(0, mask.flatten().nonzero().squeeze(1))
 
@@ -131,11 +132,11 @@ def pick(x: Tensor, mask: Tensor) -> Tensor:
 def logp_of_hidden(
     model: nn.Module, hidden: Tensor, targets: Tensor, mask: Tensor, temperature: float = 1.0
 ) -> CompletionLogps:
-    """Log-probabilities of targets (N, A) from the hidden states (N, >= A, D) before them; logits
-    at real positions only.
+    """Log-probabilities of targets (N, A) from the hidden states (N, >= A, D) before them. Logits
+    are computed at real positions only.
     """
     logits = model.logits(pick(hidden[:, : targets.shape[1]], mask))
-    if temperature != 1:  # a pass over all logits, and another backward
+    if temperature != 1:  # saves a pass over all logits, forward and backward
         logits = logits / temperature
     flat = token_logp(logits, targets[mask])
     logp = flat.new_zeros(mask.numel()).index_copy(0, mask.flatten().nonzero().squeeze(1), flat)
@@ -145,7 +146,7 @@ def logp_of_hidden(
 def score_completions(
     model: nn.Module, tree_batch: TreeBatch, temperature: float = 1.0
 ) -> CompletionLogps:
-    """Log-probabilities of every answer's tokens and its stop token."""
+    """Log-probabilities of every completion's tokens, EOS included."""
     return logp_of_hidden(
         model,
         completion_hidden(model, tree_batch),
@@ -158,7 +159,7 @@ def score_completions(
 def batches_by_length(
     trees: Sequence, questions_a_batch: int = 64, tokens_a_batch: int = MICRO_BATCH_TOKENS
 ) -> Iterator[list[int]]:
-    """Indices of trees (context first) in batches of similar length, to avoid padding."""
+    """Indices of trees in batches of similar context length, to avoid padding."""
     order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]))
     batch, questions, tokens = [], 0, 0
     for index in order:
@@ -176,15 +177,15 @@ def batches_by_length(
 def for_all_completions(
     trees: Sequence[Tree], of_batch: Callable[[Sequence[Tree]], Tensor]
 ) -> Tensor:
-    """Apply `of_batch` (trees -> (leaves, ...)) to batches of like length; rows in the trees'
-    order.
+    """Apply `of_batch` (trees -> (completions, ...)) to batches of similar length; returns the rows
+    in the order of the trees.
     """
     rows: dict[int, Tensor] = {}
     for batch in batches_by_length(trees):
         counts = [sum(len(answers) for _, answers in trees[i][1]) for i in batch]
         result = of_batch([trees[i] for i in batch]).cpu()
         rows.update(zip(batch, result.split(counts), strict=True))
-    # Joined outside inference mode: what is made inside may not enter a graph, copies included.
+    # Outside inference mode: autograd refuses tensors made inside it, and copies of them.
     with torch.inference_mode(False):
         return torch.cat([rows[i] for i in range(len(trees))]) if trees else torch.zeros(0)
 
@@ -197,8 +198,9 @@ def completion_logps(
     temperature: float = 1.0,
     first: int | None = None,
 ) -> Tensor:
-    """Log-probability (N,) in nats of every answer with its stop token, without gradients; `first`:
-    of its first so many tokens, the stop token among them if it comes as early.
+    """Log-probability (N,) in nats of every completion, EOS included, without gradients.
+
+    first: sum over the first so many tokens only, EOS included if it is among them.
     """
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
@@ -210,27 +212,24 @@ def completion_logps(
 
 
 class TextScores(NamedTuple):
-    """answers: as CompletionLogps; text_logp: (M,) nats of each context and question token that a
-    language model predicts.
-    """
+    """text_logp: (M,) nats of each context and question token that a language model predicts."""
 
     answers: CompletionLogps
     text_logp: Tensor
 
 
 def score_text(model: nn.Module, tree_batch: TreeBatch) -> TextScores:
-    """Answers' log-probabilities, and those of the text before them, each context token counted
-    once.
+    """Log-probabilities of the answers and of the text before them, each context token once.
 
-    A context's first token has nothing before it. A question's first token is the same word every
-    time and follows the context's last, which has many questions after it: neither is predicted.
-    The last token of a question without answers stands in no leaf and is not predicted either.
+    Three kinds of tokens are not predicted. A context's first token has no prefix. A question's
+    first token is the same word every time, and follows a context token that many questions share.
+    The last token of a question without answers is in no completion.
     """
     contexts, questions, completions = tree_batch.levels()
     context_hidden, question_hidden, hidden = model.read_levels(tree_batch.levels())
     hidden = hidden[: len(tree_batch.targets)]
     answers = logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask)
-    # The last token of a question's prompt stands in its leaves, the same in all of them.
+    # The last prompt token of a question is the first token of each of its completions.
     last_token = torch.full_like(questions.lengths, -1)
     count = len(tree_batch.targets)
     last_token[completions.parents[:count]] = completions.tokens[:count, 0]

@@ -1,4 +1,4 @@
-"""Prompts as people give them: flags, files of JSON lines, a pipe."""
+"""Read prompts from flags, JSON-lines files and pipes."""
 
 import argparse
 import json
@@ -62,7 +62,7 @@ def prompts_of_pipe() -> list[Prompt]:
 
 
 def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Prompt]:
-    """All prompts there are, but for those of a terminal: (context, question) or (None, prompt)."""
+    """All prompts, except those typed at a terminal: (context, question) or (None, prompt)."""
     if args.prompt is not None:
         return [(None, typed_text(args.prompt))]
     if args.question is not None:
@@ -88,12 +88,12 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
 def encode_within(
     tokenizer: Tokenizer, prompt: Prompt, room: int, advice: str, template: bool = True
 ) -> tuple[list[int], list[int]]:
-    """(context ids, question ids) of at most `room` tokens; the context is cut as at evaluation,
-    and that is logged.
+    """(context ids, question ids) of at most `room` tokens. The context is cut as at evaluation,
+    with a message.
 
-    advice: what to do where a prompt is too long without its context. template: False for a model
-    of prompts of the user's own, which it reads exactly as they are.
-    Raises UserError where the prompt is empty or too long.
+    advice: what to do if a prompt is too long without its context. template: False for a model of
+    custom prompts, which are encoded as they are.
+    Raises UserError if the prompt is empty or too long.
     """
     context, question = prompt
     if not question.strip():
@@ -108,7 +108,7 @@ def encode_within(
     else:
         parts = split_prompt(question) if template else ("", question)
         ids = tuple(map(tokenizer.encode, parts))
-    most = room - bool(ids[0])  # of a context at least the line's end stays
+    most = room - bool(ids[0])  # at least the context's line end stays
     if len(ids[1]) > most:
         raise UserError(
             f"a prompt of {len(ids[1])} tokens given (without its context), expected at most "

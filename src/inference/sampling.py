@@ -1,4 +1,4 @@
-"""The sampling engine: many prompts, many samples each, one prefill of what they share.
+"""Sampling: many prompts, many samples each, one prefill of the prefixes that they share.
 
 C contexts, Q questions, N = Q * samples answers, A answer positions, V vocabulary.
 """
@@ -30,13 +30,12 @@ GREEDY = Sampling(temperature=0.0)
 
 
 class Answers(NamedTuple):
-    """Sampled answers, question after question, a question's samples side by side.
+    """Sampled answers, question after question, with the samples of a question next to each other.
 
-    tokens: (N, A) int64, the stop token included where one was sampled; lengths: (N,) sampled
-    tokens.
+    tokens: (N, A) int64, EOS included if it was sampled; lengths: (N,) sampled tokens.
     logp: (N, A) nats of each sampled token under the distribution it was drawn from before top-k
         and top-p (greedy: at temperature 1), 0 beyond the length; stopped: (N,) bool, True where
-        the stop token came.
+        EOS was sampled.
     """
 
     tokens: Tensor
@@ -45,7 +44,7 @@ class Answers(NamedTuple):
     stopped: Tensor
 
     def texts(self) -> list[list[int]]:
-        """The answers as lists of ids without the stop token."""
+        """The answers as lists of ids without EOS."""
         counts = (self.lengths - self.stopped.long()).tolist()
         return [row[:n] for row, n in zip(self.tokens.tolist(), counts, strict=True)]
 
@@ -76,13 +75,13 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """One token a row (R,) by inversion: the first whose cumulated probability exceeds uniform (R,)
     in [0, 1).
 
-    One number a row makes a sample independent of which other rows are still there.
+    One number for each row makes a sample independent of which other rows are still sampled.
     """
     cumulated = logits.double().softmax(-1).cumsum(-1)
     point = uniform.double()[:, None] * cumulated[:, -1:]
     token = torch.searchsorted(cumulated, point, right=True).squeeze(1)
-    # Logits that are not finite have no such token; an id all the same, so that the loss, which is
-    # not finite either, is what gets reported.
+    # Non-finite logits have no such token. Return a valid id, so that the error reported later is
+    # the non-finite loss.
     last = (cumulated < cumulated[:, -1:]).sum(-1)
     return torch.minimum(token, last)
 
@@ -101,12 +100,12 @@ def generate(
     uniform: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Answers:
-    """Sample `num_samples` answers to each question, at most `max_new_tokens` tokens each, the stop
-    token included. first_row: rows of the seed's stream that are drawn elsewhere, before these;
-    uniform: (N, max_new_tokens) in [0, 1) to draw by, in place of the seed's.
+    """Sample `num_samples` answers to each question, of at most `max_new_tokens` tokens, EOS
+    included. first_row: rows of the seed's stream that other calls draw, before these; uniform:
+    (N, max_new_tokens) in [0, 1) to draw with, instead of the seed's numbers.
 
-    Contexts and questions are read once. Rows that have stopped leave the batch. A sample depends
-    on the weights, its prompt, the seed and its place among the samples, and on no other row.
+    Contexts and questions are encoded once. Finished rows leave the batch. A sample depends on the
+    weights, its prompt, the seed and its index among the samples, and on no other row.
     """
     count = num_samples * sum(len(questions) for _, questions in prompts)
     if uniform is None:
@@ -142,7 +141,7 @@ def generate(
             if len(alive) and step + 1 < max_new_tokens:
                 hidden, state = model(token[:, None], torch.ones_like(token), state)
                 hidden = hidden[:, 0]
-    # Ordinary tensors, which may enter a graph later: a copy made in inference mode could not.
+    # Cloned outside inference mode, so that autograd accepts them later.
     with torch.inference_mode(False):
         return Answers(*(x.clone() for x in (tokens, lengths, logp, stopped)))
 
@@ -158,9 +157,7 @@ def _read(model: nn.Module, prompts: Sequence[PromptTree], device: torch.device 
 
 
 def _uniforms(seed: Sequence[int] | int, rows: int, steps: int) -> Tensor:
-    """(rows, steps) numbers in [0, 1), the same on every device; row i never depends on how many
-    rows there are.
-    """
+    """(rows, steps) numbers in [0, 1), equal on every device; row i does not depend on `rows`."""
     words = [seed] if isinstance(seed, int) else list(seed)
     mixed = 0
     for word in words:
@@ -172,10 +169,9 @@ def _uniforms(seed: Sequence[int] | int, rows: int, steps: int) -> Tensor:
 def generate_all(
     model: nn.Module, prompts: Sequence[PromptTree], eos_id: int, **options
 ) -> list[list[int]]:
-    """Answers' ids without the stop token for any number of prompts, question after question.
+    """Answers' ids without EOS for any number of prompts, question after question.
 
-    options: as for `generate`. Prompts of like length are answered together; which ones are
-    changes no sample.
+    options: as for `generate`. Prompts of similar length are batched; batching changes no sample.
     """
     seed, first_row = options.pop("seed", 0), options.pop("first_row", 0)
     samples, steps = options.get("num_samples", 1), options.setdefault("max_new_tokens", 16)

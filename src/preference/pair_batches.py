@@ -1,7 +1,7 @@
 """Preference pairs as trees: every question carries two answers, [chosen, rejected], in this order.
 
-The trees of a set of pairs are made once, windows included, so that whatever a frozen reference
-says about a pair holds for the whole run; epochs only change their order.
+The trees of a set of pairs are made once, windows included, so that the reference log-probabilities
+of a pair hold for the whole run. Epochs only change their order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,7 +71,7 @@ def evaluation_pair_trees(
 ) -> PairTrees:
     """Held-out pairs below the contexts that evaluation reads: the first tokens, whatever the gold.
 
-    answer_budget: tokens for an answer and its stop; a pair with a longer answer is dropped.
+    answer_budget: tokens for an answer and its EOS; a pair with a longer answer is dropped.
     """
     answers = dict(enumerate(_answers(pairs, tokenizer)))
     numbers = {(pair.paragraph, pair.question): n for n, pair in enumerate(pairs)}

@@ -1,6 +1,4 @@
-"""Preference pairs of a run: training and held-out, their scores, and what a length rule makes of
-them.
-"""
+"""Preference pairs of a run, training and held-out: scores, accuracies and a length baseline."""
 
 import argparse
 import contextlib
@@ -92,7 +90,7 @@ def held_out_pairs(
 def policy_scores(
     model: nn.Module, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Log-probabilities (P, 2) in nats of chosen and rejected answers, stop tokens included."""
+    """Log-probabilities (P, 2) in nats of chosen and rejected answers, EOS included."""
     parts = map_over_ranks(model, trees, lambda mine: completion_logps(model, mine, eos_id, device))
     return torch.cat(parts).view(-1, 2)
 
@@ -100,8 +98,8 @@ def policy_scores(
 def raw_scores(
     reward: RewardModel, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Raw scores (N,) of every answer of the trees, of pairs chosen and rejected in turn; the ranks
-    share the work.
+    """Raw scores (N,) of every answer of the trees (of pairs: chosen, rejected, chosen, ...). The
+    ranks share the work.
     """
     parts = map_over_ranks(
         reward, trees, lambda t: model_rewards(reward, t, eos_id, device, raw=True)
@@ -146,7 +144,7 @@ def accuracy_by_kind(scores: Tensor, pair_set: PairSet) -> dict[str, Interval]:
 
 
 def length_rule(pair_set: PairSet) -> Interval:
-    """Accuracy in percent of "the shorter answer wins". Far from 50, length gives it away."""
+    """Accuracy in percent of "the shorter answer wins"; far from 50, length predicts the label."""
     pairs = pair_set.in_order()
     points = points_in_order([len(p.rejected) for p in pairs], [len(p.chosen) for p in pairs])
     return bootstrap_interval(points, [0.01] * len(pairs), pair_set.groups())
@@ -171,12 +169,12 @@ def reference_logps(
     device: torch.device,
     cache_dir: str = REFERENCE_DIR,
 ) -> Tensor:
-    """What a frozen reference says of pairs: log-probs (pairs, 2) in nats.
+    """Log-probabilities (pairs, 2) in nats of pairs under a frozen reference.
 
-    Row n is pair number n; NaN where the pair is not needed, so that a missing entry shows. Cached
-    on disk under a hash of the weights, of how they are computed with, and of every token that was
-    read, so a resumed run finds it. A damaged file is computed anew; a folder that cannot be
-    written is left alone, the cache only saves time.
+    Row n is pair number n; NaN if the pair is not needed, so that a missing entry is noticed.
+    Cached on disk under a hash of the weights, the device, its precision, the threads and all
+    tokens, so that a resumed run finds it. A damaged file is computed anew; a folder that cannot be
+    written is ignored.
     """
     started = time.perf_counter()
     precision = device.type, torch.is_autocast_enabled(device.type), torch.get_num_threads()
@@ -199,7 +197,7 @@ def reference_logps(
 
 
 def _cached(path: Path, count: int) -> Tensor | None:
-    """Log-probs (count, 2) from the cache; None where there are none, or where they are damaged."""
+    """Log-probs (count, 2) from the cache; None if there are none or they are damaged."""
     try:
         found = load_payload(path).get("logp")
     except (UserError, OSError):

@@ -1,4 +1,4 @@
-"""What people are told while a stage trains: speeds, the same few questions, better or worse."""
+"""Console output during training: speeds, a few fixed examples, better or worse than before."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -12,7 +12,7 @@ from src.inference.logprobs import Tree
 from src.preference.pairs import PairSet
 from src.training.run import say
 
-# Figures that are good when they are high (1) or low (-1); others, as a KL, are neither.
+# Metrics for which higher (1) or lower (-1) is better; others, such as KL, are neither.
 GOOD = {
     "em": 1, "f1": 1, "answer_loss_nats": -1, "preference_accuracy": 1, "accuracy": 1, "reward": 1,
 }  # fmt: skip
@@ -21,7 +21,7 @@ VERDICTS = {1: "better", -1: "worse", 0: "not clearly different", None: "no verd
 
 
 def tokens_read(trees: Sequence[Tree]) -> int:
-    """Tokens of contexts, questions, answers and stop tokens, each counted once, as it is read.
+    """Tokens of contexts, questions, answers and EOS; shared prefixes are counted once.
 
     >>> tokens_read([([1, 2, 3], [([4, 5], [[6], [7, 8]])])])
     10
@@ -35,7 +35,7 @@ def tokens_read(trees: Sequence[Tree]) -> int:
 def say_pairs(
     extra: dict, scores: Tensor, pair_set: PairSet, paragraphs: Sequence[Paragraph]
 ) -> None:
-    """Say the scores (P, 2), in nats, of the same few pairs, beside those from before training.
+    """Print the scores (P, 2), in nats, of a few fixed pairs, beside those from before training.
 
     extra: keeps the scores of the first call, so that a resumed run still has them.
     """

@@ -1,4 +1,4 @@
-"""Where a run computes, and in which precision."""
+"""The device and the precision of a run."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from src.utils.ranks import world_size
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """The device of --device; also sets what --dtype says for the whole run."""
+    """The device of --device. Also sets the autocast dtype of --dtype for the whole process."""
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -30,9 +30,9 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     if args.dtype == "auto":
         has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         args.dtype = "bfloat16" if has_it else "float32"
-    # For the whole run; the scalar heads leave it (src/model/heads.py), losses hold no products.
+    # For the whole run. Scalar heads disable autocast (src/model/heads.py); losses have no matmuls.
     torch.set_autocast_dtype(device.type, torch.bfloat16)
     torch.set_autocast_enabled(device.type, args.dtype == "bfloat16")
-    # Cached casts of the weights would outlive the optimizer's step.
+    # A cached cast of a weight would survive the optimizer step.
     torch.set_autocast_cache_enabled(False)
     return device

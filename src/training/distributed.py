@@ -1,8 +1,8 @@
-"""Ranks: the processes that torchrun starts, each with its share of one global batch.
+"""Ranks: the processes that torchrun starts, each with its partition of one global batch.
 
-Every rank draws the same batch, which (seed, epoch, step) alone decides, and works through its own
-share of the trees. Losses are divided by the counts of the whole batch, which every rank can see,
-so that gradients and figures only have to be summed. Without torchrun there is one rank.
+Every rank draws the same batch, which depends on (seed, epoch, step) only, and computes its own
+partition of the trees. Losses are divided by the counts of the global batch, so that gradients and
+metrics only have to be summed. Without torchrun there is one rank.
 """
 
 import atexit
@@ -21,15 +21,15 @@ from src.data.windows import tree_tokens
 from src.utils.constants import MICRO_BATCH_TOKENS
 from src.utils.ranks import rank, world_size
 
-# A dead rank closes its connections, which the others see at once; this is for one that hangs.
-# An evaluation's share may take one rank longer than another, a step's never by minutes.
+# For a rank that hangs; a dead rank closes its connections, which the others notice at once.
+# Ranks may differ by minutes in an evaluation, not in a step.
 TIMEOUT = timedelta(minutes=10)
 
 
 def join() -> None:
-    """Meet the other ranks; nothing without torchrun or a second time.
+    """Initialise the process group; does nothing without torchrun or a second time.
 
-    gloo carries what is on the CPU (objects, figures), nccl what is on a GPU (gradients).
+    gloo transfers what is on the CPU (objects, metrics), nccl what is on a GPU (gradients).
     """
     if world_size() > 1 and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -38,10 +38,10 @@ def join() -> None:
 
 
 def _leave() -> None:
-    """Let gloo's threads come to rest before the interpreter ends.
+    """Let gloo's threads finish before the interpreter ends.
 
-    To drop the tensors of its last transfer a thread has to hold the interpreter for a moment; one
-    that asks for it when it is ending aborts the process, which is done (seen in torch 2.13).
+    A thread needs the interpreter lock to free the tensors of its last transfer. If it requests the
+    lock during shutdown, it aborts the process, whose work is done (seen in torch 2.13).
     """
     time.sleep(0.2)
     if dist.is_initialized():
@@ -61,7 +61,7 @@ def gather(value: Any) -> list:
 
 @contextlib.contextmanager
 def first_alone() -> Iterator[None]:
-    """Rank 0 goes through the block first, the others together after it: it fills the caches."""
+    """Rank 0 runs the block first and fills the caches; then the other ranks run it."""
     if rank():
         gather(None)
     yield
@@ -69,25 +69,25 @@ def first_alone() -> Iterator[None]:
         gather(None)
 
 
-def all_sum(figures: dict[str, Tensor | float]) -> dict[str, float]:
-    """Each figure summed over the ranks, as a plain number: one transfer, one reduction.
+def all_sum(metrics: dict[str, Tensor | float]) -> dict[str, float]:
+    """Each metric summed over the ranks, as a plain number: one transfer, one reduction.
 
     All ranks must give the same names in the same order.
     """
-    tensors = [torch.as_tensor(value).detach().double() for value in figures.values()]
+    tensors = [torch.as_tensor(value).detach().double() for value in metrics.values()]
     device = max((t.device for t in tensors), key=lambda d: d.type == "cuda")
     values = torch.stack([t.to(device) for t in tensors]).cpu()
     if world_size() > 1:
         dist.all_reduce(values)
-    return dict(zip(figures, values.tolist(), strict=True))
+    return dict(zip(metrics, values.tolist(), strict=True))
 
 
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
-    """Replace each gradient by its sum over the ranks, in one reduction of all of them end to end.
+    """Replace each gradient by its sum over the ranks, in one reduction of a flat tensor.
 
-    Sharded parameters (--shard) are left alone: their gradients were summed as they came.
+    Sharded parameters (--shard) are left out: their gradients are summed in the backward pass.
     """
-    # full_tensor: what a DTensor has and a plain tensor has not.
+    # Only a DTensor has full_tensor.
     gradients = [p.grad for p in parameters if p.grad is not None and not hasattr(p, "full_tensor")]
     if world_size() == 1 or not gradients:
         return
@@ -98,10 +98,10 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
 
 
 def partition(costs: Sequence[float], ranks: int) -> list[range]:
-    """The items, of such costs, that each rank works on: consecutive ones of about equal sums.
+    """Split items of such costs into one range a rank, with about equal sums of costs.
 
-    Consecutive, so that what the ranks found is in the items' order when put end to end. A rank may
-    have none.
+    Ranges are consecutive, so that concatenated results are in the order of the items. A range may
+    be empty.
     """
     ends = list(accumulate(costs, initial=0))
     cuts = [
@@ -117,11 +117,11 @@ def micro_batches(
     cost: Callable[[Any], float] = tree_tokens,
     tokens: float = MICRO_BATCH_TOKENS,
 ) -> Iterator[Sequence]:
-    """This rank's items, at most `size` (None: any number) and about `tokens` of their costs in
-    memory at a time.
+    """This rank's items in micro-batches of at most `size` (None: no limit) and about `tokens`
+    of cost.
 
-    Every rank gets as many parts, empty ones at the end: where parameters are sharded, all ranks
-    must call the model equally often.
+    Every rank gets the same number of micro-batches, the last ones may be empty: with sharded
+    parameters all ranks must call the model equally often.
     """
     costs = [cost(item) for item in items]
     parts = [
@@ -136,8 +136,8 @@ def micro_batches(
 
 
 def within(costs: Sequence[float], size: int | None, tokens: float) -> list[range]:
-    """Consecutive items in groups of at most `size` and of costs of at most `tokens` together; one
-    that costs more is alone.
+    """Ranges of consecutive items: at most `size` items and a total cost of at most `tokens`. An
+    item that costs more is alone.
     """
     groups, start, total = [], 0, 0.0
     for i, cost in enumerate(costs):
@@ -150,13 +150,12 @@ def within(costs: Sequence[float], size: int | None, tokens: float) -> list[rang
 
 @contextlib.contextmanager
 def unsharded(*modules: nn.Module | None) -> Iterator[None]:
-    """The whole parameters of modules on every rank for the length of the block, if --shard divided
-    them.
+    """Unshard the parameters of modules on every rank for the length of the block.
 
-    For sampling and evaluation, where a rank calls the model as often as its own rows need: inside
-    the block no rank waits for another.
+    For sampling and evaluation, in which the ranks call the model a different number of times:
+    inside the block no rank waits for another.
     """
-    # unshard: what fully_shard gives a module, and no other has.
+    # Only modules that fully_shard wrapped have unshard.
     units = [u for m in modules if m is not None for u in m.modules() if hasattr(u, "unshard")]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
@@ -170,13 +169,13 @@ def unsharded(*modules: nn.Module | None) -> Iterator[None]:
 
 
 def rank_partition(items: Sequence) -> range:
-    """Which of the trees `map_over_ranks` gives to this rank."""
+    """The range of trees that `map_over_ranks` gives to this rank."""
     return partition([tree_tokens(item) for item in items], world_size())[rank()]
 
 
 def map_over_ranks(model: nn.Module, items: Sequence, work: Callable[[Sequence], Any]) -> list:
-    """What `work`, which calls the model, makes of each rank's share of trees: one result a rank,
-    in their order, on every rank. For what needs no gradient.
+    """Apply `work`, which calls the model, to each rank's partition of the trees; returns the
+    results of all ranks, in order, on every rank. Without gradients.
     """
     if world_size() == 1:
         return [work(items)]

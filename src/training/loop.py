@@ -1,5 +1,4 @@
-"""What every training loop needs: optimizer, schedule, one step, exact resume. Functions, no
-trainer.
+"""The training loop: compile and shard the modules, iterate over steps, save and restore state.
 """
 
 import argparse
@@ -22,9 +21,9 @@ from src.utils.payload import save_payload
 def prepare(
     modules: dict[str, nn.Module], args: argparse.Namespace, device: torch.device
 ) -> dict[str, nn.Module]:
-    """Compile and divide the modules to be trained, in place, as --compile and --shard say.
+    """Compile and shard the modules to be trained, in place, as --compile and --shard say.
 
-    After copies of them were made: a copy of a compiled module would run the original.
+    Make copies of a module before this call: a copy of a compiled module runs the original.
     """
     if args.shard and world_size() == 1:
         raise UserError(
@@ -36,8 +35,8 @@ def prepare(
     for module in modules.values():
         backbone = getattr(module, "backbone", module)
         if args.compile:
-            # Of a transformer the pass that training and scoring make, without sampling's small
-            # steps; of the others `forward`, which does both.
+            # A transformer has a forward pass for training and scoring alone, apart from sampling's
+            # single-token steps. The other models use `forward` for both.
             plain = getattr(backbone, "base", backbone)  # the model below a pointer
             name = "read_packed" if hasattr(plain, "read_packed") else "forward"
             backbone.in_rows = True  # parts are other calls for each batch
@@ -55,12 +54,12 @@ def steps(
     extra: dict[str, Any],
     several_updates: bool = False,
 ) -> Iterator[int]:
-    """Yield the steps that are left; after each, save last.pt when due and stop if that was asked.
+    """Yield the remaining steps. After each, save last.pt when due, and stop if requested.
 
     modules: everything with weights that training changes. extra: plain values and tensors that the
-    loop changes in place (a coefficient, figures from before training); saved and restored too.
-    several_updates: a step updates the weights more than once, so that what it started from has to
-    be copied to be saved where the step fails, unless last.pt holds it.
+    loop changes in place (a coefficient, metrics from before training); saved and restored too.
+    several_updates: a step updates the weights more than once. Keep a copy from before the step, in
+    case it fails, unless last.pt holds that state.
     """
     first = restore(run, modules, optimizer, extra)
     for step in range(first, max_steps):
@@ -86,14 +85,14 @@ def save_last(
     optimizer: torch.optim.Optimizer,
     extra: dict[str, Any],
 ) -> None:
-    """Write last.pt: all that the next step depends on. All ranks call it, rank 0 writes."""
+    """Write last.pt: all state of the next step. All ranks must call it; rank 0 writes."""
     _write_last(run, step, _state(modules, optimizer, extra))
 
 
 def _state(
     modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, extra: dict[str, Any]
 ) -> dict[str, Any]:
-    """What training changes. The tensors are the live ones."""
+    """All state that training changes. The tensors are not copied."""
     return {
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimizer": optimizer.state_dict(),
@@ -110,7 +109,7 @@ def _write_last(run: Run, step: int, state: dict[str, Any]) -> None:
     payload = {**run_fields, **full_tensors(state)}
     if not rank():
         save_payload(run.folder / "last.pt", payload)
-    gather(None)  # no rank goes on, or ends, before the file is there
+    gather(None)  # no rank continues, or ends, before the file is written
     run.saved_step = step
 
 
@@ -120,7 +119,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     extra: dict[str, Any],
 ) -> int:
-    """Put back what `save_last` wrote, if the run is resumed; returns the steps already done."""
+    """Restore what `save_last` wrote, if the run is resumed; returns the number of steps done."""
     if run.last is None:
         return 0
     try:
@@ -148,8 +147,8 @@ def restore(
 
 
 def _check_optimizer(stored: dict, optimizer: torch.optim.Optimizer) -> None:
-    """ValueError unless a stored state is that of this optimizer: torch looks at the counts alone,
-    and would find the rest out in the middle of a step.
+    """ValueError unless a stored state fits this optimizer. torch checks the number of parameters
+    only, and would fail in the middle of a step.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for old, own in zip(stored["param_groups"], optimizer.param_groups, strict=True):

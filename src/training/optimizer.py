@@ -18,7 +18,7 @@ def make_optimizer(
     """AdamW over all parameters; decay on matrices only, never on embeddings, norms or biases.
 
     eps: PPO takes 1e-5 (N, "Adam epsilon"): a parameter whose gradient is nearly 0 then stays put.
-    From scratch 1e-8: the gradients of attention are that small until it has learnt to look.
+    From scratch 1e-8: gradients of attention are that small early in training.
     """
     decayed, free = [], []
     for module in modules.values():
@@ -36,8 +36,8 @@ def make_optimizer(
 def learning_rate(
     step: int, max_steps: int, warmup: float, peak: float, hold: float = 0.0
 ) -> float:
-    """Linear from 0 to `peak` over the first `warmup` share of the run, in whole steps, held for
-    the first `hold` share of it, then linear to 0 at the end; step counts from 0.
+    """Warm-up, stable phase, decay: linear from 0 to `peak` over the share `warmup` of the run, in
+    whole steps, constant up to the share `hold`, then linear to 0 at the end. step counts from 0.
     """
     rises = int(warmup * max_steps + 0.5)
     if step < rises:
@@ -57,7 +57,7 @@ def optimizer_step(
     before clipping.
 
     Raises NonFiniteError, with the weights untouched, when the loss or a gradient is not finite;
-    with skip_nonfinite the step is left out instead, and said.
+    with skip_nonfinite the step is skipped, with a message.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sum_gradients(parameters)
@@ -81,7 +81,7 @@ def optimizer_step(
 def update(
     run: Run, optimizer: torch.optim.Optimizer, step: int, max_steps: int, loss: float
 ) -> dict[str, float]:
-    """`optimizer_step` at the schedule's rate, as the flags say; returns what to log."""
+    """`optimizer_step` with the learning rate of the schedule; returns metrics to log."""
     args = run.args
     rate = learning_rate(step, max_steps, args.warmup, args.lr, args.hold)
     norm = optimizer_step(optimizer, rate, args.grad_clip, loss, args.skip_nonfinite)

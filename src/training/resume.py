@@ -1,4 +1,4 @@
-"""What --resume finds in a run's folder, checked before anything of it is used."""
+"""--resume: read last.pt from a run's folder, and check it before use."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -8,11 +8,11 @@ from src.utils.errors import UserError
 from src.utils.payload import load_payload
 from src.utils.ranks import world_size
 
-# Flags that say how a run is started, and are no part of it.
+# Flags of how a run is started, which are not stored.
 START_FLAGS = {"output_dir", "resume", "overwrite"}
-# Flags that may differ when a run is resumed: none of them changes what the run computes.
+# Flags that may differ when a run is resumed: they do not change what it computes.
 FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite", "tracker"}
-# What last.pt must hold besides what `src.training.restore` checks.
+# Fields of last.pt, besides those that `loop.restore` checks.
 LAST_FIELDS = {
     "stage": str, "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict,
     "inputs": dict, "optimizer": dict, "extra": dict, "ranks": int,
@@ -20,9 +20,9 @@ LAST_FIELDS = {
 
 
 def stored_run(folder: Path, stage: str) -> dict | None:
-    """The contents of last.pt, None where there is none.
+    """The contents of last.pt; None if there is no such file.
 
-    Raises UserError for what no run saved, and for the run of another stage.
+    Raises UserError if they are invalid or of another stage.
     """
     finished = (folder / "final.pt").exists()
     if not (folder / "last.pt").exists():
@@ -57,9 +57,9 @@ def _require_stage(folder: Path, found: str, stage: str) -> None:
 def take_stored_flags(
     last: dict, folder: Path, parser: Parser, args: Namespace, typed: set[str]
 ) -> None:
-    """Put a run's flags in args, but for those that may differ and were typed.
+    """Copy a run's flags to args, except those that may differ and were typed.
 
-    Raises UserError for a flag that no run can have, and for one typed with another value.
+    Raises UserError for an invalid stored flag, and for one typed with another value.
     """
     stored, asked = last["args"], last["asked"]
     for name, value in stored.items():

@@ -1,8 +1,8 @@
 """The states of all random number generators, as plain values and tensors that last.pt can hold.
 
 A stage draws from its own streams (src/data/random_streams.py) and from torch's generator. Python's
-and numpy's are kept for a reward function of the user's own. With several ranks only the first
-rank's states are kept: a reward function that draws does not continue exactly there.
+and numpy's states are kept for a reward function of the user's. With several ranks only rank 0's
+states are kept, so a reward function that draws does not resume exactly on the others.
 """
 
 import random
@@ -13,7 +13,7 @@ import torch
 
 
 def rng_state() -> dict[str, Any]:
-    """What `set_rng_state` takes."""
+    """The current states, for `set_rng_state`."""
     version, words, spare = random.getstate()
     name, keys, *rest = np.random.get_state()
     return {
@@ -25,7 +25,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Go on drawing where `rng_state` was called."""
+    """Continue drawing from where `rng_state` was called."""
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,5 +1,4 @@
-"""One run of one training stage: its folder, its lock, its flags, its log, and the signals that
-stop it.
+"""One run of a training stage: its folder, lock, flags and log, and the signals that stop it.
 """
 
 import argparse
@@ -46,10 +45,10 @@ def set_up_torch(args: argparse.Namespace) -> torch.device:
 
 
 class Run:
-    """A stage's folder while it is being written.
+    """A stage's folder during a run.
 
-    last: the contents of last.pt when resuming, else None. finished: final.pt was there to resume.
-    step: the step in hand or done last, counted from 1. saved_step: the one that last.pt holds.
+    last: the contents of last.pt when resuming, else None. finished: --resume found a final.pt.
+    step: the current or last step, counted from 1. saved_step: the step that last.pt holds.
     """
 
     def __init__(self, parser: Parser, argv: list[str] | None, stage: str) -> None:
@@ -73,10 +72,10 @@ class Run:
         self.step = 0
         self.inputs: dict[str, str] = {}
         self._log: BinaryIO | None = None  # rank 0's, from `start` on
-        self._signal: int | None = None  # what came here; _stop_signal: what all ranks know of
+        self._signal: int | None = None  # of this rank; _stop_signal: of all ranks
         self._stop_signal: int | None = None
         self._stop_reason = ""
-        self._keep: Callable[[], None] | None = None  # saves what a step in hand started from
+        self._keep: Callable[[], None] | None = None  # saves the state from before the current step
         try:
             existing = [name for name in RUN_FILES if (self.folder / name).exists()]
             if args.resume:
@@ -104,8 +103,8 @@ class Run:
         self.finished = (self.folder / "final.pt").exists()
         self.last = stored_run(self.folder, self.stage)
         if self.last is None:
-            told = "this run is finished" if self.finished else "nothing to resume, starting fresh"
-            say(f"{self.folder}: {told}")
+            done = "this run is finished" if self.finished else "nothing to resume, starting fresh"
+            say(f"{self.folder}: {done}")
             return
         take_stored_flags(self.last, self.folder, parser, self.args, self.typed)
         self.asked = self.last["asked"]
@@ -113,7 +112,7 @@ class Run:
             say(f"{self.folder}: this run is finished, nothing to do")
 
     def take_defaults(self, defaults: dict[str, Any], because: str) -> None:
-        """Other defaults for flags that were not typed; a resumed run has its own already."""
+        """Set other defaults for flags that were not typed; a resumed run keeps its own flags."""
         if self.last is not None:
             return
         new = {name: value for name, value in defaults.items() if name not in self.typed}
@@ -129,9 +128,9 @@ class Run:
     def start(self, inputs: dict[str, str] | None = None) -> None:
         """Write the resolved flags, cut the log back to the resumed step, and catch stop signals.
 
-        inputs: what else the run depends on (parents' files, data) -> its hash; a resumed run is
-        refused where one has changed. A fresh run removes an earlier run's files here, once its
-        flags and its parent have proved good.
+        inputs: other inputs of the run (parents' files, data) -> their hashes; a resumed run is
+        refused if one has changed. A fresh run removes an earlier run's files here, after its flags
+        and its parent were checked.
         """
         self.inputs = inputs or {}
         self._check_inputs()
@@ -141,7 +140,7 @@ class Run:
             signal.signal(number, self._on_signal)
 
     def _open_files(self) -> None:
-        for name in RUN_FILES:  # what a run that was killed while it wrote left behind
+        for name in RUN_FILES:  # temporary files of a run that was killed while writing
             for stale in self.folder.glob(f".{name}.*.tmp"):
                 stale.unlink(missing_ok=True)
         for cache in CACHE.glob("*"):
@@ -149,8 +148,8 @@ class Run:
         if self.last is None:
             for name in RUN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
-        told = json.dumps({"stage": self.stage, **vars(self.args)}, indent=1, sort_keys=True)
-        write_atomically(self.folder / "args.json", lambda file: file.write(told.encode()))
+        flags = json.dumps({"stage": self.stage, **vars(self.args)}, indent=1, sort_keys=True)
+        write_atomically(self.folder / "args.json", lambda file: file.write(flags.encode()))
         machine = json.dumps(machine_in_words(), indent=1).encode()
         write_atomically(self.folder / "machine.json", lambda file: file.write(machine))
         path = self.folder / "metrics.jsonl"
@@ -161,8 +160,9 @@ class Run:
             )
         self._log = open(path, "ab")  # noqa: SIM115 - open for the length of the run
         self._log.truncate(keep)
-        name, flags = self.args.tracker, vars(self.args)
-        self._tracker = open_tracker(name, self.stage, self.folder, flags, self.steps_done)
+        self._tracker = open_tracker(
+            self.args.tracker, self.stage, self.folder, vars(self.args), self.steps_done
+        )
 
     def _check_inputs(self) -> None:
         for path in map(Path, self.inputs):
@@ -186,7 +186,7 @@ class Run:
             )
 
     def close(self) -> None:
-        """Give back the lock, the log and the signals; the run may end here in any state."""
+        """Release lock, log and signal handlers. Safe in any state of the run."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._bar.close()
@@ -214,13 +214,13 @@ class Run:
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._signal = number
-        # Before the first step or after the last there is nothing to finish.
+        # Before the first step and after the last there is no step to finish.
         if self._keep is None and not lost_rank(sys.exception()):
             self._stop_signal = number
             self._stop()
 
     def agree_on_stop(self) -> None:
-        """Signals reach the ranks at different steps: all stop where the first of them does."""
+        """Signals reach the ranks at different steps; all ranks stop at the first of these."""
         self._stop_signal = next((number for number in gather(self._signal) if number), None)
 
     def _stop(self) -> None:
@@ -234,29 +234,28 @@ class Run:
 
     @property
     def stop_asked(self) -> bool:
-        """Whether the run is to end after the step in hand."""
+        """Whether the run should end after the current step."""
         return self._stop_signal is not None or bool(self._stop_reason)
 
     def stop_after_step(self, reason: str) -> None:
-        """End the run with this NonFiniteError once the step in hand is saved."""
+        """End the run with this NonFiniteError once the current step is saved."""
         self._stop_reason = reason
 
     def begin_step(self, step: int, keep: Callable[[], None] | None) -> None:
-        """The step, counted from 1, that is in hand from now on; keep: saves what came before it.
-
-        None after the last step: from then on a signal stops at once.
+        """Set the current step, counted from 1. keep: saves the state from before it; None after
+        the last step, from when a signal stops the run at once.
         """
         self.step, self._keep = step, keep
 
     def stop_if_asked(self) -> None:
-        """End the run if a signal or `stop_after_step` asked for it; call it after saving."""
+        """End the run if a signal or `stop_after_step` requested it; call it after saving."""
         if self._stop_signal is not None:
             self._stop()
         if self._stop_reason:
             raise NonFiniteError(self._stop_reason)
 
     def log(self, record: dict) -> None:
-        """Append one JSON line to metrics.jsonl; JSON has no NaN, so what is not finite is null."""
+        """Append one JSON line to metrics.jsonl, with null for non-finite numbers."""
         if rank():
             return
         finite = {
@@ -278,6 +277,6 @@ class Run:
         os.fsync(self._log.fileno())
         return self._log.tell()
 
-    def show(self, step: int, max_steps: int, **figures: float) -> None:
-        """Tell people how far the run is, and its main figures."""
-        self._bar.show(step, max_steps, **figures)
+    def show(self, step: int, max_steps: int, **metrics: float) -> None:
+        """Display the progress of the run and its main metrics."""
+        self._bar.show(step, max_steps, **metrics)

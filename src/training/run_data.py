@@ -1,4 +1,4 @@
-"""The data of a run: its questions and preference pairs, as its flags and its parent say."""
+"""The data of a run: questions and preference pairs, from its flags and its parent checkpoint."""
 
 import argparse
 import contextlib
@@ -25,13 +25,13 @@ from src.utils.checkpoint_utils import Checkpoint
 from src.utils.errors import UserError
 
 CACHE_DIR = ".cache/encoded"
-# Units whose gold answers fix the reward model's offset and scale.
+# Context groups whose gold answers fix the reward model's offset and scale.
 NORMALISED_ON = 128
 
 
 class Questions(NamedTuple):
-    """Training and held-out questions. encoded: of train; units: what training batches are dealt
-    from, about one a context; chosen: the held-out paragraphs used.
+    """Training and held-out questions. encoded: of train; units: the context groups that training
+    batches are made of, about one a context; chosen: the held-out paragraphs used.
     """
 
     train: list[Paragraph]
@@ -45,8 +45,8 @@ class Questions(NamedTuple):
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection while the data is built, nor of the data later: millions of lists are
-    made, and none is freed.
+    """No garbage collection while the data is built, nor of the data later: it is millions of
+    lists, of which none is freed.
     """
     gc.disable()
     try:
@@ -57,9 +57,9 @@ def _uncollected() -> Iterator[None]:
 
 
 def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
-    """What the flags name; what they leave out is the parent's."""
+    """The data set of the flags; flags that were not given are inherited from the parent."""
     inherited = parent is not None and args.dataset is None
-    if inherited:  # checked to be the same data, also where only a part of it is asked for
+    if inherited:  # checked to be the same data, even if only a part of it is used
         try:
             data = load_from_identity(parent.data)
         except UserError as error:
@@ -92,12 +92,12 @@ def load_questions(
     parent: Checkpoint | None = None,
     answer_budget: int = 0,
 ) -> Questions:
-    """The data of the flags; what they leave out is the parent's. Says what was used and dropped.
+    """The data of the flags, or inherited from the parent. Prints what was used and dropped.
 
     stage: which role of the data it trains on, where the data is dealt into roles.
-    answer_budget: tokens to leave for an answer of the model's own and its EOS token.
+    answer_budget: tokens to leave for a sampled answer and its EOS.
 
-    Rank 0 loads and encodes first, the others find its caches.
+    Rank 0 loads and encodes first; the other ranks use its caches.
     """
     inherited = parent is not None and args.dataset is None
     data = _data_of(args, parent)
@@ -119,7 +119,7 @@ def load_questions(
     asked = sum(len(p.questions) for p in train)
     say(
         f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
-        f"{held_out.told()}"
+        f"{held_out.summary()}"
     )
     identity = {**data.identity, "shares": shares}
     return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity)
@@ -144,7 +144,7 @@ def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Para
 def inputs_of(
     questions: Questions, parents: Sequence[Checkpoint], tokenizer: Tokenizer
 ) -> dict[str, str]:
-    """What a run depends on besides its flags -> its hash, for `Run.start`."""
+    """Inputs of a run besides its flags -> their hashes, for `Run.start`."""
     return {
         f"the data of --dataset {questions.identity['dataset']}": questions.identity["fingerprint"],
         f"the tokenizer {tokenizer.name}": tokenizer.identity()["fingerprint"],
@@ -200,7 +200,7 @@ def load_pairs(
 def some_gold_trees(
     encoded: Sequence[EncodedParagraph], units: ContextGroups, seed: int
 ) -> list[Tree]:
-    """Gold answers of a seeded choice of units, to normalise scores on."""
+    """Gold answers of a seeded sample of context groups, to normalise scores on."""
     rng = stream(Stream.GOLDS, seed)
     chosen = rng.permutation(len(units.groups))[:NORMALISED_ON]
     some = units._replace(groups=[units.groups[i] for i in sorted(chosen)])

@@ -1,4 +1,4 @@
-"""One run a folder."""
+"""Lock the run folder against a second process."""
 
 import contextlib
 import errno
@@ -9,7 +9,7 @@ from src.utils.errors import UserError
 
 
 def lock_folder(folder: Path) -> Any:
-    """An exclusive lock that ends with the process, however it ends; UserError if it is taken."""
+    """An exclusive lock that ends with the process; UserError if another process holds it."""
     path = folder / ".lock"
     file = open(path, "a+")  # noqa: SIM115 - held for the length of the run
     try:

@@ -1,7 +1,7 @@
-"""--shard: parameters, gradients and optimizer state divided among the ranks (torch's fully_shard).
+"""--shard: parameters, gradients and optimizer state sharded over the ranks (torch's fully_shard).
 
-A layer's parameters are gathered while it computes. Files hold whole tensors, so that every script
-reads them, whatever wrote them.
+A layer's parameters are unsharded while it computes. Files hold full tensors, so that every script
+can read them.
 """
 
 import warnings
@@ -12,24 +12,24 @@ from torch import Tensor, nn
 
 from src.training.distributed import world_size
 
-# What else than `forward` computes with a backbone's parameters.
+# Methods besides `forward` that compute with a backbone's parameters.
 FORWARDS = (
     "read", "read_levels", "read_completions", "read_last", "read_trees", "prefill", "logits",
 )  # fmt: skip
 
 
 def shard(module: nn.Module, device: torch.device) -> None:
-    """Divide the parameters of a policy, reward model or critic among the ranks, in place.
+    """Shard the parameters of a policy, reward model or critic over the ranks, in place.
 
-    Each linear layer is a unit of its own. A backbone's embedding and norms are another, gathered
-    by its `forward` and those of FORWARDS. Gradients are summed, not averaged: losses are already
-    divided by global counts.
+    Each linear layer is an FSDP unit. A backbone's embedding and norms are another, unsharded by
+    its `forward` and the methods of FORWARDS. Gradients are summed, not averaged: losses are
+    already divided by global counts.
     """
     # Imported here: these take as long as a third of torch, and few runs need them.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-    # It fears writes into its views; nothing here writes in place where gradients flow.
+    # It warns of writes into its views; no code here writes in place where gradients flow.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (world_size(),))
     backbone = getattr(module, "backbone", module)
@@ -47,7 +47,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
 
 def full_tensors(value: Any) -> Any:
-    """A state dict with every sharded tensor gathered; all ranks must call it."""
+    """A state dict with every sharded tensor unsharded; all ranks must call it."""
     if hasattr(value, "full_tensor"):  # a DTensor
         return value.full_tensor()
     if isinstance(value, dict):
@@ -58,7 +58,7 @@ def full_tensors(value: Any) -> Any:
 
 
 def shard_like(value: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor cut as `like` is; itself where `like` is not sharded or of another shape."""
+    """A full tensor sharded like `like`; unchanged if that is not sharded or of another shape."""
     if not hasattr(like, "full_tensor") or value.shape != like.shape:
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -67,7 +67,7 @@ def shard_like(value: Tensor, like: Tensor) -> Tensor:
 
 
 def shard_optimizer_state(state: dict, optimizer: torch.optim.Optimizer) -> dict:
-    """An optimizer's state dict of whole tensors, cut as its parameters are."""
+    """An optimizer's state dict of full tensors, sharded like its parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if not any(hasattr(p, "full_tensor") for p in parameters):
         return state

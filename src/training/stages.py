@@ -34,15 +34,15 @@ from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.constants import STARTED
 from src.utils.errors import UserError
 
-# A run of fewer steps is said to be too short.
+# A run of fewer steps prints a warning.
 FEW_STEPS = 20
-# Flags that say how a run was started or watched: the same checkpoint comes out whatever they are.
-UNTOLD_FLAGS = ("resume", "overwrite", "tracker")
+# Flags of how a run was started or watched, which do not change its checkpoint and are not stored.
+UNSTORED_FLAGS = ("resume", "overwrite", "tracker")
 
 
 def plan_steps(args: argparse.Namespace, units: ContextGroups) -> int:
-    """How many steps the run has: --max_steps, else --epochs over the units, a batch of
-    --batch_size at a time; written back to the flags. Says so where they are too few.
+    """The number of steps: --max_steps, else --epochs over the context groups in batches of
+    --batch_size. Sets the flags that depend on it, and warns if the run is short.
     """
     _require_units(units)
     if args.max_steps is None:
@@ -51,7 +51,7 @@ def plan_steps(args: argparse.Namespace, units: ContextGroups) -> int:
 
 
 def steps_of_epochs(epochs: float, count: int, batch_size: int) -> int:
-    """Batches in so many passes over `count` things, one at least.
+    """Batches in so many epochs over `count` items, at least one.
 
     >>> steps_of_epochs(2.5, 10, 4), steps_of_epochs(0.1, 10, 4)
     (8, 1)
@@ -62,18 +62,18 @@ def steps_of_epochs(epochs: float, count: int, batch_size: int) -> int:
 def steps_for_pairs(
     args: argparse.Namespace, asked_steps: int | None, units: ContextGroups
 ) -> int:
-    """How many steps of --batch_size contexts the pairs of a run are made for: --max_steps as
-    asked for, else --epochs. `plan_pair_steps` then counts what these contexts become.
+    """The number of steps of --batch_size contexts for which pairs are made: the given --max_steps,
+    else --epochs. `plan_pair_steps` then counts the trees of these contexts.
     """
     _require_units(units)
     return asked_steps or steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
 
 
 def plan_pair_steps(args: argparse.Namespace, asked_steps: int | None, train: PairSet) -> int:
-    """`plan_steps` for batches of pairs' trees: a long context makes several, a window each.
+    """`plan_steps` for batches of pair trees, of which a long context makes one for each window.
 
-    Without --max_steps: --epochs over the trees; of less than one epoch `train` has only the share
-    of the contexts, and is passed over once.
+    Without --max_steps: --epochs over the trees. Below one epoch `train` holds only that share of
+    the contexts, and is used once.
     """
     if asked_steps is None:
         epochs = max(1.0, args.epochs)
@@ -108,9 +108,9 @@ def log_step(
     examples: int,
     trees: Sequence[Tree],
     record: dict[str, Any],
-    **shown,
+    **displayed: float,
 ) -> None:
-    """Log one finished step on these trees, speeds included, and show its main figures."""
+    """Log one finished step on these trees, with speeds, and display its main metrics."""
     seconds = time.perf_counter() - started
     tokens_per_second = tokens_read(trees) / seconds
     if (step + 1) % run.args.log_every == 0 or step + 1 == run.args.max_steps:
@@ -125,11 +125,11 @@ def log_step(
         )
     if step == run.steps_done:
         say(f"{run.stage}: first step done {time.perf_counter() - STARTED:.1f} s after the start")
-    run.show(step + 1, run.args.max_steps, **shown, tokens_per_s=tokens_per_second)
+    run.show(step + 1, run.args.max_steps, **displayed, tokens_per_s=tokens_per_second)
 
 
 def due(run: Run, step: int) -> bool:
-    """Whether an evaluation falls after this step (the last one is evaluated at the end anyway)."""
+    """Whether to evaluate after this step (after the last step an evaluation always follows)."""
     every = run.args.eval_every
     return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
 
@@ -157,9 +157,9 @@ def evaluate_and_log(
     extra: dict[str, Any],
     more: Callable[[PolicyResult], Figures] = lambda result: {},
 ) -> Figures:
-    """EM, F1, answer loss and `more` on the held-out questions, logged and said with three answers.
+    """Log and print EM, F1, answer loss and `more` on the held-out questions, with three answers.
 
-    extra: keeps those answers from the first call, so that later ones can show what was before.
+    extra: keeps the answers of the first call, which later calls print beside theirs.
     """
     result = evaluate_policy(model, tokenizer, held_out, device)
     figures = result.figures(held_out.groups) | more(result)
@@ -175,7 +175,7 @@ def evaluate_and_log(
 def log_pair_figures(
     run: Run, step: int, scores: Tensor, reference: Tensor, pair_set: PairSet, beta: float
 ) -> None:
-    """Held-out figures of DPO, as in training: accuracies, rewards, margin and log-probs."""
+    """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities."""
     found = dpo_loss(*scores.T, *reference.T, beta)
     rewards = torch.stack([found.chosen_reward, found.rejected_reward], 1)
     table = {
@@ -205,7 +205,7 @@ def publish(
 ) -> dict:
     """Write final.pt with its whole lineage; returns the metrics.
 
-    parents: the checkpoint that the weights start from first, then others that had a part.
+    parents: the checkpoint that the weights start from, then others that were used.
     """
     lineage: list[dict] = []
     for parent in parents:
@@ -218,7 +218,7 @@ def publish(
         model,
         tokenizer,
         identity,
-        {name: v for name, v in vars(run.args).items() if name not in UNTOLD_FLAGS},
+        {name: v for name, v in vars(run.args).items() if name not in UNSTORED_FLAGS},
         lineage,
         metrics,
     )

@@ -1,5 +1,5 @@
-"""The log of a run sent to a tracker beside metrics.jsonl. A tracker is told, never asked: nothing
-that a run computes, saves or resumes from depends on it.
+"""Send the log of a run to a tracker, beside metrics.jsonl. Tracking is write-only: nothing that a
+run computes, saves or resumes from depends on it.
 """
 
 import importlib
@@ -17,7 +17,7 @@ PACKAGES = {
 
 
 class Tracker(NamedTuple):
-    """log: takes what goes into a line of metrics.jsonl; close: ends it, however the run ended."""
+    """log: takes one record of metrics.jsonl; close: is called however the run ends."""
 
     log: Callable[[dict[str, Any]], None]
     close: Callable[[], None]
@@ -27,7 +27,7 @@ NO_TRACKER = Tracker(lambda record: None, lambda: None)
 
 
 def require_tracker(name: str) -> None:
-    """UserError with the command that installs it, where a tracker is named that is not there."""
+    """UserError with the installation command if the tracker is not installed."""
     if name == "none":
         return
     package, advice = PACKAGES[name]
@@ -42,8 +42,8 @@ def require_tracker(name: str) -> None:
 def open_tracker(name: str, stage: str, folder: Path, flags: dict, steps_done: int) -> Tracker:
     """The tracker of a run; NO_TRACKER for "none".
 
-    tensorboard: event files in the run's folder; what an interrupted run wrote after the step that
-    is resumed is purged when they are read. wandb: a run in the group of the folder's name; a
+    tensorboard: event files in the run's folder; readers purge events that an interrupted run wrote
+    after the resumed step. wandb: a run in the group of the folder's name; a
     resumed run is a new one of the same group.
     """
     if name == "tensorboard":

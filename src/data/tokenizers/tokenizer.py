@@ -3,7 +3,7 @@
 `pico` is a byte-level BPE of 2,048 ids shipped beside this file (tools/train_tokenizer.py made it);
 gpt2, cl100k_base and o200k_base are tiktoken's own, which it downloads and caches; a FILE.tiktoken
 holds ranks, one "base64 rank" a line; a pretrained model brings a `Vocabulary`. All text is plain
-text, "<|endoftext|>" included: the stop token is an id that no text encodes to.
+text, "<|endoftext|>" included: no text encodes to the id of the EOS token.
 """
 
 import base64
@@ -23,7 +23,7 @@ from src.data.tokenizers.byte_pairs import MAX_IDS, PATTERNS, Vocabulary, charac
 from src.utils.errors import UserError
 
 NAMED = ("gpt2", "cl100k_base", "o200k_base")
-STOP = "<|endoftext|>"
+EOS = "<|endoftext|>"
 PICO_FILE = Path(__file__).with_name("pico.tiktoken")
 
 DOWNLOAD_SECONDS = 60
@@ -46,7 +46,7 @@ _PROBE = (
 
 
 class Tokenizer:
-    """A tiktoken encoding with one stop token. Its ids are 0 to vocab_size - 1."""
+    """A tiktoken encoding with one EOS token. Its ids are 0 to vocab_size - 1."""
 
     def __init__(
         self,
@@ -206,10 +206,10 @@ def _from_file(path: Path) -> Tokenizer:
 
 
 def _encoding(name: str, ranks: dict[bytes, int], pattern: str) -> tiktoken.Encoding:
-    """A tiktoken encoding whose stop token is the id after the last rank."""
+    """A tiktoken encoding whose EOS token is the id after the last rank."""
     eos_id = max(ranks.values()) + 1
     return tiktoken.Encoding(
-        name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={STOP: eos_id}
+        name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={EOS: eos_id}
     )
 
 
