@@ -115,6 +115,7 @@ def main(argv=None) -> dict:
 
     from src.data.squad_preferences import parse_corruptions
     from src.evaluation.compare_policies import (
+        check_parents,
         comparison,
         load_reward,
         measure_policy,
@@ -133,7 +134,9 @@ def main(argv=None) -> dict:
     for policy in policies[1:]:
         require_same_tokenizer(policies[0], policy)
     parent = sft_ancestor(policies[0], policies)
-    reward = load_reward(args, policies[0])
+    scored_by = load_reward(args, policies[0])
+    check_parents(policies, parent, scored_by)
+    reward = scored_by.model if scored_by else None
     readers = [p.model for p in (*policies, parent)] + ([reward.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
     train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)

@@ -98,7 +98,7 @@ def main(argv=None) -> dict:
     with Run(parser, argv, STAGE) as run:
         args = run.args
         if run.finished:
-            return run.final_metrics()
+            return run_data.finished_metrics(run)
         device = set_up_torch(args)
 
         # The model, and the questions in windows that it can read.

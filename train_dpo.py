@@ -110,7 +110,7 @@ def main(argv=None) -> dict:
     with Run(parser, argv, STAGE) as run:
         args = run.args
         if run.finished:
-            return run.final_metrics()
+            return run_data.finished_metrics(run)
         device = set_up_torch(args)
 
         # The policy starts from its parent; the pairs are of the parent's data.

@@ -99,7 +99,7 @@ def main(argv=None) -> dict:
         args = run.args
         check(args, parser)
         if run.finished:
-            return run.final_metrics()
+            return run_data.finished_metrics(run)
         device = set_up_torch(args)
         parents, reward, models = load_models(args, device)
         take_parents_defaults(run, parents[0])

@@ -5,6 +5,7 @@ import contextlib
 import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from src.data.encoding import EncodedParagraph, encode_paragraphs
@@ -15,14 +16,17 @@ from src.data.squad_loader import SquadData, load_from_identity, load_squad, req
 from src.data.squad_preferences import parse_corruptions
 from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
-from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from src.evaluation.evaluation_set import EvaluationSet, choose_questions, held_out_questions
 from src.inference.logprobs import Tree
+from src.interop.llama_folder import pretrained_hash
 from src.preference.pairs import PairSet, held_out_pairs, training_pairs
 from src.training.distributed import first_alone
-from src.training.run import say
+from src.training.run import Run, say
 from src.utils.checkpoint_utils import Checkpoint
+from src.utils.constants import SFT
 from src.utils.errors import UserError
+from src.utils.payload import load_payload
 
 CACHE_DIR = ".cache/encoded"
 # Context groups whose gold answers fix the reward model's offset and scale.
@@ -150,6 +154,50 @@ def inputs_of(
         f"the tokenizer {tokenizer.name}": tokenizer.identity()["fingerprint"],
         **{parent.path: parent.sha256 for parent in parents},
     }
+
+
+def finished_metrics(run: Run) -> dict:
+    """The metrics of a finished run that is resumed. UserError where what it started from has
+    changed since, as for a run that goes on: its final.pt would pass for one of the new inputs.
+    """
+    final = load_payload(run.folder / "final.pt")
+    for path, sha256 in _started_from(run, final).items():
+        if not Path(path).exists():
+            raise UserError(
+                f"{path}, which the finished run in {run.folder} started from, is not there, "
+                "restore it, run its stage again, or start anew with --overwrite"
+            )
+        if pretrained_hash(path) != sha256:
+            raise _changed(path, run)
+    flags = final["flags"]
+    if run.stage == SFT and not flags["init_from"]:  # else it came with the parent
+        name, stored = flags["tokenizer"], Tokenizer.from_state(final["tokenizer"])
+        if load_tokenizer(name).identity() != stored.identity():
+            raise _changed(f"the tokenizer {name}", run)
+    try:
+        load_from_identity(final["data"])
+    except UserError as error:
+        raise UserError(
+            f"the data of the finished run in {run.folder}: {error}, or start anew with --overwrite"
+        ) from None
+    return final["metrics"]
+
+
+def _started_from(run: Run, final: dict) -> dict[str, str]:
+    """The files of a finished run's parents, with their hashes; without its last.pt, of all its
+    ancestors.
+    """
+    lineage = {entry["path"]: entry["sha256"] for entry in final["lineage"]}
+    if run.last is None:
+        return lineage
+    return {path: sha256 for path, sha256 in run.last["inputs"].items() if path in lineage}
+
+
+def _changed(what: str, run: Run) -> UserError:
+    return UserError(
+        f"{what} is not what the finished run in {run.folder} started from, restore it or start "
+        "anew with --overwrite"
+    )
 
 
 def load_pairs(

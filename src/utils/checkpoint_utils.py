@@ -187,6 +187,18 @@ def load_parent(
     return found
 
 
+def trained_anew(child: Checkpoint, known: Checkpoint) -> bool:
+    """Whether `known` lies where the child's lineage has another checkpoint: its stage was run
+    again since, and the child knows nothing of that.
+    """
+    stored = {
+        entry["sha256"]
+        for entry in child.lineage
+        if Path(entry["path"]).resolve() == Path(known.path).resolve()
+    }
+    return bool(stored) and known.sha256 not in stored
+
+
 def require_same_tokenizer(first: Checkpoint, other: Checkpoint) -> None:
     """Refuse a checkpoint that reads other ids than the first writes."""
     mine, its = first.tokenizer.identity(), other.tokenizer.identity()
