@@ -10,7 +10,8 @@ from itertools import product
 
 import pytest
 
-from src.data.answer_text import answer_type, normalize_answer, typed_spans
+from src.data.answer_text import answer_type as type_of
+from src.data.answer_text import normalize_answer, typed_spans
 from src.data.pico import DIFFICULTIES, LEVELS, generate_articles, is_validation_name, names, words
 from src.data.pico.facts import EASY, FACTS, PLAIN, WORDS, Fact, Wording
 from src.data.squad_types import Paragraph, Question
@@ -178,7 +179,7 @@ def check_entity_question(paragraph: Paragraph, question: Question) -> None:
             ):
                 assert len(places(paragraph.context, fact, asked.group("A"))) == 1, paragraph
                 return
-    raise AssertionError(f"no sentence answers {question.text!r} with {gold!r}: {paragraph.context}")
+    raise AssertionError(f"no sentence answers {question.text!r} with {gold!r}: {paragraph.context}")  # noqa: E501
 
 
 def places(context: str, fact: Fact, value: str) -> set[int]:
@@ -188,7 +189,7 @@ def places(context: str, fact: Fact, value: str) -> set[int]:
         match.start("A")
         for wording in fact.statements
         for match in re.finditer(
-            pattern(wording[:-1] + (wording[-1].rstrip("."),), slots) + "(?![\\w]|,\\d)", context, re.I
+            pattern(wording[:-1] + (wording[-1].rstrip("."),), slots) + "(?![\\w]|,\\d)", context, re.I  # noqa: E501
         )
     }
 
@@ -251,7 +252,7 @@ def test_shape_of_the_second_difficulty():
 
 def first_of_type(paragraph: Paragraph, question: Question) -> str:
     """The first span that looks like the answer's type and does not stand in the question."""
-    spans = typed_spans(paragraph.context, answer_type(question.answers[0]))
+    spans = typed_spans(paragraph.context, type_of(question.answers[0]))
     return next((span for span in spans if span not in question.text), "")
 
 
@@ -269,8 +270,8 @@ def test_floors(difficulty):
         )
         for question in paragraph.questions:
             gold = question.answers[0]
-            kind = answer_type(gold)
-            rivals = [answer for _, answer in told if answer_type(answer) == kind]
+            kind = type_of(gold)
+            rivals = [answer for _, answer in told if type_of(answer) == kind]
             first += rivals[0] == gold
             looks += normalize_answer(first_of_type(paragraph, question)) == normalize_answer(gold)
             total += 1
@@ -343,7 +344,7 @@ def test_names_are_disjoint():
     shared = (found["train"] & found["validation"]) - known
     # What else they share begins a sentence or a question, and is a word of the wordings.
     listed = {word for items in words.VALUES.values() for item in items for word in item.split()}
-    openers = WORDS | listed | {*words.NUMBER_WORDS, "and", "half", "noon", "midnight", "he", "she", "it", "his", "her"}
+    openers = WORDS | listed | {*words.NUMBER_WORDS, "and", "half", "noon", "midnight", "he", "she", "it", "his", "her"}  # noqa: E501
     assert {word for word in shared if word.lower() not in openers} == set()
     everyday = {word for listed in names.EVERYDAY.values() for word in listed.split()}
     assert shared & everyday == set()
