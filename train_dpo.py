@@ -57,10 +57,10 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
 
     pairs = len(reference)
     chosen_tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
-    said = zip(trees, reference.split([len(qs) for _, qs in trees]), strict=True)
+    scored = zip(trees, reference.split([len(qs) for _, qs in trees]), strict=True)
     sums: dict = {}
     for part in micro_batches(
-        list(said), args.micro_batch_size, lambda item: tree_tokens(item[0]),
+        list(scored), args.micro_batch_size, lambda item: tree_tokens(item[0]),
         args.micro_batch_tokens,
     ):  # fmt: skip
         tree_batch = build_tree_batch([tree for tree, _ in part], eos_id, device)
@@ -154,8 +154,8 @@ def main(argv=None) -> dict:
             numbers = [n for row in batch.index for n in row]
             record = dpo_backward(model, batch.trees, reference[numbers], eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
-            shown = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
-            stages.log_step(run, step, started, len(numbers), batch.trees, record, **shown)
+            displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
+            stages.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
             if stages.due(run, step):
                 evaluate(step + 1)
 

@@ -141,8 +141,8 @@ def main(argv=None) -> dict:
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
             episodes, kl = len(rollout.score), record["kl_nats"]
-            shown = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
-            stages.log_step(run, step, started, episodes, rollout.trees, record, **shown)
+            displayed = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
+            stages.log_step(run, step, started, episodes, rollout.trees, record, **displayed)
             extra["kl_coef"] = ppo_figures.next_kl_coef(args, extra["kl_coef"], kl, episodes)
             if kl > args.kl_limit:
                 run.stop_after_step(ppo_figures.collapse(kl, args.kl_limit))

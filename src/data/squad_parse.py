@@ -107,8 +107,10 @@ def _list(holder: Any, key: str, place: str) -> list:
     found = holder.get(key, BadRow) if isinstance(holder, dict) else holder
     if isinstance(found, list) and isinstance(holder, dict):
         return found
-    said = f"no {key!r}" if found is BadRow else f"{kind_of(found)} where a list {key!r} belongs"
-    raise UserError(f"{place}: {said}; expected SQuAD's layout: articles, paragraphs, qas, answers")
+    fault = f"no {key!r}" if found is BadRow else f"{kind_of(found)} where a list {key!r} belongs"
+    raise UserError(
+        f"{place}: {fault}; expected SQuAD's layout: articles, paragraphs, qas, answers"
+    )
 
 
 def parse_rows(rows: Iterable[tuple[str, Any]], report: LoadReport) -> list[Paragraph]:
@@ -287,5 +289,5 @@ def _with_id(place: str, row: Any) -> str:
 
 def shorten(text: str) -> str:
     """A text for a message: one printable line of at most 40 characters."""
-    shown = (c if c.isprintable() else ascii(c)[1:-1] for c in text[:40])
-    return "".join(shown) or "empty text"
+    printable = (c if c.isprintable() else ascii(c)[1:-1] for c in text[:40])
+    return "".join(printable) or "empty text"

@@ -22,8 +22,8 @@ def content_hash(paragraphs: Sequence[Paragraph]) -> str:
     """sha256 over all text and positions, as JSON, so that no two contents look alike."""
     digest = hashlib.sha256()
     for paragraph in paragraphs:
-        told = paragraph[:3] if paragraph.template else paragraph
-        digest.update(json.dumps(told).encode())
+        fields = paragraph[:3] if paragraph.template else paragraph
+        digest.update(json.dumps(fields).encode())
     return digest.hexdigest()
 
 

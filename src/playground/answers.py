@@ -253,10 +253,10 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
     A token that ends inside a character adds nothing; the one that completes it adds all of it.
     """
-    texts, shown = [], 0
+    texts, done = [], 0
     for end in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[:end])
         whole = text if end == len(ids) else text.rstrip("\ufffd")  # U+FFFD: perhaps incomplete
-        texts.append(whole[shown:])
-        shown = max(shown, len(whole))
+        texts.append(whole[done:])
+        done = max(done, len(whole))
     return texts

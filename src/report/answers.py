@@ -51,21 +51,21 @@ def answers_table(
     """The table and its sorting; rows start in the order of where the policies differ most."""
     names, results = list(policies), list(policies.values())
     rows = []
-    for place, about in enumerate(held_out.asked):
-        points = [result.f1[place] for result in results]
-        answers = [result.answers[place] for result in results]
+    for index, example in enumerate(held_out.asked):
+        points = [result.f1[index] for result in results]
+        answers = [result.answers[index] for result in results]
         differ = max(points) - min(points) + 0.01 * (len(set(answers)) - 1)
-        shown = [
-            tag("details", tag("summary", "context"), about.context) if context else None,
+        cells = [
+            tag("details", tag("summary", "context"), example.context) if context else None,
             *(
-                answer_cell(name, answer, about.golds, bool(result.em[place]))
+                answer_cell(name, answer, example.golds, bool(result.em[index]))
                 for name, answer, result in zip(names, answers, results, strict=True)
             ),
         ]
-        question = tag("td", about.question, shown[0])
-        gold = tag("td", " / ".join(dict.fromkeys(about.golds)), data_policy="gold")
+        question = tag("td", example.question, cells[0])
+        gold = tag("td", " / ".join(dict.fromkeys(example.golds)), data_policy="gold")
         rows.append((differ, tag(
-            "tr", question, gold, *shown[1:], data_order=place, data_differ=f"{differ:.4f}",
+            "tr", question, gold, *cells[1:], data_order=index, data_differ=f"{differ:.4f}",
             data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",
         )))  # fmt: skip
     rows.sort(key=lambda row: -row[0])

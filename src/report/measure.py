@@ -42,7 +42,7 @@ class KindScores(NamedTuple):
 class Measured(NamedTuple):
     """What was measured of one pipeline. table: policy or rule -> metric -> value with interval;
     answers: policy's stage -> its greedy answers; kinds: corruption -> scores, if there is a reward
-    model; gold_tokens: mean length of the golds, stop tokens included.
+    model; gold_tokens: mean length of the golds, EOS included.
     """
 
     held_out: EvaluationSet
@@ -134,7 +134,7 @@ def _start(policies: dict[str, Checkpoint]) -> Checkpoint:
 
 
 def _form(result: PolicyResult, held_out: EvaluationSet) -> dict[str, Interval]:
-    """How long the greedy answers are, in tokens with the stop token, and how many end by it."""
+    """Length of the greedy answers in tokens, EOS included, and the share that end with EOS."""
     stopped = [len(ids) < MAX_ANSWER_TOKENS for ids in result.ids]
     lengths = [len(ids) + end for ids, end in zip(result.ids, stopped, strict=True)]
     ones = np.ones(len(lengths))

@@ -38,8 +38,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Defaults, **options)
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
-        """As argparse; refuses an empty name, as an unset variable of a shell gives it, and a
-        difficulty of data that have none.
+        """As argparse. Refuses an empty name, which an unset shell variable gives, and a difficulty
+        of data that have none.
         """
         found = super().parse_args(args, namespace)
         for name in NAMING_FLAGS:
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
     def typed(self, argv: Sequence[str] | None) -> set[str]:
-        """Names of the flags that stand in argv, as opposed to those left at their defaults."""
+        """Names of the flags given in argv, as opposed to those left at their defaults."""
         words = sys.argv[1:] if argv is None else argv
         given = {word.split("=", 1)[0] for word in words if word.startswith("--")}
         return {a.dest for a in self._actions if given & set(a.option_strings)}
@@ -178,7 +178,7 @@ SHAPE_FLAGS = {
     "n_head": "attention heads, transformer only; default: 4",
     "n_kv_head": "key-value heads, transformer only; default: as many as heads",
     "kgram_k": "tokens that a k-gram sees, k-gram only; default: 16",
-    "block_size": "most tokens of context, question, answer and stop token together; default: 1024",
+    "block_size": "most tokens of context, question, answer and EOS together; default: 1024",
 }
 OF_ONE_MODEL = {"n_head": "transformer", "n_kv_head": "transformer", "kgram_k": "kgram"}
 
@@ -278,7 +278,7 @@ def add_training_flags(
 
 
 def note_pretrained_defaults(parser: Parser, stage: str) -> None:
-    """Say in the help which defaults another start has; `Run.take_defaults` sets them."""
+    """Add the defaults of a pretrained start to the help; `Run.take_defaults` sets them."""
     when = "with --init_from" if stage == SFT else "from a pretrained start"
     for action in parser._actions:
         if action.dest in PRETRAINED_DEFAULTS[stage]:
