@@ -31,7 +31,8 @@ class EvaluationSet(NamedTuple):
 
     prompts: cut to their windows; golds: ids of each question's first gold.
     groups: the paragraph of each question, for intervals. lost: share of questions of which the
-    window keeps no gold; dropped: questions that leave no room for a context.
+    window keeps no gold; dropped: questions that leave no room for a context. metric: how answers
+    are compared with golds.
     """
 
     prompts: list[PromptTree]
@@ -41,6 +42,7 @@ class EvaluationSet(NamedTuple):
     groups: list[int]
     lost: float
     dropped: int
+    metric: str = "squad"
 
     def gold_tokens(self) -> list[int]:
         """Tokens of each gold and its stop, (Q,); 0 where they are more than an answer may have:
@@ -82,7 +84,10 @@ def choose_questions(
 
 
 def held_out_questions(
-    paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], block_size: int
+    paragraphs: Sequence[Paragraph],
+    encoded: Sequence[EncodedParagraph],
+    block_size: int,
+    metric: str = "squad",
 ) -> EvaluationSet:
     """All questions of some paragraphs, each context read from its start, wherever its golds
     are.
@@ -103,6 +108,7 @@ def held_out_questions(
         [p for p, _ in places],
         golds_lost(encoded, trees),
         len(trees.dropped),
+        metric,
     )
 
 
@@ -140,7 +146,7 @@ def evaluate_policy(
 
     ids = [row for part in map_over_ranks(model, held_out.prompts, answer) for row in part]
     answers = [tokenizer.decode(answer).strip() for answer in ids]
-    em, f1 = em_and_f1(answers, held_out.asked)
+    em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
     tokens = held_out.gold_tokens()
     golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
     trees = held_out.with_answers(golds)

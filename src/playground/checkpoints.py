@@ -27,7 +27,7 @@ SHORT_NAMES = {SFT: "SFT", DPO: "DPO", PPO: "PPO", REWARD: "reward"}
 class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None where it is not loaded.
 
-    trained: False for the weights that training began with.
+    trained: False for the weights that training began with. metric: how answers are compared.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Policy(NamedTuple):
     parent: nn.Module | None = None
     parent_name: str = ""
     trained: bool = True
+    metric: str = "squad"
 
 
 class Judge(NamedTuple):
@@ -136,7 +137,11 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
             if start not in bases:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
                 model, base_name = bases[start]
-                policies.append(Policy(base_name, model, c.tokenizer, trained=False))
+                policies.append(
+                    Policy(base_name, model, c.tokenizer, trained=False, metric=c.answer_metric)
+                )
             parent, parent_name = bases[start]
-        policies.append(Policy(name, c.model, c.tokenizer, parent, parent_name))
+        policies.append(
+            Policy(name, c.model, c.tokenizer, parent, parent_name, metric=c.answer_metric)
+        )
     return policies

@@ -5,7 +5,14 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 
-from src.utils.constants import MAX_BLOCK_SIZE, MODEL_TYPES, PRETRAINED_DEFAULTS, SFT, TRACKERS
+from src.utils.constants import (
+    ANSWER_METRICS,
+    MAX_BLOCK_SIZE,
+    MODEL_TYPES,
+    PRETRAINED_DEFAULTS,
+    SFT,
+    TRACKERS,
+)
 from src.utils.errors import UserError
 from src.utils.ranks import rank
 
@@ -168,7 +175,9 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
-    """--dataset --difficulty --num_examples --strict_data; later stages inherit the first three."""
+    """--dataset --difficulty --num_examples --strict_data --answer_metric; later stages inherit all
+    but --strict_data.
+    """
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
         "--dataset",
@@ -192,6 +201,11 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
         )
     parser.add_argument("--strict_data", action="store_true",
                         help="refuse a file with unusable rows instead of dropping them")
+    parser.add_argument("--answer_metric", choices=ANSWER_METRICS,
+                        default=ANSWER_METRICS[0] if default else None,
+                        help="what EM, F1, rewards and pairs compare: squad: words, as SQuAD v1.1 "
+                        "has it; mixed: characters where a script has no blanks between words, "
+                        "punctuation of every script left out" + inherited)
 
 
 def add_training_flags(
