@@ -132,7 +132,9 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             # Collect a batch of episodes with the policy as it is ...
             prompts, asked = ppo.ask(next(batches), questions.train)
-            reward_of = reward_of_trees(args.reward, reward, tokenizer, asked, device)
+            reward_of = reward_of_trees(
+                args.reward, reward, tokenizer, asked, device, args.answer_metric
+            )
             rollout = ppo.collect(models, prompts, reward_of, extra["kl_coef"], step, settings)
             record = {"kl_coef": extra["kl_coef"], **ppo_figures.describe(rollout, settings)}
             # ... then learn from it for a few epochs.

@@ -1,5 +1,8 @@
 """A paragraph in each of nine languages, made up for the tests, with questions and answers."""
 
+import json
+from pathlib import Path
+
 from src.data.squad_types import Paragraph, Question
 
 # language -> (context, {question: answer})
@@ -82,3 +85,19 @@ def many(language: str, copies: int) -> list[Paragraph]:
         )
         for n in range(copies)
     ]
+
+
+def write_squad(path: str, paragraphs: list[Paragraph]) -> str:
+    """The paragraphs as an official SQuAD file, an article each; returns the path."""
+    articles = []
+    for title, context, questions in paragraphs:
+        qas = [
+            {"id": q.id, "question": q.text, "answers": [
+                {"text": text, "answer_start": start}
+                for text, start in zip(q.answers, q.starts, strict=True)
+            ]}
+            for q in questions
+        ]  # fmt: skip
+        articles.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
+    Path(path).write_text(json.dumps({"data": articles}, ensure_ascii=False), encoding="utf-8")
+    return path

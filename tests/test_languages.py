@@ -5,16 +5,21 @@ from random import Random
 
 import pytest
 import regex
+from conftest import flags, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import corruptions as corrupt
-from src.data.answer_text import answer_type, typed_spans
+from src.data.answer_text import answer_tokens, answer_type, typed_spans
 from src.data.segmentation import main_script, piece_spans, pieces, sentence_edges, word_spans
 from src.data.squad_preferences import make_pairs
 from src.data.squad_types import Paragraph, Question
 from src.evaluation.baselines import baseline_predictions
-from tests.languages import TEXTS, many, paragraph_of
+from src.report.answers import answer_cell, marked_words
+from src.rl.rewards import reward_function
+from src.utils.checkpoint_utils import load_checkpoint
+from src.utils.constants import STAGES
+from tests.languages import TEXTS, many, paragraph_of, write_squad
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 LETTERS = "ab .,。।?؟\n1٣年张三かカーกเำ้ระยिकषत्مَرحЁё한 \u200d👩🏽\ufe0f\u20e3က်ာ្ស"
@@ -196,3 +201,65 @@ def test_baselines_read_no_blanks_where_there_are_none(language):
         assert stands_whole(first, paragraph.context)
         assert answer_type(answer) in (answer_type(first), "other")
     assert found.perfect_copy == answers
+
+
+# --- the metric ---
+
+
+def test_no_rejected_answer_is_right_by_the_metric():
+    """A gold with brackets or without is one answer to the mixed metric, two to SQuAD's."""
+    context = "《三体》是小说。三体很长。"
+    both = Question("1", "q", ("三体",), (1,)), Question("2", "q", ("《三体》",), (0,))
+    paragraphs = [
+        Paragraph("T", context, tuple(q._replace(id=f"{q.id}-{n}") for q in both))
+        for n in range(300)
+    ]
+    for metric, same in (("squad", True), ("mixed", False)):
+        pairs = make_pairs(paragraphs, 0, "x", {"other_answer": 1.0, "sentence": 1.0}, metric)
+        tokens = [[answer_tokens(t, "mixed") for t in (p.chosen, p.rejected)] for p in pairs]
+        assert any(chosen == rejected for chosen, rejected in tokens) == same
+
+
+def test_rewards_compare_by_the_metric():
+    asked = ("北京大学校", ("北京大学",), "", "")
+    assert reward_function("f1")(*asked) == 0.0
+    assert reward_function("f1", "mixed")(*asked) == pytest.approx(8 / 9)
+    assert reward_function("em")("《三体》", ("三体",), "", "") == 0.0
+    assert reward_function("em", "mixed")("《三体》", ("三体",), "", "") == 1.0
+
+
+def test_the_report_marks_what_the_metric_counts():
+    assert marked_words("北京大学校", ["北京大学"]) == [("北京大学校", False)]
+    assert marked_words("北京 AI校", ["北京AI"], "mixed") == [
+        ("北", True), ("京", True), ("AI", True), ("校", False),
+    ]  # fmt: skip
+    cell = answer_cell("SFT", "北京 AI校", ["北京AI"], False, "mixed")
+    text = regex.sub("<[^>]*>", "", cell)
+    assert text == "✗ 北京 AI校"
+
+
+def test_the_metric_is_stored_and_inherited_by_every_stage(tmp_path, monkeypatch):
+    """Chosen once at SFT; evaluation and PPO's f1 reward follow it; a flag overrides it."""
+    monkeypatch.chdir(tmp_path)
+    paragraphs = [
+        p._replace(context=f"{p.context}第{n}段。") for n, p in enumerate(many("zh", 12))
+    ]
+    data = write_squad("zh.json", paragraphs)
+    where = {s: f"checkpoints/kgram_{s}/final.pt" for s in STAGES}
+    more = {
+        STAGES[0]: ["--dataset", data, "--answer_metric", "mixed", "--num_examples", "40"],
+        STAGES[3]: ["--reward", "f1", "--max_new_tokens", "6"],
+    }
+    for stage in STAGES:
+        argv = [*flags(stage, "kgram"), "--max_steps", "1", *more.get(stage, [])]
+        ended = outcome(stage, argv)
+        assert ended.code == 0, ended.err
+        if stage != STAGES[0]:
+            assert f"answer metric: mixed, inherited from {where[STAGES[0]]}" in ended.err
+        found = load_checkpoint(where[stage])
+        assert found.answer_metric == found.flags["answer_metric"] == "mixed"
+    policies = ["--model_type", "kgram", "--checkpoint", where[STAGES[1]]]
+    ended = outcome("eval_dpo", policies)
+    assert ended.code == 0 and any("answers compared by mixed" in line for line in ended.err)
+    ended = outcome("eval_dpo", [*policies, "--answer_metric", "squad"])
+    assert ended.code == 0 and any("answers compared by squad" in line for line in ended.err)
