@@ -193,6 +193,35 @@ def places(context: str, fact: Fact, value: str) -> set[int]:
     return found
 
 
+def test_a_pronoun_means_the_subject_before():
+    """The sentence before "She works in Oslo" is about her: it holds her whole name or its part."""
+    seen = 0
+    # Not "It was in 1912 that", "It is 40 miles from Oslo".
+    pronoun = re.compile(
+        r"(?:He|She|It|His|Her|Its) (?!was (?:in|on|[A-Z])|is [\d,]+ \w+ from [A-Z])"
+    )
+    for paragraph in generate_articles(6, "train", 60, 4):
+        sentences = re.findall(r"[^.]+\.", paragraph.context)
+        ends = [sum(map(len, sentences[: i + 1])) for i in range(len(sentences))]
+        for question in paragraph.questions:
+            number = sum(end <= question.starts[0] for end in ends)
+            if not pronoun.match(sentences[number].strip()):
+                continue
+            before = number
+            while pronoun.match(sentences[before].strip()):
+                before -= 1
+            assert before >= 0
+            asked = (wanted.fullmatch(question.text) for wanted, _, _ in question_patterns())
+            name = next((match.group("E") for match in asked if match), "")
+            # The first half of a joined sentence is what the pronoun is the subject of.
+            half = re.split(", and |, while |;", sentences[number])[0]
+            if name and question.starts[0] < ends[number] - len(sentences[number]) + len(half):
+                parts = set(name.lower().split()) - {"the", "of", "and", "van", "de"}
+                assert any(part in sentences[before].lower() for part in parts), (paragraph, name)
+                seen += 1
+    assert seen > 30
+
+
 def size(value: str) -> float:
     """What a comparison compares: a number, or a date as days."""
     if value.lower() in words.NUMBER_WORDS:

@@ -14,9 +14,9 @@ in random order: copying the first of the type is right in about a quarter of th
     5  more of all this, and questions that need two sentences: "Where does the teacher of Nora Lund
        live?" (235 tokens)
 
-Tokens are those of a whole context under the shipped tokenizer, a mean. A word of a name takes two
-or three of them at 1 and 2, one to seven from 3 on. `LEVELS` holds every number that makes a
-difficulty easy or hard.
+Tokens are those of a whole context under the shipped tokenizer, a mean. A word of a name has 2.4 of
+them at 1 and 2, and 3 to 3.5 from 3 on: mostly one to seven. `LEVELS` holds every number that makes
+a difficulty easy or hard.
 
 No name of a validation article occurs in a training article, under any seed: see names.py. Common
 words (jobs, colours, months, nouns) are shared.
