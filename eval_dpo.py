@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from src.utils import cli
-from src.utils.constants import DPO
+from src.utils.constants import DEFAULT_DIFFICULTY, DPO
 from src.utils.errors import UserError
 from src.utils.exit_handling import command
 
@@ -91,7 +91,7 @@ def load_held_out(args, policy, block_size: int):
         data = load_squad(
             args.dataset or stored["dataset"],
             seed=stored.get("seed") or 0,
-            difficulty=args.difficulty or stored.get("difficulty") or 2,
+            difficulty=args.difficulty or stored.get("difficulty") or DEFAULT_DIFFICULTY,
             num_examples=stored.get("num_examples"),
             strict=args.strict_data,
             evaluate=True,

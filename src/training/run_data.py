@@ -24,7 +24,7 @@ from src.preference.pairs import PairSet, held_out_pairs, training_pairs
 from src.training.distributed import first_alone
 from src.training.run import Run, say
 from src.utils.checkpoint_utils import Checkpoint
-from src.utils.constants import SFT
+from src.utils.constants import DEFAULT_DIFFICULTY, SFT
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
@@ -76,7 +76,7 @@ def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
     data = load_squad(
         stored["dataset"] if inherited else args.dataset,
         seed=stored.get("seed", args.seed),
-        difficulty=args.difficulty or stored.get("difficulty") or 2,
+        difficulty=args.difficulty or stored.get("difficulty") or DEFAULT_DIFFICULTY,
         num_examples=args.num_examples or (stored.get("num_examples") if inherited else None),
         strict=args.strict_data,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from src.utils.constants import (
     ANSWER_METRICS,
+    DEFAULT_DIFFICULTY,
     MAX_BLOCK_SIZE,
     MICRO_BATCH_TOKENS,
     MODEL_TYPES,
@@ -220,7 +221,7 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
         "--difficulty",
         type=number(int, 1, 5),
         help="of the embedded data, 1 to 5: entities, types, paraphrase"
-        + (" (2 if left out)" if default else inherited),
+        + (f" ({DEFAULT_DIFFICULTY} if left out)" if default else inherited),
     )
     if trains:
         parser.add_argument(
