@@ -232,7 +232,8 @@ def sample_lines(
     for number, place in enumerate(evenly_spaced(len(answers))):
         about, was = held_out.asked[place], before[number : number + 1]
         told = f"  before: {was[0]!r}" if was else ""
+        question = " ".join(about.question.split())[-300:]  # a prompt of one's own may be long
         lines.append(
-            f"  Q: {about.question}  gold: {about.golds[0]!r}  answer: {answers[place]!r}{told}"
+            f"  Q: {question}  gold: {about.golds[0]!r}  answer: {answers[place]!r}{told}"
         )
     return lines
