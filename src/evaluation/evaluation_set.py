@@ -245,6 +245,7 @@ def sample_lines(
     lines = []
     for number, index in enumerate(evenly_spaced(len(answers))):
         example, old = held_out.asked[index], before[number : number + 1]
-        line = f"  Q: {example.question}  gold: {example.golds[0]!r}  answer: {answers[index]!r}"
+        question = " ".join(example.question.split())[-300:]  # a prompt of one's own may be long
+        line = f"  Q: {question}  gold: {example.golds[0]!r}  answer: {answers[index]!r}"
         lines.append(line + (f"  before: {old[0]!r}" if old else ""))
     return lines
