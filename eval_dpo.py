@@ -82,6 +82,7 @@ def load_held_out(args, policy, block_size: int):
     from src.evaluation.evaluation_set import choose_questions, held_out_questions
     from src.training.run import say
 
+    metric = args.answer_metric or policy.answer_metric
     stored = policy.data
     train = load_from_identity(stored)
     if args.dataset is None and args.difficulty is None and args.split is None:
@@ -103,7 +104,7 @@ def load_held_out(args, policy, block_size: int):
         say(f"{data.identity['dataset']}: {line}")
     chosen = choose_questions(source, args.limit, args.seed)
     encoded = encode_paragraphs(chosen, policy.tokenizer)
-    held_out = held_out_questions(chosen, encoded, block_size, args.doc_stride)
+    held_out = held_out_questions(chosen, encoded, block_size, args.doc_stride, metric)
     return train.train, chosen, encoded, held_out, data.identity["dataset"]
 
 
@@ -115,6 +116,7 @@ def main(argv=None) -> dict:
 
     from src.data.squad_preferences import parse_corruptions
     from src.evaluation.compare_policies import (
+        check_parents,
         comparison,
         load_reward,
         measure_policy,
@@ -133,14 +135,20 @@ def main(argv=None) -> dict:
     for policy in policies[1:]:
         require_same_tokenizer(policies[0], policy)
     parent = sft_ancestor(policies[0], policies)
-    reward = load_reward(args, policies[0])
+    scored_by = load_reward(args, policies[0])
+    check_parents(policies, parent, scored_by)
+    reward = scored_by.model if scored_by else None
     readers = [p.model for p in (*policies, parent)] + ([reward.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
     train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
     pairs = held_out_pairs(
-        chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions)
+        chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions),
+        held_out.metric,
+    )  # fmt: skip
+    say(
+        f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block; "
+        f"answers compared by {held_out.metric}"
     )
-    say(f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block")
     setting = comparison(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
     results = {p.path: measure_policy(setting, p.model) for p in policies}
     for path, (result, _) in results.items():

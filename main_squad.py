@@ -30,6 +30,9 @@ def build_parser() -> cli.Parser:
     add("--pointer", action="store_true", default=True, help="a pointer on top of the model: an "
         "attention that copies tokens read before; absent with --init_from")
     add("--no_pointer", action="store_false", dest="pointer", help="the plain architecture")
+    add("--shares", type=cli.shares, metavar="30,40,30", help="deal the training articles into "
+        "demonstrations (SFT), comparisons (DPO, reward model) and prompts (PPO), percent of the "
+        "questions; inherited by later stages; left out: every stage sees all")
     add("--lm_weight", type=cli.non_negative, default=0.3,
         help="weight of the language-model loss on context and question")
     add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
@@ -94,14 +97,14 @@ def main(argv=None) -> dict:
     with Run(parser, argv, STAGE) as run:
         args = run.args
         if run.finished:
-            return run.final_metrics()
+            return run_data.finished_metrics(run)
         device = set_up_torch(args)
 
         # The model, and the questions in windows that it can read.
         model, tokenizer, parents = start_of(run)
         model.to(device)
         block = model.config.block_size
-        questions = run_data.load_questions(args, tokenizer, block)
+        questions = run_data.load_questions(args, tokenizer, block, STAGE)
         held_out = questions.held_out
         if args.control == "no_context":
             prompts = apply_control(held_out.prompts, args.control, "", block)

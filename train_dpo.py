@@ -110,7 +110,7 @@ def main(argv=None) -> dict:
     with Run(parser, argv, STAGE) as run:
         args = run.args
         if run.finished:
-            return run.final_metrics()
+            return run_data.finished_metrics(run)
         device = set_up_torch(args)
 
         # The policy starts from its parent; the pairs are of the parent's data.
@@ -118,7 +118,7 @@ def main(argv=None) -> dict:
         take_parents_defaults(run, parent)
         model, tokenizer = parent.model.to(device), parent.tokenizer
         block, eos_id = model.config.block_size, tokenizer.eos_id
-        questions = run_data.load_questions(args, tokenizer, block, parent)
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, parent)
         held_out = questions.held_out
         asked_steps = run.asked["max_steps"]
         planned = stages.steps_for_pairs(args, asked_steps, questions.units)

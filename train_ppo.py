@@ -99,13 +99,15 @@ def main(argv=None) -> dict:
         args = run.args
         check(args, parser)
         if run.finished:
-            return run.final_metrics()
+            return run_data.finished_metrics(run)
         device = set_up_torch(args)
         parents, reward, models = load_models(args, device)
         take_parents_defaults(run, parents[0])
         policy, tokenizer = models.policy, parents[0].tokenizer
         block, room = policy.config.block_size, args.max_new_tokens + 1
-        questions = run_data.load_questions(args, tokenizer, block, parents[0], answer_budget=room)
+        questions = run_data.load_questions(
+            args, tokenizer, block, STAGE, parents[0], answer_budget=room
+        )
         max_steps = stages.plan_steps(args, questions.units)
         trained = prepare(models.trained(), args, device)
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
@@ -130,7 +132,9 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             # Collect a batch of episodes with the policy as it is ...
             prompts, asked = ppo.ask(next(batches), questions.train)
-            reward_of = reward_of_trees(args.reward, reward, tokenizer, asked, device)
+            reward_of = reward_of_trees(
+                args.reward, reward, tokenizer, asked, device, args.answer_metric
+            )
             rollout = ppo.collect(models, prompts, reward_of, extra["kl_coef"], step, settings)
             record = {"kl_coef": extra["kl_coef"], **ppo_figures.describe(rollout, settings)}
             # ... then learn from it for a few epochs.

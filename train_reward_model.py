@@ -71,7 +71,7 @@ def main(argv=None) -> dict:
     with Run(parser, argv, STAGE) as run:
         args = run.args
         if run.finished:
-            return run.final_metrics()
+            return run_data.finished_metrics(run)
         device = set_up_torch(args)
 
         # The backbone starts from its parent; the pairs are of the parent's data.
@@ -80,7 +80,7 @@ def main(argv=None) -> dict:
         tokenizer, eos_id = parent.tokenizer, parent.tokenizer.eos_id
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
-        questions = run_data.load_questions(args, tokenizer, block, parent)
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, parent)
         asked_steps = run.asked["max_steps"]
         planned = stages.steps_for_pairs(args, asked_steps, questions.units)
         train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)

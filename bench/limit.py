@@ -72,8 +72,8 @@ class Stage:
         self.reference = build_model("transformer", SHAPE) if name == "dpo" else None
         self.optimizer = make_optimizer({"model": self.model})
         self.args = Namespace(
-            micro_batch_size=None, lm_weight=0.0, beta=0.1, label_smoothing=0.0,
-            loss_type="sigmoid", nll_weight=0.0,
+            micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.0, beta=0.1,
+            label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
         )  # fmt: skip
 
     def frozen(self, trees: list[Tree]) -> torch.Tensor:

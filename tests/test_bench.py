@@ -51,8 +51,8 @@ def test_alone_gives_every_question_a_context_of_its_own():
 def test_the_sides_with_and_without_sharing_do_the_same_work(stage):
     model = small()
     args = Namespace(
-        micro_batch_size=None, lm_weight=0.0, beta=0.1, label_smoothing=0.0, loss_type="sigmoid",
-        nll_weight=0.0,
+        micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.0, beta=0.1,
+        label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
     )  # fmt: skip
     reference = torch.tensor([[-3.0, -5.0], [-6.0, -2.0], [-4.0, -4.5]])
     found = []

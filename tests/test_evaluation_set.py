@@ -149,3 +149,34 @@ def test_a_figure_that_nothing_can_measure_is_said_and_left_out(capsys):
     metrics = compare("main_squad", figures, figures)
     assert metrics["em"] == 100 and not any(name.startswith("answer_loss") for name in metrics)
     assert "answer_loss_nats: no held-out question to measure it on" in capsys.readouterr().err
+
+
+def test_the_most_probable_answer_of_overlapping_windows_is_taken(monkeypatch):
+    """Windows of which each has its own answer: the one of the highest log-probability wins, with
+    the window that it was read from, and a question without windows keeps its answer."""
+    held_out = HELD_OUT._replace(
+        later=[([66], [[67], [68, 69]]), ([70], [[68, 69]])], later_of=[0, 1, 1]
+    )
+    said = {(65, 66): -3.0, (): -9.0, (66,): -2.0, (70,): -4.0}
+
+    def generate_all(model, prompts, eos_id, **options):
+        return [[200 + len(context), *question] for context, qs in prompts for question in qs]
+
+    def completion_logps(model, trees, eos_id, device):
+        # Of the first question the later window is surer, of the second the first one is.
+        rows = [(tuple(c), tuple(q)) for c, qs in trees for q, answers in qs for _ in answers]
+        return torch.tensor([said[c] - 2 * (q == (68, 69) and c != (65, 66)) for c, q in rows])
+
+    monkeypatch.setattr("src.evaluation.evaluation_set.generate_all", generate_all)
+    monkeypatch.setattr("src.evaluation.evaluation_set.completion_logps", completion_logps)
+    result = evaluate_policy(nn.Identity(), TOKENIZER, held_out)
+    assert result.ids == [[201, 67], [202, 68, 69], [200, 70]]
+    assert result.trees == [
+        ([66], [([67], [[201, 67]])]),
+        ([65, 66], [([68, 69], [[202, 68, 69]])]),
+        ([], [([70], [[200, 70]])]),
+    ]
+    # The rules and the ceiling see all windows too.
+    asked = [QAExample("", "", (TOKENIZER.decode([n]),)) for n in (65, 70, 99)]
+    copied = baselines_of(held_out._replace(asked=asked), TOKENIZER, []).perfect_copy
+    assert copied == [asked[0].golds[0], asked[1].golds[0], ""]

@@ -144,9 +144,9 @@ def questions_of(content, **values):
     """The questions of a file with this content, of 30 articles with 2 questions each."""
     Path("mine.json").write_text(json.dumps(content))
     defaults = {"difficulty": None, "num_examples": None, "strict_data": False, "seed": 0,
-                "eval_limit": None}  # fmt: skip
+                "eval_limit": None, "answer_metric": "squad"}  # fmt: skip
     args = argparse.Namespace(dataset="mine.json", **{**defaults, **values})
-    return load_questions(args, PICO, 512)
+    return load_questions(args, PICO, 512, "main_squad")
 
 
 def test_a_file_with_a_row_of_no_use_is_refused_where_the_flag_says_so(tmp_path, monkeypatch):

@@ -71,8 +71,8 @@ def trees_of(answers, contexts=8, seed=0) -> list[Tree]:
 
 def flags_of(**values):
     defaults = {
-        "micro_batch_size": None, "lm_weight": 0.3, "beta": 0.1, "label_smoothing": 0.0,
-        "loss_type": "sigmoid", "nll_weight": 0.0,
+        "micro_batch_size": None, "micro_batch_tokens": 10**9, "lm_weight": 0.3, "beta": 0.1,
+        "label_smoothing": 0.0, "loss_type": "sigmoid", "nll_weight": 0.0,
     }  # fmt: skip
     return argparse.Namespace(**{**defaults, **values})
 
@@ -97,15 +97,17 @@ def pairs_in(trees):
 @pytest.mark.parametrize("stage", BACKWARD)
 @pytest.mark.parametrize("name", MODEL_TYPES)
 def test_gradients_do_not_depend_on_the_micro_batch(name, stage):
-    """8 contexts at once, 4 + 4, 3 + 3 + 2 and one at a time, with ragged numbers of tokens."""
+    """8 contexts at once, 4 + 4, 3 + 3 + 2 and one at a time, with ragged numbers of tokens; and as
+    many as have 60 tokens, or 30."""
     answers, backward = BACKWARD[stage]
     trees = trees_of(answers)
     found = []
-    for size in (None, 8, 4, 3, 1):
+    for size, tokens in ((None, 10**9), (8, 60), (4, 10**9), (3, 30), (1, 10**9)):
         model = model_of(name)
         if stage == "reward":
             model = RewardModel(model)
-        figures = backward(model, trees, flags_of(micro_batch_size=size, nll_weight=0.5))
+        args = flags_of(micro_batch_size=size, micro_batch_tokens=tokens, nll_weight=0.5)
+        figures = backward(model, trees, args)
         found.append((gradients(model), figures))
     whole, whole_figures = found[0]
     assert max(g.abs().max() for g in whole.values()) > 1e-4

@@ -4,41 +4,43 @@ A corruption function returns a short list of texts, in no order that matters; i
 the kind does not apply. It need not avoid the golds or look at lengths: the caller does both.
 """
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 from random import Random
 from typing import NamedTuple
 
-from src.data.answer_text import answer_type, normalize_answer, typed_spans
+from src.data.answer_text import answer_tokens, answer_type, typed_spans
+from src.data.segmentation import main_script, piece_spans, sentence_edges, word_spans
 from src.data.squad_types import Paragraph
 
-_WORD = re.compile(r"\w(?:\S*\w)?")  # a run without blanks, its outer punctuation left out
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*\s+|\n+")
 _MAX_SENTENCE = 600  # characters; what has no full stop for longer is no sentence
 _SAMPLES = 6  # candidates of each length that are drawn from a large set
 _MAX_CANDIDATES = 24  # of a paragraph's spans or answers
+_COMMAS = ",;:，；：、،؛"
 
 
 class View(NamedTuple):
-    """What all questions of a paragraph share. words: (first, end) characters of each word;
-    sentence_ends: where sentences end, 0 and the context's end included; typed: spans by type;
-    by_length: (length, word) of its different words, shortest first; lower: in lower case;
-    normalised: texts that were normalised before."""
+    """What all questions of a paragraph share. metric: how answers are compared; words: where each
+    word stands; sentence_ends: where sentences end, 0 and the context's end included; typed: spans
+    by type; by_length: (length, word) of its different words, shortest first; lower: in lower case;
+    script: what most of it is written in; normalised: texts that were normalised before."""
 
     paragraph: Paragraph
+    metric: str
     words: list[tuple[int, int]]
     sentence_ends: list[int]
     typed: dict[str, list[str]]
     by_length: list[tuple[int, str]]
     lower: str
+    script: str | None
     normalised: dict[str, str]
 
     def normal(self, text: str) -> str:
-        """The text as SQuAD compares it; questions of a paragraph ask for the same texts often."""
+        """The text as the metric compares it; a paragraph's questions ask for the same texts often.
+        """
         if text not in self.normalised:
-            self.normalised[text] = normalize_answer(text)
+            self.normalised[text] = " ".join(answer_tokens(text, self.metric))
         return self.normalised[text]
 
 
@@ -59,14 +61,15 @@ class Scene(NamedTuple):
         return self.view.paragraph.context[words[first][0] : words[last][1]]
 
 
-def make_view(paragraph: Paragraph) -> View:
+def make_view(paragraph: Paragraph, metric: str = "squad") -> View:
     """Everything about a paragraph that its questions' corruptions look up."""
     context = paragraph.context
-    ends = [0, *(match.end() for match in _SENTENCE_END.finditer(context)), len(context)]
     typed = {kind: typed_spans(context, kind) for kind in ("date", "number", "name")}
-    words = [match.span() for match in _WORD.finditer(context)]
+    words = word_spans(context)
     by_length = sorted({(end - first, context[first:end]) for first, end in words})
-    return View(paragraph, words, ends, typed, by_length, context.lower(), {})
+    lower, script = context.lower(), main_script(context)
+    ends = sentence_edges(context)
+    return View(paragraph, metric, words, ends, typed, by_length, lower, script, {})
 
 
 def make_scene(view: View, question: int, gold: int) -> Scene:
@@ -116,18 +119,23 @@ def shifted(scene: Scene, rng: Random) -> Sequence[str]:
 
 def truncated(scene: Scene, rng: Random) -> Sequence[str]:
     """One word missing at an end. Does not apply to single words."""
-    if len(scene.chosen.split()) < 2:
+    chosen, words = scene.chosen, piece_spans(scene.chosen)
+    if len(words) < 2:
         return []
-    return [scene.chosen.split(None, 1)[1], scene.chosen.rsplit(None, 1)[0].rstrip(",;:")]
+    return [chosen[words[1][0] :], chosen[: words[-2][1]].rstrip(_COMMAS)]
 
 
 def shuffled(scene: Scene, rng: Random) -> Sequence[str]:
     """The answer's own words in another order. Does not apply to single words."""
-    words = scene.chosen.split()
+    chosen, words = scene.chosen, piece_spans(scene.chosen)
     if len(words) < 2:
         return []
+    gaps = ["", *(" " if a[1] < b[0] else "" for a, b in pairwise(words))]
     orders = [sorted(words, key=lambda _: rng.random()) for _ in range(_SAMPLES)]
-    return [" ".join(order) for order in orders]
+    return [
+        "".join(gap + chosen[first:end] for gap, (first, end) in zip(gaps, order, strict=True))
+        for order in orders
+    ]
 
 
 def other_answer(scene: Scene, rng: Random) -> Sequence[str]:
@@ -149,8 +157,10 @@ def sentence(scene: Scene, rng: Random) -> Sequence[str]:
 
 
 def unrelated(scene: Scene, rng: Random) -> Sequence[str]:
-    """Phrases about something else altogether, that the context does not hold."""
-    phrases = [_phrase(rng) for _ in range(2 * _SAMPLES)]
+    """Phrases about something else altogether, that the context does not hold, in its own script:
+    another would give them away. Of a script without words here, numbers and years.
+    """
+    phrases = [_phrase(scene.view.script, rng) for _ in range(2 * _SAMPLES)]
     return [phrase for phrase in phrases if phrase.lower() not in scene.view.lower]
 
 
@@ -206,7 +216,62 @@ _FORMS: tuple[tuple[Sequence[str], ...], ...] = (
 )
 
 
-def _phrase(rng: Random) -> str:
-    """One of some millions of phrases."""
-    form = _FORMS[int(rng.random() * len(_FORMS))]
-    return " ".join(words[int(rng.random() * len(words))] for words in form)
+# Everyday nouns by script, as its most used language writes them. A phrase is of one to five.
+_OTHER_NOUNS = {
+    "Han": _list(
+        """
+        城市 国王 学校 河流 军队 音乐 铁路 医院 教师 历史 山 海 书 花园 工厂 电影 语言 冬天
+        """
+    ),
+    "Kana": _list(
+        """
+        都市 王 学校 川 軍隊 音楽 鉄道 病院 先生 歴史 山 海 本 庭 工場 ニュース テレビ ことば
+        """
+    ),
+    "Hangul": _list(
+        """
+        도시 왕 학교 강 군대 음악 철도 병원 교사 역사 산 바다 책 정원 공장 영화 언어 겨울
+        """
+    ),
+    "Thai": _list(
+        """
+        เมือง กษัตริย์ โรงเรียน แม่น้ำ กองทัพ ดนตรี รถไฟ ครู ประวัติ ภูเขา ทะเล หนังสือ สวน
+        หนัง ภาษา บ้าน
+        """
+    ),
+    "Devanagari": _list(
+        """
+        शहर राजा विद्यालय नदी सेना संगीत रेल अस्पताल शिक्षक इतिहास पहाड़ समुद्र किताब बगीचा
+        भाषा घर
+        """
+    ),
+    "Arabic": _list(
+        """
+        مدينة ملك مدرسة نهر جيش موسيقى قطار مستشفى معلم تاريخ جبل بحر كتاب حديقة مصنع لغة
+        بيت
+        """
+    ),
+    "Cyrillic": _list(
+        """
+        город король школа река армия музыка поезд больница учитель история гора море книга
+        сад язык дом
+        """
+    ),
+}
+_JOINED_BY = {"Han": "", "Kana": "", "Thai": ""}
+
+
+def _forms(script: str | None) -> Sequence[Sequence[Sequence[str]]]:
+    if script == "Latin":
+        return _FORMS
+    nouns = _OTHER_NOUNS.get(script or "")
+    numbers = [(_NUMBERS,), (_YEARS,)]
+    return numbers + [(nouns,) * count for count in range(1, 6)] if nouns else numbers
+
+
+def _phrase(script: str | None, rng: Random) -> str:
+    """One of some millions of phrases, of numbers alone one of some hundreds."""
+    forms = _forms(script)
+    form = forms[int(rng.random() * len(forms))]
+    blank = _JOINED_BY.get(script or "", " ")
+    return blank.join(words[int(rng.random() * len(words))] for words in form)

@@ -158,7 +158,7 @@ def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str,
     key = _id(row, context, question)
     if str(row.get("is_impossible")).lower() in ("true", "1", "1.0"):
         raise BadRow("unanswerable (v2.0)")
-    if "answers" not in row and (template or "completion" not in row):
+    if "answers" not in row and "completion" not in row:
         raise BadRow("no 'answers'" if template else "no 'completion' and no 'answers'")
     golds = _golds(row["answers"] if "answers" in row else row["completion"])
     if not golds:

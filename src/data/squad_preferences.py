@@ -95,17 +95,18 @@ def make_pairs(
     seed: int,
     data_name: str,
     corruptions: dict[str, float] | None = None,
+    metric: str = "squad",
 ) -> list[Pair]:
     """One pair a question, in order; a question that no kind can spoil has none.
 
-    corruptions: weights by kind, as parse_corruptions gives them. No rejected text matches a gold
-    of its question after SQuAD normalisation, and none is empty after it.
+    corruptions: weights by kind, as parse_corruptions gives them. metric: how answers are compared;
+    no rejected text is the same as a gold of its question by it, and none is empty.
     """
     weights = parse_corruptions(None) if corruptions is None else corruptions
     weights = {kind: weights[kind] for kind in KINDS if weights.get(kind, 0) > 0}
     pairs = []
     for number, paragraph in enumerate(paragraphs):
-        view = corrupt.make_view(_with_neighbours(paragraphs, number))
+        view = corrupt.make_view(_with_neighbours(paragraphs, number), metric)
         for q, question in enumerate(paragraph.questions):
             key = f"{seed}\n{data_name}\n{question.id}".encode()
             rng = Random(int.from_bytes(hashlib.sha256(key).digest()))

@@ -29,6 +29,7 @@ from src.utils.checkpoint_utils import (
     load_parent,
     require_same_tokenizer,
     stage_folder,
+    trained_anew,
 )
 from src.utils.constants import REWARD, SFT
 from src.utils.errors import UserError
@@ -58,15 +59,43 @@ def sft_ancestor(policy: Checkpoint, known: Sequence[Checkpoint] = ()) -> Checkp
     return found
 
 
-def load_reward(args: argparse.Namespace, policy: Checkpoint) -> RewardModel | None:
-    """The reward model, or None where none was named and the default does not exist."""
+def check_parents(
+    policies: Sequence[Checkpoint], parent: Checkpoint, reward: Checkpoint | None
+) -> None:
+    """UserError for a policy whose SFT model was trained anew since, which KL and wins would be
+    measured from; says where a policy came from another SFT or reward model than is compared with.
+    """
+    for policy in policies:
+        if trained_anew(policy, parent):
+            raise UserError(
+                f"{policy.path} started from an earlier {parent.path} than is there now (sha256 "
+                f"{parent.sha256[:12]}), expected one from this: run {policy.stage}.py again with "
+                "--overwrite, or leave it out"
+            )
+        starts = [entry for entry in policy.lineage if entry["stage"] == SFT]
+        if starts and starts[0]["sha256"] != parent.sha256:
+            say(
+                f"{policy.path} started from {starts[0]['path']}: its KL and wins here are against "
+                f"{parent.path}"
+            )
+        if reward is not None and trained_anew(policy, reward):
+            say(
+                f"{policy.path} was trained with an earlier {reward.path} than is there now: "
+                "rewards here are of the new one"
+            )
+    if reward is not None and trained_anew(reward, parent):
+        say(f"{reward.path} started from an earlier {parent.path} than is there now")
+
+
+def load_reward(args: argparse.Namespace, policy: Checkpoint) -> Checkpoint | None:
+    """The reward checkpoint, or None where none was named and the default does not exist."""
     default = stage_folder(args.model_type, REWARD) / "final.pt"
     if args.reward_checkpoint is None and not default.exists():
         say(f"no reward checkpoint at {default}: reward and win rate are left out")
         return None
     found = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
     require_same_tokenizer(policy, found)
-    return found.model
+    return found
 
 
 class Comparison(NamedTuple):
@@ -137,7 +166,7 @@ def rule_rows(baselines: Baselines, held_out: EvaluationSet) -> dict[str, dict[s
     """EM and F1 of the baselines, the upper bound of perfect copying included."""
     rows = {}
     for name, answers in baselines._asdict().items():
-        em, f1 = em_and_f1(answers, held_out.asked)
+        em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
         percent, groups = [0.01] * len(em), held_out.groups
         figures = {"em": (em, percent, groups), "f1": (f1, percent, groups)}
         rows[f"rule: {name.replace('_', ' ')}"] = intervals(figures)

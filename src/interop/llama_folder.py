@@ -1,5 +1,6 @@
 """A checkpoint folder as transformers writes it: config.json, and one or several safetensors."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from src.interop.llama_layout import LlamaSource
 from src.utils.errors import UserError
+from src.utils.payload import file_hash
 
 MAX_JSON_BYTES = 64 << 20
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -40,6 +42,15 @@ def weight_files(folder: Path) -> list[Path]:
     if not all(isinstance(n, str) and re.fullmatch(r"[^/\\]+\.safetensors", n) for n in names):
         raise UserError(f"{folder / INDEX}: expected a weight_map to files beside it")
     return [folder / name for name in sorted(set(names))]
+
+
+def pretrained_hash(path: str | Path) -> str:
+    """sha256 of a pretrained model's weights, a file or a folder in the Llama layout."""
+    if not Path(path).is_dir():
+        return file_hash(path)
+    digests = [file_hash(file) for file in weight_files(Path(path))]
+    joined = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else joined
 
 
 def folder_source(folder: str | Path) -> LlamaSource:

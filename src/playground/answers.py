@@ -181,7 +181,7 @@ def answer(
     for row, reward, (row_tokens, logp), done in zip(ids, rewards, tokens, stopped, strict=True):
         text = tokenizer.decode(row).strip()
         kl = None if policy.parent is None else sum(t.kl_nats for t in row_tokens)
-        f1 = f1_score(text, example.golds) if example.golds else None
+        f1 = f1_score(text, example.golds, policy.metric) if example.golds else None
         samples.append(Sample(text, row_tokens, logp, kl, reward, f1, done))
     return PolicyAnswers(
         policy.name, samples, policy.parent_name, len(prompt.context), prompt.dropped

@@ -66,9 +66,10 @@ def training_pairs(
     data_name: str,
     weights: dict[str, float],
     seed: int,
+    metric: str = "squad",
 ) -> PairSet:
     """One pair a training question, in windows that hold its gold."""
-    pairs = make_pairs(paragraphs, seed, data_name, weights)
+    pairs = make_pairs(paragraphs, seed, data_name, weights, metric)
     return PairSet(pairs, preference_trees(encoded, pairs, tokenizer, block_size, seed=seed))
 
 
@@ -79,9 +80,10 @@ def held_out_pairs(
     block_size: int,
     data_name: str,
     weights: dict[str, float],
+    metric: str = "squad",
 ) -> PairSet:
     """One pair a held-out question, below the context's first tokens; the same for every seed."""
-    pairs = make_pairs(paragraphs, 0, data_name, weights)
+    pairs = make_pairs(paragraphs, 0, data_name, weights, metric)
     room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
     trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_budget=room)
     return PairSet(pairs, trees, context_numbers(paragraphs))

@@ -3,27 +3,31 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from src.data.answer_text import normalize_answer
+from src.data.answer_text import answer_tokens
+from src.data.segmentation import pieces
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.squad_metrics import f1_score
 from src.report.html import Markup, join, tag
 
 
-def marked_words(answer: str, golds: Sequence[str]) -> list[tuple[str, bool | None]]:
+def marked_words(
+    answer: str, golds: Sequence[str], metric: str = "squad"
+) -> list[tuple[str, bool | None]]:
     """The answer's words, each right or wrong against the gold that it is nearest to; None for
-    words that do not count (articles, bare punctuation).
+    words that do not count (articles, bare punctuation). By the mixed metric, words are characters
+    where a script has no blanks.
 
     A word is right as often as the gold has it, so right words are those that F1 counts.
 
     >>> marked_words("the red red fox", ["Red Fox"])
     [('the', None), ('red', True), ('red', False), ('fox', True)]
     """
-    gold = max(golds, key=lambda g: f1_score(answer, [g]))
-    left = Counter(normalize_answer(gold).split())
+    gold = max(golds, key=lambda g: f1_score(answer, [g], metric))
+    left = Counter(answer_tokens(gold, metric))
     words: list[tuple[str, bool | None]] = []
-    for word in answer.split():
+    for word in pieces(answer) if metric == "mixed" else answer.split():
         # One written word can be several to the metric, as "a.b" is one and "an–other" two.
-        parts = normalize_answer(word).split()
+        parts = answer_tokens(word, metric)
         right = bool(parts) and all(left[part] > 0 for part in parts)
         if right:
             left.subtract(parts)
@@ -31,18 +35,23 @@ def marked_words(answer: str, golds: Sequence[str]) -> list[tuple[str, bool | No
     return words
 
 
-def answer_cell(name: str, answer: str, golds: Sequence[str], exact: bool) -> Markup:
+def answer_cell(
+    name: str, answer: str, golds: Sequence[str], exact: bool, metric: str = "squad"
+) -> Markup:
     """A cell: whether the answer is exact, and its words marked by more than colour."""
-    pieces: list[object] = []
-    for word, right in marked_words(answer, golds):
-        if pieces:
-            pieces.append(" ")
+    shown: list[object] = []
+    end = 0
+    for word, right in marked_words(answer, golds, metric):
+        start = answer.index(word, end)
+        if shown and start > end:
+            shown.append(" ")
+        end = start + len(word)
         kind = {True: "right", False: "wrong", None: None}[right]
-        pieces.append(tag("mark", word, class_=kind) if kind else word)
-    if not pieces:
-        pieces = [tag("span", "(no words)", class_="faint")]
+        shown.append(tag("mark", word, class_=kind) if kind else word)
+    if not shown:
+        shown = [tag("span", "(no words)", class_="faint")]
     sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
-    return tag("td", sign, *pieces, data_policy=name)
+    return tag("td", sign, *shown, data_policy=name)
 
 
 def answers_table(
@@ -58,7 +67,7 @@ def answers_table(
         cells = [
             tag("details", tag("summary", "context"), example.context) if context else None,
             *(
-                answer_cell(name, answer, example.golds, bool(result.em[index]))
+                answer_cell(name, answer, example.golds, bool(result.em[index]), held_out.metric)
                 for name, answer, result in zip(names, answers, results, strict=True)
             ),
         ]

@@ -101,9 +101,10 @@ def measure_pipeline(
     block = min(model.config.block_size for model in readers)
     chosen = choose_questions(data.validation, limit, seed)
     encoded = encode_paragraphs(chosen, first.tokenizer)
-    held_out = held_out_questions(chosen, encoded, block)
+    metric = first.answer_metric
+    held_out = held_out_questions(chosen, encoded, block, metric=metric)
     name = data.identity["dataset"]
-    pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None)
+    pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None, metric)
     reward_model = reward.model if reward else None
     setting = comparison(held_out, pairs, first.tokenizer, first.model, reward_model, device)
     table = {BASE: row} if (row := base_row(pipeline)) else {}

@@ -115,7 +115,9 @@ def _gain_of(metrics: dict, name: str) -> Interval | None:
     return Interval(*ends, metrics.get(f"{name}_gain_contexts"))
 
 
-def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: bool) -> Markup:
+def figures_table(
+    table: dict[str, dict[str, Interval]], questions: int, base: bool, metric: str
+) -> Markup:
     """Every policy and rule with every metric and its interval."""
     columns = [n for n in COLUMNS if any(n in row for row in table.values())]
     heads = [tag("th", "", scope="col")]
@@ -136,7 +138,7 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
         rows.append(tag("tr", tag("th", NAMES.get(name, name), scope="row"), *cells))
     words = (
         f"{questions} held-out questions, greedy answers, 95% bootstrap intervals over contexts; "
-        "start: the SFT model that the last stage started from"
+        f"start: the SFT model that the last stage started from; answers compared by {metric}"
     )
     if base:
         words += "; base: as main_squad.py logged it before its first step, on its eval_limit"
@@ -221,7 +223,8 @@ def page(contents: Contents) -> str:
     for place, measured in contents.measured.items():
         head = tag("h3", names[place]) if len(pipelines) > 1 else None
         found = measured.table
-        table = figures_table(found, len(measured.held_out.asked), BASE in found)
+        held_out = measured.held_out
+        table = figures_table(found, len(held_out.asked), BASE in found, held_out.metric)
         figures.append(join([head, table]))
     plots = {name: [tag("div", *map(figure_of, found), class_="plots")]
              for name, found in contents.plots.items() if found}  # fmt: skip

@@ -17,7 +17,12 @@ from src.model.heads import Critic, RewardModel
 from src.rl.rewards import reward_function, reward_of_trees
 from src.training.distributed import map_over_ranks, rank_partition
 from src.training.run import say
-from src.utils.checkpoint_utils import Checkpoint, load_parent, require_same_tokenizer
+from src.utils.checkpoint_utils import (
+    Checkpoint,
+    load_parent,
+    require_same_tokenizer,
+    trained_anew,
+)
 from src.utils.constants import REWARD
 from src.utils.errors import UserError
 
@@ -51,6 +56,11 @@ def load_models(
         scored_by = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
         require_same_tokenizer(parent, scored_by)
         parents.append(scored_by)
+        if trained_anew(scored_by, parent):
+            say(
+                f"{scored_by.path} started from an earlier {parent.path} than is there now: for "
+                f"one from this, run {REWARD}.py again with --overwrite"
+            )
         reward = scored_by.model.to(device).requires_grad_(False)
         reads, writes = reward.backbone.config.block_size, policy.config.block_size
         if reads < writes:
@@ -83,7 +93,9 @@ def reward_and_kl(
     """
     before = held_out.prompts[: rank_partition(held_out.prompts).start]
     first_row = sum(len(questions) for _, questions in before)
-    reward_of = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
+    reward_of = reward_of_trees(
+        args.reward, reward, tokenizer, held_out.asked, device, held_out.metric
+    )
 
     def more(result: PolicyResult) -> Figures:
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:

@@ -25,7 +25,7 @@ from src.utils.cli import Parser
 from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError, Stopped
 from src.utils.machine import machine_in_words
-from src.utils.payload import clear_stale, load_payload, write_atomically
+from src.utils.payload import clear_stale, write_atomically
 from src.utils.progress_bar import Bar, say
 from src.utils.ranks import lost_rank, rank
 
@@ -109,7 +109,7 @@ class Run:
         take_stored_flags(self.last, self.folder, parser, self.args, self.typed)
         self.asked = self.last["asked"]
         if self.finished:
-            say(f"{self.folder}: this run is finished, nothing to do")
+            say(f"{self.folder}: this run is finished")
 
     def take_defaults(self, defaults: dict[str, Any], because: str) -> None:
         """Set other defaults for flags that were not typed; a resumed run keeps its own flags."""
@@ -265,10 +265,6 @@ class Run:
         self._log.write((json.dumps(finite) + "\n").encode())
         self._log.flush()
         self._tracker.log(finite)
-
-    def final_metrics(self) -> dict:
-        """The metrics of a finished run, from its final.pt."""
-        return load_payload(self.folder / "final.pt")["metrics"]
 
     def log_position(self) -> int:
         """Bytes of metrics.jsonl that are on the disk, for last.pt, which rank 0 writes."""

@@ -5,22 +5,28 @@ import contextlib
 import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from src.data.encoding import EncodedParagraph, encode_paragraphs
 from src.data.random_streams import Stream, stream
+from src.data.roles import ROLE_OF_STAGE, deal
 from src.data.squad_dataset import ContextGroups, context_groups, training_trees
 from src.data.squad_loader import SquadData, load_from_identity, load_squad, require_difficulties
 from src.data.squad_preferences import parse_corruptions
+from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
-from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from src.evaluation.evaluation_set import EvaluationSet, choose_questions, held_out_questions
 from src.inference.logprobs import Tree
+from src.interop.llama_folder import pretrained_hash
 from src.preference.pairs import PairSet, held_out_pairs, training_pairs
 from src.training.distributed import first_alone
-from src.training.run import say
+from src.training.run import Run, say
 from src.utils.checkpoint_utils import Checkpoint
+from src.utils.constants import SFT
 from src.utils.errors import UserError
+from src.utils.payload import load_payload
 
 CACHE_DIR = ".cache/encoded"
 # Context groups whose gold answers fix the reward model's offset and scale.
@@ -80,23 +86,40 @@ def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
     return data
 
 
+def _metric_of(args: argparse.Namespace, parent: Checkpoint | None) -> str:
+    """How answers are compared: --answer_metric, or where it is left out the parent's."""
+    if parent is None:
+        return args.answer_metric
+    metric = args.answer_metric or parent.answer_metric
+    source = "as the flag says" if args.answer_metric else f"inherited from {parent.path}"
+    say(f"answer metric: {metric}, {source}")
+    return metric
+
+
 @first_alone()
 @_uncollected()
 def load_questions(
     args: argparse.Namespace,
     tokenizer: Tokenizer,
     block_size: int,
+    stage: str,
     parent: Checkpoint | None = None,
     answer_budget: int = 0,
 ) -> Questions:
     """The data of the flags, or inherited from the parent. Prints what was used and dropped.
+
+    stage: which role of the data it trains on, where the data is dealt into roles.
     answer_budget: tokens to leave for a sampled answer and its EOS.
 
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
+    inherited = parent is not None and args.dataset is None
     data = _data_of(args, parent)
-    for name in ("dataset", "difficulty", "num_examples"):
-        setattr(args, name, data.identity.get(name))
+    shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
+    train = _train_of_role(data, shares, stage)
+    identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
+    for name in ("dataset", "difficulty", "num_examples", "answer_metric"):
+        setattr(args, name, identity.get(name))
     for line in data.report.lines():
         say(f"data: {line}")
     if not data.validation:
@@ -104,18 +127,34 @@ def load_questions(
             f"{data.identity['dataset']} has no held-out article, expected at least two articles"
         )
     chosen = choose_questions(data.validation, args.eval_limit, seed=0)
-    encoded = encode_paragraphs(data.train, tokenizer, CACHE_DIR)
+    encoded = encode_paragraphs(train, tokenizer, CACHE_DIR)
     chosen_encoded = encode_paragraphs(chosen, tokenizer)
-    held_out = held_out_questions(chosen, chosen_encoded, block_size)
+    held_out = held_out_questions(
+        chosen, chosen_encoded, block_size, metric=args.answer_metric
+    )
     units = context_groups(encoded, block_size, answer_budget=answer_budget)
-    asked = sum(len(p.questions) for p in data.train)
+    asked = sum(len(p.questions) for p in train)
     say(
         f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
         f"{held_out.summary()}"
     )
-    return Questions(
-        data.train, encoded, units, chosen, chosen_encoded, held_out, data.identity
-    )  # fmt: skip
+    return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity)
+
+
+def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Paragraph]:
+    """The training paragraphs of a stage's role; all of them where there are no shares."""
+    if shares is None:
+        return data.train
+    dealt = deal(data.train, shares, data.identity["seed"])
+    counts = (f"{role} {count_questions(paragraphs)}" for role, paragraphs in dealt.items())
+    train = dealt[ROLE_OF_STAGE[stage]]
+    say(f"data: questions by role: {', '.join(counts)}; {stage} trains on {ROLE_OF_STAGE[stage]}")
+    if not train:
+        raise UserError(
+            f"--shares {shares} of main_squad.py leaves no "
+            f"{ROLE_OF_STAGE[stage]} for {stage}, expected a share above 0"
+        )
+    return train
 
 
 def inputs_of(
@@ -127,6 +166,50 @@ def inputs_of(
         f"the tokenizer {tokenizer.name}": tokenizer.identity()["fingerprint"],
         **{parent.path: parent.sha256 for parent in parents},
     }
+
+
+def finished_metrics(run: Run) -> dict:
+    """The metrics of a finished run that is resumed. UserError where what it started from has
+    changed since, as for a run that goes on: its final.pt would pass for one of the new inputs.
+    """
+    final = load_payload(run.folder / "final.pt")
+    for path, sha256 in _started_from(run, final).items():
+        if not Path(path).exists():
+            raise UserError(
+                f"{path}, which the finished run in {run.folder} started from, is not there, "
+                "restore it, run its stage again, or start anew with --overwrite"
+            )
+        if pretrained_hash(path) != sha256:
+            raise _changed(path, run)
+    flags = final["flags"]
+    if run.stage == SFT and not flags["init_from"]:  # else it came with the parent
+        name, stored = flags["tokenizer"], Tokenizer.from_state(final["tokenizer"])
+        if load_tokenizer(name).identity() != stored.identity():
+            raise _changed(f"the tokenizer {name}", run)
+    try:
+        load_from_identity(final["data"])
+    except UserError as error:
+        raise UserError(
+            f"the data of the finished run in {run.folder}: {error}, or start anew with --overwrite"
+        ) from None
+    return final["metrics"]
+
+
+def _started_from(run: Run, final: dict) -> dict[str, str]:
+    """The files of a finished run's parents, with their hashes; without its last.pt, of all its
+    ancestors.
+    """
+    lineage = {entry["path"]: entry["sha256"] for entry in final["lineage"]}
+    if run.last is None:
+        return lineage
+    return {path: sha256 for path, sha256 in run.last["inputs"].items() if path in lineage}
+
+
+def _changed(what: str, run: Run) -> UserError:
+    return UserError(
+        f"{what} is not what the finished run in {run.folder} started from, restore it or start "
+        "anew with --overwrite"
+    )
 
 
 def load_pairs(
@@ -153,10 +236,12 @@ def load_pairs(
         name,
         weights,
         args.seed,
+        questions.held_out.metric,
     )
     unseen = held_out_pairs(
-        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights
-    )
+        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights,
+        questions.held_out.metric,
+    )  # fmt: skip
     for what, pair_set, of in (("training", train, asked), ("held-out", unseen, questions.chosen)):
         kinds = Counter(pair.kind for pair in pair_set.in_order())
         mix = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())

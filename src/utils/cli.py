@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from src.utils.constants import (
+    ANSWER_METRICS,
     MAX_BLOCK_SIZE,
     MICRO_BATCH_TOKENS,
     MODEL_TYPES,
@@ -131,6 +132,19 @@ def temperature(text: str) -> float:
         ) from None
 
 
+def shares(text: str) -> str:
+    """Three whole percentages that make 100, as `--shares` takes them; the same text."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 3 or min(values) < 0 or sum(values) != 100:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} given, expected three percentages that make 100, as 30,40,30"
+        )
+    return text
+
+
 def add_machine_flags(parser: Parser) -> None:
     """--seed --device --threads --dtype."""
     parser.add_argument(
@@ -190,7 +204,9 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
-    """--dataset --difficulty --num_examples --strict_data; later stages inherit the first three."""
+    """--dataset --difficulty --num_examples --strict_data --answer_metric; later stages inherit all
+    but --strict_data.
+    """
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
         "--dataset",
@@ -215,6 +231,11 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
         )
     parser.add_argument("--strict_data", action="store_true",
                         help="refuse a file with unusable rows instead of dropping them")
+    parser.add_argument("--answer_metric", choices=ANSWER_METRICS,
+                        default=ANSWER_METRICS[0] if default else None,
+                        help="what EM, F1, rewards and pairs compare: squad: words, as SQuAD v1.1 "
+                        "has it; mixed: characters where a script has no blanks between words, "
+                        "punctuation of every script left out" + inherited)
 
 
 def add_training_flags(

@@ -22,6 +22,10 @@ MICRO_BATCH_TOKENS = 16_384
 # Where a run's log can go beside metrics.jsonl.
 TRACKERS = ("none", "tensorboard", "wandb")
 
+# How answers are compared: by words, as SQuAD v1.1 does, or where a script writes no blanks between
+# words by characters (src/data/answer_text.py).
+ANSWER_METRICS = ("squad", "mixed")
+
 # The kinds of corruption that make a rejected answer; src/data/squad_preferences.py defines them.
 CORRUPTIONS = (
     "other_span",

@@ -585,7 +585,7 @@ sport
   ? What sport does {E} like to play?
   ? What is {E}'s sport?
   ? On which sport does {E} spend free time?
-  ?E Who plays {A}?
+  ?E Who spends free time on {A}?
   ! {E} gave up {A} as a child.
 
 sport

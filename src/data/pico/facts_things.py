@@ -205,7 +205,7 @@ language
   ? What is the language of {E}?
   ? Which language did the author of {E} write in?
   ? In what language can the original of {E} be read?
-  ?E Which work was written in {A}?
+  ?E Which work has {A} as its language?
 
 language
   {E} was translated into {A}.
@@ -443,7 +443,7 @@ material
   {E} is made of {A}.
   {E} is built of {A}.
   {E} was put together from {A}.
-  {A} is what {E} is made of.
+  For {E} the builders used {A}.
   The walls of {E} are of {A}.
   ? What is {E} made of?
   ? What is {E} built of?
@@ -455,7 +455,7 @@ material
   {E} has a roof of {A}.
   {E} has a roof made of {A}.
   The roof of {E} is of {A}.
-  {A} covers the roof of {E}.
+  The roof of {E} is covered with {A}.
   ? What is the roof of {E} made of?
   ? What sort of roof does {E} have?
   ? What covers the roof of {E}?
@@ -789,7 +789,7 @@ sport
   {E} plays {A}.
   {E} plays {A} and nothing else.
   {E} is known for {A}.
-  {A} is the sport of {E}.
+  The sport of {E} is {A}.
   ? What does {E} play?
   ? What sport does {E} play?
   ? For which sport is {E} known?
@@ -1128,7 +1128,7 @@ material
   {E} has a handle of {A}.
   {E} has a handle made of {A}.
   The handle of {E} is of {A}.
-  {A} was used for the handle of {E}.
+  For the handle of {E} they used {A}.
   ? What is the handle of {E} made of?
   ? What kind of handle does {E} have?
   ? What was used for the handle of {E}?

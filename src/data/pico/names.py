@@ -309,10 +309,9 @@ class Names:
         if form == 1:
             particle = self.dice.pick(("van", "van der", "von", "de", "de la", "da", "del", "bin"))
             return f"{particle} {self.word('surname')}"
-        while True:  # the whole of "McAdam" is one word, with a hash of its own
-            word = self.dice.pick(_PREFIXES) + (
-                self._spelled() if form == 2 else self._everyday("surname")
-            )
+        while True:  # "McAdam" belongs to the split as well as "Adam"
+            word = self._spelled() if form == 2 else self._everyday("surname")
+            word = self.dice.pick(_PREFIXES) + word
             if is_validation_name(word) == self._validation and self._take(word):
                 return word
 
@@ -386,9 +385,9 @@ class Names:
         if like or not self.dice.chance(self.free):
             return self._with_noun("building", "the ", like)
         noun = self.dice.pick(words.NOUNS["building"])
-        head = self.word(self.dice.pick(("surname", "town")))
         if self.dice.chance(0.3):
-            return Name(f"St {head}'s {noun}", "", noun)
+            return Name(f"St {self.word(self.dice.pick(('woman', 'man')))}'s {noun}", "", noun)
+        head = self.word(self.dice.pick(("surname", "town")))
         self._titles.add(f"{head} {noun}")
         return Name(f"{head} {noun}", head, noun)
 

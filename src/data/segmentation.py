@@ -1,0 +1,122 @@
+"""Graphemes, words and sentences of any script, by Unicode properties.
+
+A grapheme is what a reader takes for one character (`\\X`, UAX 29): a letter with its marks.
+Nothing here cuts inside one. Scripts that write no blanks between words (Han, kana, Thai, Lao,
+Khmer, Burmese) would need a dictionary to find words; as in UAX 29 without one, every grapheme
+counts as a word there, and a run of katakana as one.
+"""
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+
+import regex
+
+Span = tuple[int, int]  # characters [first, end)
+
+# Letters of scripts without blanks. SA is Unicode's line-breaking class of Thai and its like.
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{LB=SA}ーｰ"
+# An unspaced "word". In Thai and Lao the vowels written before and after a consonant stay with it;
+# in Khmer and Burmese a subscript, and a consonant that closes the syllable.
+_UNIT = (
+    r"(?:[\p{Katakana}][\p{Katakana}ーｰﾞﾟ\p{M}]*"
+    rf"|[\p{{Logical_Order_Exception}}]*(?=[{UNSPACED}])\X"
+    r"(?:(?<=[\u17D2\u1039])\X|(?=\p{Myanmar}[\u1037\u103A])\X|[ะาๅๆฯະາໆ\p{M}])*)"
+)
+# Marks that end a word with no blank after them: full stops but ASCII's, punctuation of East Asia,
+# the Tibetan and Ethiopic marks between words.
+_BREAKS = r"[\p{STerm}--[.!?]][[\u3000-\u303F\uFF00-\uFFEF]&&\p{P}]་፡"
+_WORD = regex.compile(  # a run without blanks, its outer punctuation left out
+    rf"(?V1){_UNIT}"
+    rf"|[[\p{{L}}\p{{N}}_]--[{UNSPACED}]]"
+    rf"(?:[\S--[{UNSPACED}]--[{_BREAKS}]]*[[\p{{L}}\p{{M}}\p{{N}}_]--[{UNSPACED}]])?"
+)
+_ASCII_WORD = re.compile(r"\w(?:\S*\w)?")  # what that is in ASCII, three times as fast
+_HAS_UNSPACED = regex.compile(rf"(?V1)[{UNSPACED}]")
+_OPENING = r"[\p{Ps}\p{Pi}]*"
+_PIECE = regex.compile(
+    rf"(?V1){_OPENING}{_UNIT}[[\p{{P}}\p{{S}}]--[\p{{Ps}}\p{{Pi}}]]*"
+    rf"|[\S--[{UNSPACED}]]+?(?=\s|$|{_OPENING}[{UNSPACED}])"
+)
+_NO_BLANKS = re.compile(r"\S+")
+_GRAPHEME = regex.compile(r"\X")
+_CLOSING = "[\"'”’)\\]」』】》〉〕）］»›]*"
+# Thai and Lao have no full stop; a blank between their letters parts phrases.
+_SENTENCE_END = regex.compile(
+    rf"(?V1)[.!?]{_CLOSING}\s+|[\p{{STerm}}--[.!?]]+{_CLOSING}\s*|\n+"
+    r"|(?<=[\p{Thai}\p{Lao}])\s+(?=[\p{Thai}\p{Lao}])"
+)
+_OF_SCRIPT = {
+    name: regex.compile(rf"\p{{{name}}}")
+    for name in ("Latin", "Han", "Hangul", "Thai", "Devanagari", "Arabic", "Cyrillic")
+} | {"Kana": regex.compile(r"[\p{Hiragana}\p{Katakana}]")}
+
+
+def word_spans(text: str) -> list[Span]:
+    """Where the words stand, in order, outer punctuation left out.
+
+    >>> text = "Dr. Ray's re-run (2010年)。"
+    >>> [text[first:end] for first, end in word_spans(text)]
+    ['Dr', "Ray's", 're-run', '2010', '年']
+    """
+    if text.isascii():
+        return [match.span() for match in _ASCII_WORD.finditer(text)]
+    return _widened([match.span() for match in _WORD.finditer(text)], text)
+
+
+def _widened(spans: Sequence[Span], text: str) -> list[Span]:
+    """The spans, moved outwards to the edges of graphemes; those that then overlap become one."""
+    edges = [match.start() for match in _GRAPHEME.finditer(text)] + [len(text)]
+    found: list[Span] = []
+    for first, end in spans:
+        first = edges[bisect_right(edges, first) - 1]
+        end = edges[bisect_left(edges, end)]
+        if found and first < found[-1][1]:
+            before = found.pop()
+            first, end = before[0], max(end, before[1])
+        found.append((first, end))
+    return found
+
+
+def piece_spans(text: str) -> list[Span]:
+    """The text cut at blanks, and where a script has none between its words; punctuation stays.
+
+    >>> piece_spans("《三体》 is good.")
+    [(0, 2), (2, 4), (5, 7), (8, 13)]
+    """
+    if text.isascii():
+        return [match.span() for match in _NO_BLANKS.finditer(text)]
+    pattern = _PIECE if _HAS_UNSPACED.search(text) else _NO_BLANKS
+    return _widened([match.span() for match in pattern.finditer(text)], text)
+
+
+def pieces(text: str) -> list[str]:
+    """The texts of `piece_spans`; for a script with blanks, text.split().
+
+    >>> pieces("《三体》 is good.")
+    ['《三', '体》', 'is', 'good.']
+    """
+    return [text[first:end] for first, end in piece_spans(text)]
+
+
+def sentence_edges(text: str) -> list[int]:
+    """Where sentences begin and end: 0, the text's length, and all between.
+
+    >>> sentence_edges("Is it? 是。不是"), sentence_edges("यह है। वह था")
+    ([0, 7, 9, 11], [0, 7, 12])
+    """
+    return [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+
+
+def main_script(text: str) -> str | None:
+    """The script of most of its letters: Latin (also of a text without letters), one of those that
+    `unrelated` has words of, or None for any other. Han with kana is Kana.
+    """
+    if text.isascii():
+        return "Latin"
+    counts = {name: len(letter.findall(text)) for name, letter in _OF_SCRIPT.items()}
+    if counts["Kana"]:
+        counts["Kana"] += counts.pop("Han")
+    best = max(counts, key=lambda name: counts[name])
+    letters = len(regex.findall(r"\p{L}", text))
+    return best if 2 * counts[best] >= letters else None
