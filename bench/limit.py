@@ -4,8 +4,8 @@
 
 Utilisation: useful floating-point operations (bench/flops.py) / seconds of the scripts' own step /
 the rate of a large float32 product, all measured in this run, taking turns. The seconds by part are
-of the same step taken apart: data (next batch, forest), reference (DPO), forward, head (logits and
-loss, both directions), backward, optimizer.
+of the same step taken apart: data (next batch, tree batch), reference (DPO), forward, head (logits
+and loss, both directions), backward, optimizer.
 """
 
 import argparse

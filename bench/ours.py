@@ -158,7 +158,7 @@ def ppo(side: Side) -> Step:
 
 
 def kl_of(side: Side, trees: list[Tree], answers: list[list[int]]) -> float:
-    """Mean over answers of their summed log-probs, policy less reference, no stop token: what a
+    """Mean over answers of their summed log-probs, policy less reference, no EOS: what a
     peer reports of its own samples from the same weights, worked out by us. answers: as many of
     each question, one after another.
     """

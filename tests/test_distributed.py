@@ -31,7 +31,7 @@ from src.training.distributed import (
 )
 from src.training.run import Run
 from src.training.sharding import full_tensors, shard
-from src.utils import exit_handling as ending
+from src.utils import exit_handling
 from src.utils.constants import MODEL_TYPES, STAGES
 from src.utils.payload import load_payload
 from src.utils.ranks import rank, world_size
@@ -167,7 +167,7 @@ def on_ranks_dead(out):
     """
     import main_squad
 
-    log_step, close, out_of_memory = stages.log_step, Run.close, ending.out_of_memory
+    log_step, close, out_of_memory = stages.log_step, Run.close, exit_handling.out_of_memory
 
     def closing(run):
         signal.raise_signal(signal.SIGTERM)
@@ -178,7 +178,7 @@ def on_ranks_dead(out):
         signal.raise_signal(signal.SIGTERM)
         return out_of_memory(error)
 
-    Run.close, ending.out_of_memory = closing, telling
+    Run.close, exit_handling.out_of_memory = closing, telling
 
     def dying(run, step, *args, **shown):
         if step == 1 and rank() == int(os.environ["DEAD"]):

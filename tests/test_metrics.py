@@ -269,10 +269,10 @@ def test_f1_never_exceeds_one_and_is_symmetric():
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_kl_of_samples_is_the_kl_of_what_was_drawn(limit):
-    """By enumeration of all answers of one or two tokens. A stop token added to what was cut off
-    would not be a draw of the policy's, and move the mean.
+    """By enumeration of all answers of one or two tokens. EOS after an answer that was cut
+    off is not a sample of the policy, and would move the mean.
     """
-    torch.manual_seed(1)  # a pair whose mean is below 0 with such a stop token
+    torch.manual_seed(1)  # a pair whose mean is below 0 with such an EOS
     shape = {"vocab_size": 4, "n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 16}
     policy, parent = (build_model("transformer", shape) for _ in range(2))
     stop = 3

@@ -1,4 +1,4 @@
-"""Windows: contexts alone are cut, golds stay in training, evaluation is shown no answer."""
+"""Windows: only contexts are cut, golds stay in training, evaluation does not use answers."""
 
 import inspect
 import itertools
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data import windows as squad_windows
+from src.data import windows
 from src.data.encoding import encode_paragraphs
 from src.data.pico import generate_articles
 from src.data.squad_dataset import context_groups, evaluate_on, indexed_batches, training_trees
@@ -47,7 +47,7 @@ def all_trees(paragraphs, block, rng, max_questions=16, gold="random"):
 
 
 def path_lengths(trees, stop=1):
-    """Tokens from root to leaf, the stop token included."""
+    """Tokens of every path from root to completion, EOS included."""
     for context, questions in trees:
         for question, answers in questions:
             for answer in answers:
@@ -68,7 +68,7 @@ def test_gold_spans_cover_their_gold(text, data):
     start = data.draw(st.integers(0, len(text) - 1))
     end = data.draw(st.integers(start + 1, len(text)))
     [paragraph] = encoded(Paragraph("T", text, (Question("1", "q", (text[start:end],), (start,)),)))
-    first, last = squad_windows.gold_span(paragraph, start, text[start:end])
+    first, last = windows.gold_span(paragraph, start, text[start:end])
     whole = "Context: " + text + "\n"
     sizes = [len(PICO._encoding.decode_single_token_bytes(i)) for i in paragraph.tokens]
     byte_ends = np.cumsum([0, *sizes])
@@ -88,11 +88,11 @@ def test_window_starts_are_uniform(size, places):
     words = [f"w{i}" for i in range(100)]
     # Two-digit names are 2 tokens each (" w", "17"), so a gold of 1 word is 2 tokens.
     [paragraph] = encoded(paragraph_of(words, (50, 1)))
-    per_word = squad_windows.gold_span(paragraph, *_only_gold(paragraph))
+    per_word = windows.gold_span(paragraph, *_only_gold(paragraph))
     assert per_word[1] - per_word[0] == 2
     if size > 1:
         [paragraph] = encoded(paragraph_of(words, (50, 6)))
-    span = squad_windows.gold_span(paragraph, *_only_gold(paragraph))
+    span = windows.gold_span(paragraph, *_only_gold(paragraph))
     width = span[1] - span[0]
     room = width + places - 1
     question = paragraph.questions[0]
@@ -174,7 +174,7 @@ def test_nothing_but_the_context_is_ever_cut(block, seed, number, max_questions)
             paragraph, known = by_question[tuple(question), tuple(answer)]
             if tuple(context) not in whole:
                 start, text = known.starts[0], known.texts[0]
-                first, end = squad_windows.gold_span(paragraph, start, text)
+                first, end = windows.gold_span(paragraph, start, text)
                 body = context[len(HEAD) : -1]
                 assert has_run(paragraph.tokens, body)
                 assert has_run(body, paragraph.tokens[first:end])
@@ -324,7 +324,7 @@ def test_answers_are_attached_where_they_belong():
     evaluation = evaluate_on(paragraphs, block_size=500, answer_budget=6, max_questions=3)
     answers = {(0, 1): [[5, 6]], (1, 0): [[7]], (1, 2): [[8, 8, 8, 8, 8, 8]]}
     trees, index = attach_answers(evaluation, answers, 6)
-    assert index == [[(0, 1)], [(1, 0)]]  # the third has no room for its stop token
+    assert index == [[(0, 1)], [(1, 0)]]  # the third has no room for its EOS
     assert trees[0] == (paragraphs[0].tokens, [(paragraphs[0].questions[1].tokens, [[5, 6]])])
 
 
@@ -347,7 +347,7 @@ def test_real_squad_golds_stand_in_their_tokens():
     for paragraph in paragraphs:
         for question in paragraph.questions:
             for start, text in zip(question.starts, question.texts, strict=True):
-                first, end = squad_windows.gold_span(paragraph, start, text)
+                first, end = windows.gold_span(paragraph, start, text)
                 assert text in PICO.decode(paragraph.tokens[first:end])
     trees = all_trees(paragraphs, 128, np.random.default_rng(0))
     assert max(path_lengths(trees)) == 128

@@ -16,8 +16,8 @@ def exact_match(prediction: str, golds: Sequence[str], metric: str = "squad") ->
     Source: evaluate-v1.1.py of SQuAD, exact_match_score under metric_max_over_ground_truths.
     """
     assert not isinstance(golds, str), "golds is a string, expected a list of them"
-    said = answer_tokens(prediction, metric)
-    return float(any(said == answer_tokens(gold, metric) for gold in golds))
+    predicted = answer_tokens(prediction, metric)
+    return float(any(predicted == answer_tokens(gold, metric) for gold in golds))
 
 
 def f1_score(prediction: str, golds: Sequence[str], metric: str = "squad") -> float:

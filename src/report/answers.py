@@ -39,19 +39,19 @@ def answer_cell(
     name: str, answer: str, golds: Sequence[str], exact: bool, metric: str = "squad"
 ) -> Markup:
     """A cell: whether the answer is exact, and its words marked by more than colour."""
-    shown: list[object] = []
+    pieces: list[object] = []
     end = 0
     for word, right in marked_words(answer, golds, metric):
         start = answer.index(word, end)
-        if shown and start > end:
-            shown.append(" ")
+        if pieces and start > end:
+            pieces.append(" ")
         end = start + len(word)
         kind = {True: "right", False: "wrong", None: None}[right]
-        shown.append(tag("mark", word, class_=kind) if kind else word)
-    if not shown:
-        shown = [tag("span", "(no words)", class_="faint")]
+        pieces.append(tag("mark", word, class_=kind) if kind else word)
+    if not pieces:
+        pieces = [tag("span", "(no words)", class_="faint")]
     sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
-    return tag("td", sign, *shown, data_policy=name)
+    return tag("td", sign, *pieces, data_policy=name)
 
 
 def answers_table(
