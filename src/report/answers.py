@@ -1,10 +1,13 @@
-"""Held-out questions with every policy's answer side by side, right and wrong words marked."""
+"""Held-out questions with every policy's answer side by side, right and wrong words marked.
+
+The page is English; these texts carry their own language, and each its own direction.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from src.data.answer_text import answer_tokens
-from src.data.segmentation import pieces
+from src.data.segmentation import language_of, pieces
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.squad_metrics import f1_score
 from src.report.html import Markup, join, tag
@@ -47,11 +50,19 @@ def answer_cell(
             pieces.append(" ")
         end = start + len(word)
         kind = {True: "right", False: "wrong", None: None}[right]
+<<<<<<< HEAD
         pieces.append(tag("mark", word, class_=kind) if kind else word)
     if not pieces:
         pieces = [tag("span", "(no words)", class_="faint")]
     sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
     return tag("td", sign, *pieces, data_policy=name)
+=======
+        shown.append(tag("mark", word, class_=kind) if kind else word)
+    if not shown:
+        shown = [tag("span", "(no words)", class_="faint", lang="en")]
+    sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
+    return tag("td", sign, *shown, data_policy=name, dir="auto")
+>>>>>>> langs
 
 
 def answers_table(
@@ -64,15 +75,27 @@ def answers_table(
         points = [result.f1[index] for result in results]
         answers = [result.answers[index] for result in results]
         differ = max(points) - min(points) + 0.01 * (len(set(answers)) - 1)
+<<<<<<< HEAD
         cells = [
             tag("details", tag("summary", "context"), example.context) if context else None,
+=======
+        summary = tag("summary", "context", lang="en")
+        shown = [
+            tag("details", summary, tag("div", about.context, dir="auto")) if context else None,
+>>>>>>> langs
             *(
                 answer_cell(name, answer, example.golds, bool(result.em[index]), held_out.metric)
                 for name, answer, result in zip(names, answers, results, strict=True)
             ),
         ]
+<<<<<<< HEAD
         question = tag("td", example.question, cells[0])
         gold = tag("td", " / ".join(dict.fromkeys(example.golds)), data_policy="gold")
+=======
+        question = tag("td", tag("div", about.question, dir="auto"), shown[0])
+        golds = " / ".join(dict.fromkeys(about.golds))
+        gold = tag("td", golds, data_policy="gold", dir="auto")
+>>>>>>> langs
         rows.append((differ, tag(
             "tr", question, gold, *cells[1:], data_order=index, data_differ=f"{differ:.4f}",
             data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",
@@ -84,6 +107,7 @@ def answers_table(
         orders["gain -1"] = f"where {names[-1]} gains most over {names[0]}"
         orders["gain 1"] = f"where {names[-1]} loses most against {names[0]}"
     table = f"answers-{number}"
+    language = language_of(" ".join(f"{a.question} {a.context}" for a in held_out.asked))
     select = tag(
         "select", *(tag("option", words, value=key) for key, words in orders.items()),
         data_sorts=table, id=f"sort-{number}",
@@ -94,7 +118,7 @@ def answers_table(
         tag(
             "table",
             tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-            tag("tbody", *(row for _, row in rows)),
+            tag("tbody", *(row for _, row in rows), lang=language),
             id=table, class_="answers",
         ),
     ])  # fmt: skip
