@@ -30,14 +30,8 @@ import base64
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-<<<<<<< HEAD
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-
 from src.data.pico import DIFFICULTIES, generate_articles
-=======
-from src.data.pico_squad import DIFFICULTIES, generate_articles
 from src.data.squad_loader import load_squad
->>>>>>> langs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.bpe_file import HEADER
 from src.data.tokenizers.byte_pairs import byte_characters

@@ -91,14 +91,14 @@ def split_prompt(text: str) -> tuple[str, str]:
     return context_text(body[len(CONTEXT_HEAD) + 1 : cut]), question_text(question)
 
 
-<<<<<<< HEAD
 def prompt_parts(paragraph: Paragraph) -> tuple[str, list[str]]:
     """The first string of a paragraph's prompts, and the second of each of its questions."""
     questions = [question.text for question in paragraph.questions]
     if paragraph.template:
         return context_text(paragraph.context), list(map(question_text, questions))
     return paragraph.context, [text[len(paragraph.context) :] for text in questions]
-=======
+
+
 def characters_per_token(paragraphs: Sequence[EncodedParagraph]) -> float:
     """Characters a token of the contexts. Han, kana and Hangul count twice: a character of theirs
     says about as much as two letters.
@@ -106,7 +106,6 @@ def characters_per_token(paragraphs: Sequence[EncodedParagraph]) -> float:
     texts = [paragraph.context for paragraph in paragraphs]
     characters = sum(len(text) + len(_DENSE.findall(text)) for text in texts)
     return characters / max(1, sum(len(paragraph.tokens) for paragraph in paragraphs))
->>>>>>> langs
 
 
 def encode_prompt(tokenizer: Tokenizer, context: str, question: str) -> tuple[list[int], list[int]]:

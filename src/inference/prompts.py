@@ -58,12 +58,8 @@ def prompts_of_pipe() -> list[Prompt]:
         text = "".join(sys.stdin or ()).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input given, expected UTF-8 text ({error})") from None
-<<<<<<< HEAD
-    return [(None, typed_text(line)) for line in lines]
-=======
     lines = (line for line in text.split("\n") if line.strip())
-    return [(None, line.replace("\\n", "\n")) for line in lines]
->>>>>>> langs
+    return [(None, typed_text(line)) for line in lines]
 
 
 def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Prompt]:

@@ -50,19 +50,11 @@ def answer_cell(
             pieces.append(" ")
         end = start + len(word)
         kind = {True: "right", False: "wrong", None: None}[right]
-<<<<<<< HEAD
         pieces.append(tag("mark", word, class_=kind) if kind else word)
     if not pieces:
-        pieces = [tag("span", "(no words)", class_="faint")]
+        pieces = [tag("span", "(no words)", class_="faint", lang="en")]
     sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
-    return tag("td", sign, *pieces, data_policy=name)
-=======
-        shown.append(tag("mark", word, class_=kind) if kind else word)
-    if not shown:
-        shown = [tag("span", "(no words)", class_="faint", lang="en")]
-    sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
-    return tag("td", sign, *shown, data_policy=name, dir="auto")
->>>>>>> langs
+    return tag("td", sign, *pieces, data_policy=name, dir="auto")
 
 
 def answers_table(
@@ -75,27 +67,18 @@ def answers_table(
         points = [result.f1[index] for result in results]
         answers = [result.answers[index] for result in results]
         differ = max(points) - min(points) + 0.01 * (len(set(answers)) - 1)
-<<<<<<< HEAD
-        cells = [
-            tag("details", tag("summary", "context"), example.context) if context else None,
-=======
         summary = tag("summary", "context", lang="en")
-        shown = [
-            tag("details", summary, tag("div", about.context, dir="auto")) if context else None,
->>>>>>> langs
+        full_text = tag("div", example.context, dir="auto")
+        cells = [
+            tag("details", summary, full_text) if context else None,
             *(
                 answer_cell(name, answer, example.golds, bool(result.em[index]), held_out.metric)
                 for name, answer, result in zip(names, answers, results, strict=True)
             ),
         ]
-<<<<<<< HEAD
-        question = tag("td", example.question, cells[0])
-        gold = tag("td", " / ".join(dict.fromkeys(example.golds)), data_policy="gold")
-=======
-        question = tag("td", tag("div", about.question, dir="auto"), shown[0])
-        golds = " / ".join(dict.fromkeys(about.golds))
+        question = tag("td", tag("div", example.question, dir="auto"), cells[0])
+        golds = " / ".join(dict.fromkeys(example.golds))
         gold = tag("td", golds, data_policy="gold", dir="auto")
->>>>>>> langs
         rows.append((differ, tag(
             "tr", question, gold, *cells[1:], data_order=index, data_differ=f"{differ:.4f}",
             data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",

@@ -156,7 +156,7 @@ def load_questions(
         f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
         f"{held_out.summary()}"
     )
-<<<<<<< HEAD
+    say_remedy(held_out, chosen_encoded, tokenizer)
     return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity)
 
 
@@ -174,12 +174,6 @@ def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Para
             f"{ROLE_OF_STAGE[stage]} for {stage}, expected a share above 0"
         )
     return train
-=======
-    say_remedy(held_out, chosen_encoded, tokenizer)
-    return Questions(
-        data.train, encoded, units, chosen, chosen_encoded, held_out, identity
-    )  # fmt: skip
->>>>>>> langs
 
 
 def inputs_of(

@@ -2,14 +2,9 @@
 
 `pico` is a byte-level BPE of 2,048 ids shipped beside this file (tools/train_tokenizer.py made it);
 gpt2, cl100k_base and o200k_base are tiktoken's own, which it downloads and caches; a FILE.tiktoken
-<<<<<<< HEAD
-holds ranks, one "base64 rank" a line; a pretrained model brings a `Vocabulary`. All text is plain
-text, "<|endoftext|>" included: no text encodes to the id of the EOS token.
-=======
 holds ranks, one "base64 rank" a line (tools/train_tokenizer.py makes one); a pretrained model
-brings a `Vocabulary`. All text is plain text, "<|endoftext|>" included: the stop token is an id
-that no text encodes to.
->>>>>>> langs
+brings a `Vocabulary`. All text is plain text, "<|endoftext|>" included: no text encodes to the id
+of the EOS token.
 """
 
 import base64
