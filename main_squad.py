@@ -151,10 +151,10 @@ def main(argv=None) -> dict:
             if stages.snapshot_due(args, step, max_steps, record["answer_loss_nats"], extra):
                 early = {"step": step + 1, "answer_loss_nats": record["answer_loss_nats"]}
                 stages.publish(
-                    run, model, tokenizer, questions.identity, early, parents, file="snapshot.pt"
+                    run, model, tokenizer, questions, early, parents, file="snapshot.pt"
                 )
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.publish(run, model, tokenizer, questions.identity, metrics, parents)
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
+        return stages.publish(run, model, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from src.data.encoding import encode_prompt
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import evaluation_trees
-from src.evaluation.evaluation_set import ANSWER_BUDGET, MAX_ANSWER_TOKENS
+from src.evaluation.evaluation_set import ANSWER_BUDGET
 from src.evaluation.squad_metrics import QAExample, f1_score
 from src.inference.logprobs import TreeBatch, build_tree_batch, completion_hidden, pick
 from src.inference.sampling import Sampling, generate
@@ -122,18 +122,20 @@ def answers(
             yield PolicyAnswers(policy.name, [], refusal=" ".join(str(error).split()))
 
 
-def cut_prompt(tokenizer: Tokenizer, asked: QAExample, block_size: int) -> Prompt:
+def cut_prompt(
+    tokenizer: Tokenizer, asked: QAExample, block_size: int, answer_budget: int = ANSWER_BUDGET
+) -> Prompt:
     """The ids of a prompt, its context cut as at evaluation: only the first tokens, where not all
     fit beside the question and an answer. UserError where the question alone is too long.
     """
     context, question = encode_prompt(tokenizer, asked.context, asked.question)
     trees = evaluation_trees(
-        [context], [[question]], block_size=block_size, answer_budget=ANSWER_BUDGET
+        [context], [[question]], block_size=block_size, answer_budget=answer_budget
     ).trees
     if not trees:
         raise UserError(
             f"a question of {len(question)} tokens given, expected fewer than "
-            f"{block_size - ANSWER_BUDGET}, ask a shorter one"
+            f"{block_size - answer_budget}, ask a shorter one"
         )
     kept = trees[0][0]
     return Prompt(list(kept), question, len(context) - len(kept))
@@ -153,14 +155,15 @@ def answer(
     if one followed. Raises UserError where the question is too long or the weights are not finite.
     """
     tokenizer = policy.tokenizer
-    prompt = cut_prompt(tokenizer, asked, policy.model.config.block_size)
+    budget = policy.max_answer_tokens + 1
+    prompt = cut_prompt(tokenizer, asked, policy.model.config.block_size, budget)
     found = generate(
         policy.model,
         [(prompt.context, [prompt.question])],
         tokenizer.eos_id,
         sampling=settings.sampling,
         num_samples=settings.samples if settings.sampling.temperature else 1,
-        max_new_tokens=MAX_ANSWER_TOKENS,
+        max_new_tokens=policy.max_answer_tokens,
         seed=settings.seed,
         device=device,
     )
@@ -168,7 +171,7 @@ def answer(
     tree = (prompt.context, [(prompt.question, ids)])
     tree_batch = build_tree_batch([tree], tokenizer.eos_id, device)
     tokens = _tokens(policy, tree_batch, ids, stopped)
-    rewards = _rewards(judge, tokenizer, asked, ids, device)
+    rewards = _rewards(judge, tokenizer, asked, ids, budget, device)
     samples = []
     for row, reward, (row_tokens, logp), done in zip(ids, rewards, tokens, stopped, strict=True):
         text = tokenizer.decode(row).strip()
@@ -224,12 +227,18 @@ def _text_of(tokenizer: Tokenizer, token: int) -> str | None:
 
 
 def _rewards(
-    judge: Judge | None, tokenizer: Tokenizer, asked: QAExample, ids: list[list[int]], device
+    judge: Judge | None,
+    tokenizer: Tokenizer,
+    asked: QAExample,
+    ids: list[list[int]],
+    answer_budget: int,
+    device: torch.device | str,
 ) -> list[float | None]:
     """The judge's score of each sample; None without one, or where it reads other ids."""
     if judge is None or judge.tokenizer.identity() != tokenizer.identity():
         return [None] * len(ids)
-    prompt = cut_prompt(tokenizer, asked, judge.model.backbone.config.block_size)
+    block = judge.model.backbone.config.block_size
+    prompt = cut_prompt(tokenizer, asked, block, answer_budget)
     tree = (prompt.context, [(prompt.question, ids)])
     return model_rewards(judge.model, [tree], tokenizer.eos_id, device).tolist()
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.trained_contexts import union
+from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
 from src.model.heads import RewardModel
 from src.model.model import build_model, initialise
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
@@ -27,7 +29,7 @@ SHORT_NAMES = {SFT: "SFT", DPO: "DPO", PPO: "PPO", REWARD: "reward"}
 class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None where it is not loaded.
 
-    trained: False for the weights that training began with.
+    trained: False for the weights that training began with. max_answer_tokens: longest answer.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Policy(NamedTuple):
     parent: nn.Module | None = None
     parent_name: str = ""
     trained: bool = True
+    max_answer_tokens: int = MAX_ANSWER_TOKENS
 
 
 class Judge(NamedTuple):
@@ -48,13 +51,15 @@ class Judge(NamedTuple):
 
 class Shelf(NamedTuple):
     """policies, judges: by name, in the page's order. refused: a line for each file that is no
-    sound checkpoint. data: the identity of the data that the first policy was trained on.
+    sound checkpoint. data: the identity of the data that the first policy was trained on;
+    trained_on: all contexts that any of them was.
     """
 
     policies: dict[str, Policy]
     judges: dict[str, Judge]
     refused: list[str]
     data: dict
+    trained_on: Tensor
 
 
 def find_checkpoints(folder: str) -> list[str]:
@@ -67,6 +72,11 @@ def find_checkpoints(folder: str) -> list[str]:
             "run: python main_squad.py"
         )
     return found
+
+
+def longest_of(checkpoint: Checkpoint) -> int:
+    """Tokens of the longest answer that its stage evaluated with, EOS included."""
+    return checkpoint.max_answer_tokens or MAX_ANSWER_TOKENS
 
 
 def untrained(sft: Checkpoint) -> nn.Module:
@@ -101,6 +111,7 @@ def load_shelf(paths: Sequence[str], device: torch.device | str = "cpu") -> Shel
         {judge.name: judge for judge in judges},
         refused,
         policies[0].data,
+        union(c.trained_on for c in loaded),
     )
 
 
@@ -136,7 +147,9 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
             if start not in bases:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
                 model, base_name = bases[start]
-                policies.append(Policy(base_name, model, c.tokenizer, trained=False))
+                base = Policy(base_name, model, c.tokenizer, trained=False)
+                policies.append(base._replace(max_answer_tokens=longest_of(c)))
             parent, parent_name = bases[start]
-        policies.append(Policy(name, c.model, c.tokenizer, parent, parent_name))
+        policy = Policy(name, c.model, c.tokenizer, parent, parent_name)
+        policies.append(policy._replace(max_answer_tokens=longest_of(c)))
     return policies

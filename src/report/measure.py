@@ -6,16 +6,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from src.data.encoding import encode_paragraphs
 from src.data.squad_loader import SquadData, load_from_identity
+from src.data.trained_contexts import union
 from src.evaluation.compare_policies import comparison, measure_policy, rule_rows
 from src.evaluation.evaluation_set import (
     MAX_ANSWER_TOKENS,
     EvaluationSet,
     PolicyResult,
     baselines_of,
-    choose_questions,
-    held_out_questions,
+    hold_out,
 )
 from src.evaluation.intervals import Interval, bootstrap_interval
 from src.preference.pairs import PairSet, accuracy_by_kind, held_out_pairs, raw_scores
@@ -97,10 +96,20 @@ def measure_chain(
     data = loaded[key]
     readers = [p.model for p in policies.values()] + ([reward.model.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
-    chosen = choose_questions(data.validation, limit, seed)
-    encoded = encode_paragraphs(chosen, first.tokenizer)
-    held_out = held_out_questions(chosen, encoded, block)
     name = data.identity["dataset"]
+    trained_on = union(c.trained_on for c in (*policies.values(), *([reward] if reward else [])))
+    try:
+        chosen, encoded, held_out, left_out = hold_out(
+            data.validation, trained_on, first.tokenizer, block,
+            first.max_answer_tokens or MAX_ANSWER_TOKENS, source=name, limit=limit, seed=seed,
+        )  # fmt: skip
+    except UserError as error:
+        chain.notes.append(f"answers were not measured: {error}")
+        return None
+    if left_out:
+        chain.notes.append(
+            f"{left_out} questions of {name} are left out: their contexts were trained on"
+        )
     pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None)
     reward_model = reward.model if reward else None
     setting = comparison(held_out, pairs, first.tokenizer, first.model, reward_model, device)
@@ -133,7 +142,7 @@ def _start(policies: dict[str, Checkpoint]) -> Checkpoint:
 
 def _form(result: PolicyResult, held_out: EvaluationSet) -> dict[str, Interval]:
     """How long the greedy answers are, in tokens with the stop token, and how many end by it."""
-    stopped = [len(ids) < MAX_ANSWER_TOKENS for ids in result.ids]
+    stopped = [len(ids) < held_out.max_answer_tokens for ids in result.ids]
     lengths = [len(ids) + end for ids, end in zip(result.ids, stopped, strict=True)]
     ones = np.ones(len(lengths))
     return {

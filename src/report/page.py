@@ -94,8 +94,10 @@ def verdicts(chain: Chain) -> list[str]:
                 told.append(f"{words} {verdict} ({gain.in_words(sign='+')} {unit})")
         if told:
             warning = caution(gains.values())
+            seen = metrics.get("trained_on_questions")
+            marked = f" (of {seen} questions the context was trained on)" if seen else ""
             lines.append(
-                f"{NAMES[name]} against the model it started from: {'; '.join(told)}"
+                f"{NAMES[name]} against the model it started from{marked}: {'; '.join(told)}"
                 f"{warning and f' ({warning})'}."
             )
         signs = [gains[n].verdict() if n in gains else None for n in ("reward", "f1")]
