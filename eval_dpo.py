@@ -73,7 +73,7 @@ def load_policies(args) -> list:
 def load_held_out(args, policy, trained_on, block_size: int):
     """(training paragraphs, what is held out, data name); trained_on: contexts that are not."""
     from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
-    from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, hold_out
+    from src.evaluation.evaluation_set import hold_out
 
     stored = policy.data
     train = load_from_identity(stored)
@@ -92,7 +92,7 @@ def load_held_out(args, policy, trained_on, block_size: int):
         if args.dataset in (None, "auto"):  # what parsing could not check
             require_difficulties(data.identity["dataset"], args.difficulty)
         source = data.validation
-    longest = args.max_answer_tokens or policy.max_answer_tokens or MAX_ANSWER_TOKENS
+    longest = args.max_answer_tokens or policy.max_answer_tokens
     name = data.identity["dataset"]
     split = f" --split {args.split}" if args.split else ""
     held = hold_out(

@@ -20,11 +20,10 @@ from src.evaluation.squad_metrics import QAExample, em_and_f1
 from src.inference.logprobs import Tree, completion_logps
 from src.inference.sampling import PromptTree, generate_all
 from src.training.distributed import map_over_ranks
+from src.utils.constants import MAX_ANSWER_TOKENS
 from src.utils.errors import UserError
 from src.utils.progress_bar import say
 
-# Tokens that an answer may take at evaluation, its stop token included, where nothing else is said.
-MAX_ANSWER_TOKENS = 32
 # What a window leaves for it: a reward model reads a stop token after an answer that was cut off.
 ANSWER_BUDGET = MAX_ANSWER_TOKENS + 1
 

@@ -164,7 +164,7 @@ def answer(
         sampling=settings.sampling,
         num_samples=settings.samples if settings.sampling.temperature else 1,
         max_new_tokens=policy.max_answer_tokens,
-        seed=settings.seed,
+        seed=[settings.seed, 0],  # as generate_from_checkpoint.py has it for a lone prompt
         device=device,
     )
     ids, stopped = found.texts(), found.stopped.tolist()

@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import union
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
 from src.model.heads import RewardModel
 from src.model.model import build_model, initialise
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
-from src.utils.constants import DPO, PPO, REWARD, SFT, STAGES
+from src.utils.constants import DPO, MAX_ANSWER_TOKENS, PPO, REWARD, SFT, STAGES
 from src.utils.errors import UserError
 
 SNAPSHOT = "snapshot.pt"  # an SFT policy from before the end, where later stages may start
@@ -72,11 +71,6 @@ def find_checkpoints(folder: str) -> list[str]:
             "run: python main_squad.py"
         )
     return found
-
-
-def longest_of(checkpoint: Checkpoint) -> int:
-    """Tokens of the longest answer that its stage evaluated with, EOS included."""
-    return checkpoint.max_answer_tokens or MAX_ANSWER_TOKENS
 
 
 def untrained(sft: Checkpoint) -> nn.Module:
@@ -148,8 +142,8 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
                 model, base_name = bases[start]
                 base = Policy(base_name, model, c.tokenizer, trained=False)
-                policies.append(base._replace(max_answer_tokens=longest_of(c)))
+                policies.append(base._replace(max_answer_tokens=c.max_answer_tokens))
             parent, parent_name = bases[start]
         policy = Policy(name, c.model, c.tokenizer, parent, parent_name)
-        policies.append(policy._replace(max_answer_tokens=longest_of(c)))
+        policies.append(policy._replace(max_answer_tokens=c.max_answer_tokens))
     return policies

@@ -10,7 +10,6 @@ from src.data.squad_loader import SquadData, load_from_identity
 from src.data.trained_contexts import union
 from src.evaluation.compare_policies import comparison, measure_policy, rule_rows
 from src.evaluation.evaluation_set import (
-    MAX_ANSWER_TOKENS,
     EvaluationSet,
     PolicyResult,
     baselines_of,
@@ -101,7 +100,7 @@ def measure_chain(
     try:
         chosen, encoded, held_out, left_out = hold_out(
             data.validation, trained_on, first.tokenizer, block,
-            first.max_answer_tokens or MAX_ANSWER_TOKENS, source=name, limit=limit, seed=seed,
+            first.max_answer_tokens, source=name, limit=limit, seed=seed,
         )  # fmt: skip
     except UserError as error:
         chain.notes.append(f"answers were not measured: {error}")

@@ -17,7 +17,15 @@ from src.model.heads import RewardModel
 from src.model.model import build_model
 from src.training.distributed import gather, rank
 from src.training.sharding import full_tensors
-from src.utils.constants import MAX_BLOCK_SIZE, MODEL_TYPES, POLICY_STAGES, REWARD, SFT, STAGES
+from src.utils.constants import (
+    MAX_ANSWER_TOKENS,
+    MAX_BLOCK_SIZE,
+    MODEL_TYPES,
+    POLICY_STAGES,
+    REWARD,
+    SFT,
+    STAGES,
+)
 from src.utils.errors import UserError
 from src.utils.payload import file_hash, load_payload, save_payload
 
@@ -51,10 +59,10 @@ class Checkpoint:
     trained_on: Tensor = dataclasses.field(default_factory=lambda: union([]))
 
     @property
-    def max_answer_tokens(self) -> int | None:
-        """The longest answer that its stage evaluated with; None where it did not say."""
+    def max_answer_tokens(self) -> int:
+        """Tokens of the longest answer that its stage evaluated with, EOS included."""
         stored = self.flags.get("max_answer_tokens")
-        return stored if type(stored) is int and stored > 0 else None
+        return stored if type(stored) is int and stored > 0 else MAX_ANSWER_TOKENS
 
     def as_ancestor(self) -> dict:
         """What a child's lineage says about this checkpoint."""

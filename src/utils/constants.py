@@ -16,6 +16,9 @@ POLICY_STAGES = (SFT, DPO, PPO)
 # The longest window that anyone trains on; a transformer keeps a table of this many rows.
 MAX_BLOCK_SIZE = 1 << 18
 
+# Tokens that an answer may take, EOS included, where neither a flag nor a checkpoint says so.
+MAX_ANSWER_TOKENS = 32
+
 # Where a run's log can go beside metrics.jsonl.
 TRACKERS = ("none", "tensorboard", "wandb")
 
