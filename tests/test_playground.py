@@ -165,9 +165,9 @@ def test_tokens_against_one_row_read_anew_for_each(workplace, model_type, temper
             (chosen,) = [a for a in token.alternatives if a.chosen]
             assert chosen.probability == pytest.approx(token.probability, abs=1e-6)
             ids = range(len(logp))
-            near = [i for i in ids if abs(float(logp[i].exp()) - token.probability) < 1e-5]
             # Halves of characters look alike: of those the nearest, which comes last.
-            near.sort(key=lambda i, logp=logp, token=token: -abs(float(logp[i].exp()) - token.probability))
+            away = {i: abs(float(logp[i].exp()) - token.probability) for i in ids}
+            near = sorted((i for i in ids if away[i] < 1e-5), key=away.get, reverse=True)
             texts = {None if i == policy.tokenizer.eos_id else policy.tokenizer.decode([i]): i
                      for i in near}  # fmt: skip
             read.append(texts[chosen.text])
