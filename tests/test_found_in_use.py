@@ -30,9 +30,9 @@ from src.evaluation.evaluation_set import baselines_of, held_out_questions
 from src.evaluation.intervals import Interval, bootstrap_interval, caution, win_rate
 from src.inference.prompts import prompts_of_flags
 from src.preference.pairs import held_out_pairs, pair_points
-from src.report.measure import measure_chain
+from src.report.measure import measure_pipeline
 from src.report.page import verdicts
-from src.report.pipelines import Chain, Stage, find_chains
+from src.report.pipelines import Pipeline, Stage, find_pipelines
 from src.rl import metrics as ppo_metrics
 from src.rl.ppo import collect
 from src.training import run_data, stages
@@ -113,7 +113,7 @@ def test_the_table_has_no_interval_of_one_context(capsys):
 def chain_with(tmp_path, **metrics):
     found = Checkpoint("train_dpo", "kgram", None, PICO, {}, {}, [], metrics)
     stage = Stage(tmp_path, found, None, [], [], {}, {})
-    return Chain(tmp_path, "kgram", {"train_dpo": stage}, [])
+    return Pipeline(tmp_path, "kgram", {"train_dpo": stage}, [])
 
 
 @pytest.mark.parametrize(
@@ -413,8 +413,8 @@ def test_the_ceiling_is_what_can_be_written_and_is_in_the_window():
     for number, longest in enumerate(lengths, 1):
         found = held_out_questions([paragraph], encoded, 1024, longest)
         assert found.ceiling == 25 * number and found.max_answer_tokens == longest
-        assert f"perfect copy within {longest} tokens" in found.told()
-        assert f"EM {25 * number:.1f}" in found.told()
+        assert f"perfect copy within {longest} tokens" in found.summary()
+        assert f"EM {25 * number:.1f}" in found.summary()
         copies = baselines_of(found, PICO, []).perfect_copy
         assert sum(map(bool, copies)) == number
         assert found.gold_tokens() == [n if n <= longest else 0 for n in lengths]
@@ -683,9 +683,9 @@ def test_the_report_and_generation_leave_out_what_was_trained_on(trained_on_four
     assert len(prompts_of_flags(NO_PROMPT, sft_data)) == 1
     Path("mine/train.json").write_text(json.dumps({"version": "1.1", "data": [article]}))
     assert outcome("train_dpo", [*argv, "--overwrite"]).code == 0
-    chain = find_chains(["checkpoints"])[0]
-    assert measure_chain(chain, 100, 0, torch.device("cpu"), {}) is None
-    assert any("nothing of it is held out" in note for note in chain.notes)
+    pipeline = find_pipelines(["checkpoints"])[0]
+    assert measure_pipeline(pipeline, 100, 0, torch.device("cpu"), {}) is None
+    assert any("nothing of it is held out" in note for note in pipeline.notes)
 
 
 def test_the_set_of_contexts_is_small_and_checked(trained_on_four):

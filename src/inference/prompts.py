@@ -44,11 +44,11 @@ def prompts_of_file(path: str) -> list[Prompt]:
 
 
 def typed_text(text: str) -> str:
-    """A text from a flag, a terminal or a pipe, where a line end is hard to type: a written \\n
+    r"""A text from a flag, a terminal or a pipe, where a line end is hard to type: a written \n
     stands for it.
 
     >>> typed_text(r"Question: Who?\nAnswer:")
-    'Question: Who?\\nAnswer:'
+    'Question: Who?\nAnswer:'
     """
     return text.replace("\\n", "\n")
 

@@ -129,20 +129,22 @@ def load_questions(
     block_size: int,
     stage: str,
     parents: Sequence[Checkpoint] = (),
+    shares: str | None = None,
     samples: bool = False,
 ) -> Questions:
     """The data of the flags, or inherited from the first parent. Prints what was used and dropped.
 
-    stage: which role of the data it trains on, where the data is dealt into roles. parents: what
-    any of them was trained on is not held out. samples: whether the stage samples answers of
-    --max_new_tokens, which the windows leave room for.
+    stage: which role of the data it trains on, if it is dealt into roles. shares: how, as --shares
+    gives it; inherited with the data. parents: what any of them was trained on is not held out.
+    samples: whether the stage samples answers of --max_new_tokens, for which windows leave room.
 
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
     parent = parents[0] if parents else None
     inherited = parent is not None and args.dataset is None
     data = _data_of(args, parent)
-    shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
+    if inherited:
+        shares = parent.data.get("shares")
     train = _train_of_role(data, shares, stage)
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
     for name in ("dataset", "difficulty", "num_examples", "answer_metric"):
