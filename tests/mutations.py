@@ -88,7 +88,7 @@ LOSSES = (
              "test_rewards_put_the_score_once_on_the_last_token"),
     Mutation("kl_penalised_rewards", "last = mask & ", "last = ",
              "test_rewards_find_the_last_token_behind_a_gap"),
-    Mutation("kl_penalised_rewards", "select(-beta * k1", "select(beta * k1",
+    Mutation("kl_penalised_rewards", "select(-beta *", "select(beta *",
              "test_rewards_put_the_score_once_on_the_last_token"),
     Mutation("kl_penalised_rewards", "(~stopped)", "stopped",
              "test_an_answer_without_stop_token_scores_lower_by_the_penalty"),

@@ -11,7 +11,8 @@ from src.losses import (
     masked_mean,
     sequence_sum,
 )
-from src.rl.ppo import Rollout, Settings
+from src.rl.algorithm_table import Algorithm
+from src.rl.rollout import Rollout, Settings
 
 
 def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
@@ -30,10 +31,18 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
         "answer_tokens": mask.sum(1).float().mean(),
         "distinct_fraction": torch.tensor(len(set(texts)) / len(texts)),
     }
-    if s.algorithm == "ppo":
+    if s.algorithm.has_critic:
         explained = explained_variance(rollout.values, rollout.returns, mask)
         figures["explained_variance"] = explained  # NaN, null in the log, where returns are equal
     return {name: float(value) for name, value in figures.items()}
+
+
+def describe_chosen(chosen: Rollout, s: Settings) -> dict[str, float | None]:
+    """How many answers a `Selection` has learnt from, and their mean reward (None of none)."""
+    if isinstance(s.algorithm, Algorithm):
+        return {}
+    mean = float(chosen.score.mean()) if len(chosen.score) else None
+    return {"chosen_answers": len(chosen.score), "chosen_reward_mean": mean}
 
 
 def next_kl_coef(args: argparse.Namespace, kl_coef: float, kl_nats: float, episodes: int) -> float:
