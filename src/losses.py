@@ -394,7 +394,8 @@ def kl_penalised_rewards(
     estimates = kl_estimates(log_ratio, torch.zeros_like(log_ratio))._asdict()
     if estimator not in estimates:
         raise ValueError(f"estimator {estimator!r}: expected 'k1', 'k2' or 'k3'")
-    return select(-beta * estimates[estimator], mask) + select(score[:, None].expand(mask.shape), last)
+    penalty = select(-beta * estimates[estimator], mask)
+    return penalty + select(score[:, None].expand(mask.shape), last)
 
 
 def adaptive_kl_coefficient(beta: float, kl: float, target: float, n: int, horizon: int) -> float:

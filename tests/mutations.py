@@ -92,6 +92,10 @@ LOSSES = (
              "test_rewards_put_the_score_once_on_the_last_token"),
     Mutation("kl_penalised_rewards", "(~stopped)", "stopped",
              "test_an_answer_without_stop_token_scores_lower_by_the_penalty"),
+    Mutation("kl_penalised_rewards", "estimates[estimator], mask", 'estimates["k1"], mask',
+             "test_the_penalty_in_the_reward_takes_each_estimator"),
+    Mutation("kl_penalised_rewards", 'log_ratio = log_ratio.clamp(min=-LARGEST_LOG_RATIO)', "pass",
+             "test_the_penalty_in_the_reward_takes_each_estimator"),
     Mutation("adaptive_kl_coefficient", "-0.2), 0.2)", "-0.2), 2.0)",
              "test_adaptive_kl_worked_by_hand"),
     Mutation("adaptive_kl_coefficient", "n / horizon", "horizon / n",
@@ -229,6 +233,14 @@ RL_ALGORITHMS = (
              "test_first_gradients_of_every_row_by_hand"),
     Mutation("policy_loss", "loss + coef * kl", "loss - coef * kl", "test_kl_in_the_loss_by_hand"),
     Mutation("policy_loss", "algorithm.kl_estimator", '"k2"', "test_kl_in_the_loss_by_hand"),
+    Mutation("chosen_answers", "[b, w] if ok", "[w, b] if ok", "test_chosen_answers_by_hand"),
+    Mutation("chosen_answers", "> rewards.amin(-1)", ">= rewards.amin(-1)",
+             "test_chosen_answers_by_hand"),
+    Mutation("selection_loss", "answers // 2", "answers", "test_losses_of_chosen_answers_by_hand"),
+    Mutation("selection_loss", "*policy.T, *reference.T", "*reference.T, *policy.T",
+             "test_losses_of_chosen_answers_by_hand"),
+    Mutation("selection_loss", "mask, int(mask.sum())", "mask, mask.numel()",
+             "test_losses_of_chosen_answers_by_hand"),
 )
 
 OVEROPTIMISATION = (
