@@ -26,7 +26,7 @@ from src.evaluation.intervals import (
     intervals,
 )
 from src.inference.logprobs import Tree
-from src.losses import dpo_loss
+from src.losses import DpoLoss
 from src.preference.pairs import PairSet, accuracy
 from src.training.console import tokens_read
 from src.training.run import Run, say
@@ -173,10 +173,12 @@ def evaluate_and_log(
 
 
 def log_pair_figures(
-    run: Run, step: int, scores: Tensor, reference: Tensor, pair_set: PairSet, beta: float
+    run: Run, step: int, scores: Tensor, found: DpoLoss, pair_set: PairSet
 ) -> None:
-    """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities."""
-    found = dpo_loss(*scores.T, *reference.T, beta)
+    """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities.
+
+    scores: (P, 2) log-probs in nats; found: what the loss makes of them.
+    """
     rewards = torch.stack([found.chosen_reward, found.rejected_reward], 1)
     table = {
         "preference_accuracy": accuracy(scores, pair_set),
