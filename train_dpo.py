@@ -170,8 +170,8 @@ def main(argv=None) -> dict:
             frozen = None if reference is None else reference[numbers]
             record = dpo_backward(model, batch.trees, frozen, eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
-            shown = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
-            stages.log_step(run, step, started, len(numbers), batch.trees, record, **shown)
+            displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
+            stages.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
             if stages.due(run, step):
                 evaluate(step + 1)
 

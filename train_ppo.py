@@ -163,7 +163,9 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             # Sample a batch of answers with the policy as it is ...
             prompts, asked = rollout_prompts(next(batches), questions.train)
-            reward_of = reward_of_trees(args.reward, reward, tokenizer, asked, device)
+            reward_of = reward_of_trees(
+                args.reward, reward, tokenizer, asked, device, args.answer_metric
+            )
             kl_coef = extra["kl_coef"]
             rollout = sample_rollout(models, prompts, reward_of, kl_coef, step, settings)
             record = {"kl_coef": kl_coef, **rl_metrics.describe(rollout, settings)}
@@ -173,8 +175,8 @@ def main(argv=None) -> dict:
             record |= update_policy(models, chosen, kl_coef, step, settings, optimizer_step)
             record |= rl_metrics.describe_chosen(chosen, settings)
             episodes, kl = len(rollout.score), record["kl_nats"]
-            shown = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
-            stages.log_step(run, step, started, episodes, rollout.trees, record, **shown)
+            displayed = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
+            stages.log_step(run, step, started, episodes, rollout.trees, record, **displayed)
             extra["kl_coef"] = rl_metrics.next_kl_coef(args, extra["kl_coef"], kl, episodes)
             if kl > args.kl_limit:
                 run.stop_after_step(rl_metrics.collapse(kl, args.kl_limit))

@@ -439,9 +439,9 @@ EVERY_ALGORITHM = pytest.mark.parametrize(("algorithm", "name"), EVERY)
 @EVERY_ALGORITHM
 def test_gradients_do_not_depend_on_the_micro_batch(algorithm, name):
     gradients = []
-    for micro in (1, 2, 8):
+    for micro, tokens in ((1, 10**9), (8, 20), (8, 10**9)):
         models = models_of(name, critic=algorithm == "ppo")
-        s = settings(algorithm=algorithm, micro_contexts=micro)
+        s = settings(algorithm=algorithm, micro_contexts=micro, micro_tokens=tokens)
         rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
         # Away from the sampling policy, so that ratios differ and some are clipped.
         with torch.no_grad():
