@@ -127,6 +127,7 @@ def main(argv=None) -> dict:
     from src.evaluation.evaluation_set import baselines_of, sample_lines
     from src.preference.pairs import held_out_pairs
     from src.training.run import say, set_up_torch
+    from src.training.run_data import say_remedy
     from src.utils.checkpoint_utils import require_same_tokenizer
     from src.utils.payload import write_atomically
 
@@ -149,6 +150,7 @@ def main(argv=None) -> dict:
         f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block; "
         f"answers compared by {held_out.metric}"
     )
+    say_remedy(held_out, encoded, policies[0].tokenizer)
     setting = comparison(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
     results = {p.path: measure_policy(setting, p.model) for p in policies}
     for path, (result, _) in results.items():

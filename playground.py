@@ -6,8 +6,6 @@ Loads all of checkpoints/*/final.pt, or the files of --checkpoint, and prints th
 Needs an extra: python -m pip install -r requirements-playground.txt
 """
 
-from pathlib import Path
-
 from src.utils import cli
 from src.utils.errors import UserError
 from src.utils.exit_handling import command
@@ -32,8 +30,8 @@ def build_parser() -> cli.Parser:
 def questions_to_pick(dataset: str | None, stored: dict, seed: int) -> list:
     """Held-out questions of --dataset, else of the data that a checkpoint was trained on.
 
-    A lone file was split for training, so that all of it has to be loaded to know what was held
-    out; other data need no training questions made.
+    Files and hub sets may have been split for training, so that all of them have to be loaded to
+    know what was held out; the embedded data need no training questions made.
     """
     from src.data.squad_loader import load_from_identity, load_squad
     from src.evaluation.evaluation_set import choose_questions
@@ -41,7 +39,7 @@ def questions_to_pick(dataset: str | None, stored: dict, seed: int) -> list:
 
     if dataset:
         data = load_squad(dataset, evaluate=True)
-    elif Path(stored["dataset"]).is_file():
+    elif stored["dataset"] != "pico":
         data = load_from_identity(stored)
     else:
         kept = {name: stored[name] for name in ("seed", "difficulty")}

@@ -217,7 +217,7 @@ def _find(
     if os.path.lexists(path):
         return dataset, {"whole": partial(_of_files, [path], report)}
     hub_id = _HUB_ID.fullmatch(dataset)
-    if hub_id and not dataset.startswith(".") and path.suffix.removeprefix(".") not in SUFFIXES:
+    if hub_id and dataset[0] != "." and path.suffix.removeprefix(".") not in (*SUFFIXES, "gz"):
         return dataset, _hub_sources(*hub_id.groups(), report)
     raise UserError(
         f"--dataset {dataset}: no such file or folder; expected auto, squad, pico, a data file "

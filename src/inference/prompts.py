@@ -19,7 +19,7 @@ Prompt = tuple[str | None, str]
 def prompts_of_file(path: str) -> list[Prompt]:
     """The prompt of each line of a JSON-lines file."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # Windows' editors begin with a BOM
             lines = [(n, line) for n, line in enumerate(file, 1) if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts_file {path} given, expected JSON lines ({error})") from None
@@ -55,9 +55,10 @@ def typed_text(text: str) -> str:
 def prompts_of_pipe() -> list[Prompt]:
     """The lines of standard input as `typed_text`; none if it is closed."""
     try:
-        lines = [line.rstrip("\n") for line in sys.stdin or () if line.strip()]
+        text = "".join(sys.stdin or ()).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input given, expected UTF-8 text ({error})") from None
+    lines = (line for line in text.split("\n") if line.strip())
     return [(None, typed_text(line)) for line in lines]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from src.data.encoding import EncodedParagraph, encode_paragraphs
+from src.data.encoding import EncodedParagraph, characters_per_token, encode_paragraphs
 from src.data.random_streams import Stream, stream
 from src.data.roles import ROLE_OF_STAGE, deal
 from src.data.squad_dataset import ContextGroups, context_groups, training_trees
@@ -31,6 +31,8 @@ from src.utils.payload import load_payload
 CACHE_DIR = ".cache/encoded"
 # Context groups whose gold answers fix the reward model's offset and scale.
 NORMALISED_ON = 128
+# With fewer characters a token, the tokenizer does not know the language. pico has 1.6 on SQuAD.
+USUAL_CHARACTERS = 1.5
 
 
 class Questions(NamedTuple):
@@ -96,6 +98,22 @@ def _metric_of(args: argparse.Namespace, parent: Checkpoint | None) -> str:
     return metric
 
 
+def say_remedy(
+    held_out: EvaluationSet, encoded: Sequence[EncodedParagraph], tokenizer: Tokenizer
+) -> None:
+    """Say what to do where windows cut golds off because the tokenizer does not know the text's
+    language.
+    """
+    found = characters_per_token(encoded)
+    if held_out.lost and found < USUAL_CHARACTERS:
+        say(
+            f"tokenizer {tokenizer.name}: {found:.1f} characters a token, of text that it knows 2 "
+            "to 5: so contexts are long and windows cut much off. Train one on this text: "
+            "PYTHONPATH=. python tools/train_tokenizer.py --dataset DATA --vocab_size 4096 "
+            "--output mine.tiktoken, and start main_squad.py with --tokenizer mine.tiktoken"
+        )
+
+
 @first_alone()
 @_uncollected()
 def load_questions(
@@ -138,6 +156,7 @@ def load_questions(
         f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
         f"{held_out.summary()}"
     )
+    say_remedy(held_out, chosen_encoded, tokenizer)
     return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity)
 
 
