@@ -14,6 +14,7 @@ from src.utils.exit_handling import command
 
 METRICS = {
     "em", "f1", "answer_loss_nats", "preference_accuracy", "reward", "win_rate", "kl_nats",
+    "entropy_nats", "sample_tokens",
 }  # fmt: skip
 
 

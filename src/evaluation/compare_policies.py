@@ -147,7 +147,7 @@ def policy_figures(c: Comparison, model: nn.Module) -> tuple[PolicyResult, Figur
     """A policy's greedy answers, and what every metric is of, question by question."""
     model.to(c.device)
     eos_id, groups = c.tokenizer.eos_id, c.held_out.groups
-    ones, percent = [1.0] * len(groups), [0.01] * len(groups)
+    ones = [1.0] * len(groups)
     result = c.parent_result if model is c.parent else None
     result = result or evaluate_policy(model, c.tokenizer, c.held_out, c.device)
     figures = result.figures(groups)
@@ -160,8 +160,8 @@ def policy_figures(c: Comparison, model: nn.Module) -> tuple[PolicyResult, Figur
         same = [a == b for a, b in zip(result.ids, c.parent_result.ids, strict=True)]
         rewards = np.where(same, c.parent_rewards, rewards)
         figures["reward"] = (rewards.tolist(), ones, groups)
-        wins = points_in_order(rewards, c.parent_rewards)
-        figures["win_rate"] = (wins.tolist(), percent, groups)
+        wins = 100 * points_in_order(rewards, c.parent_rewards)
+        figures["win_rate"] = (wins.tolist(), ones, groups)
     samples = sample_figures(
         model,
         c.parent,
