@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import flags, outcome, refusal
+from src.rl.ppo import collect
 from test_ppo import STOP, VOCAB, models_of, settings
 
 import main_squad
@@ -34,7 +35,6 @@ from src.report.measure import measure_pipeline
 from src.report.page import verdicts
 from src.report.pipelines import Pipeline, Stage, find_pipelines
 from src.rl import metrics as ppo_metrics
-from src.rl.ppo import collect
 from src.training import run_data, stages
 from src.training.console import compare
 from src.training.optimizer import learning_rate

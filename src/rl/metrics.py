@@ -12,7 +12,8 @@ from src.losses import (
     masked_mean,
     sequence_sum,
 )
-from src.rl.ppo import Rollout, Settings
+from src.rl.algorithm_table import Algorithm
+from src.rl.rollout import Rollout, Settings
 from src.utils.progress_bar import say
 
 # Horizons of the KL controller in a run, where --kl_horizon was left out.
@@ -35,7 +36,7 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
         "answer_tokens": mask.sum(1).float().mean(),
         "distinct_fraction": torch.tensor(len(set(texts)) / len(texts)),
     }
-    if s.algorithm == "ppo":
+    if s.algorithm.has_critic:
         explained = explained_variance(rollout.values, rollout.returns, mask)
         figures["explained_variance"] = explained  # NaN, null in the log, where returns are equal
     return {name: float(value) for name, value in figures.items()}
@@ -60,6 +61,14 @@ def set_horizon(args: argparse.Namespace, units: ContextGroups) -> None:
     contexts = args.max_steps * min(args.batch_size, len(units.groups))
     args.kl_horizon = max(1, round(contexts * questions * args.num_samples / HORIZONS))
     say(f"--kl_horizon {args.kl_horizon} episodes, a tenth of the run's")
+
+
+def describe_chosen(chosen: Rollout, s: Settings) -> dict[str, float | None]:
+    """How many answers a `Selection` has learnt from, and their mean reward (None of none)."""
+    if isinstance(s.algorithm, Algorithm):
+        return {}
+    mean = float(chosen.score.mean()) if len(chosen.score) else None
+    return {"chosen_answers": len(chosen.score), "chosen_reward_mean": mean}
 
 
 def next_kl_coef(args: argparse.Namespace, kl_coef: float, kl_nats: float, episodes: int) -> float:
