@@ -473,7 +473,8 @@ def test_golds_too_long_to_be_sampled_are_counted(capsys):
         assert missed == {(0, q) for q in range(number, 3)}
         line = ppo_metrics.reach(len(missed), units, longest)
         start = f"{3 - number} of 3 training questions have no gold within --max_new_tokens"
-        assert line.startswith(f"{start} {longest}")
+        assert line.startswith(f"{start} {longest}") == (number < 3)
+    assert line == f"all 3 training questions have a gold within --max_new_tokens {longest}"
 
 
 def test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached():
@@ -509,6 +510,9 @@ def test_a_default_run_can_move_its_coefficient():
         for _ in range(57):
             coefficient = ppo_metrics.next_kl_coef(args, coefficient, kl, 128)
         assert coefficient == pytest.approx(factor, rel=0.03)
+    args.max_steps, args.kl_horizon = 1, None  # of a small set: one step of 128 episodes
+    ppo_metrics.set_horizon(args, units)
+    assert args.kl_horizon == 128
     given = train_ppo.build_parser().parse_args(["--kl_target", "1", "--kl_horizon", "50"])
     ppo_metrics.set_horizon(given, units)
     without = train_ppo.build_parser().parse_args([])
