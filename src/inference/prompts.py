@@ -43,11 +43,10 @@ def prompts_of_file(path: str) -> list[Prompt]:
 
 
 def typed_text(text: str) -> str:
-    """A text from a flag, a terminal or a pipe, where a line end is hard to type: a written \\n
-    stands for it.
+    r"""A text from a flag, a terminal or a pipe, in which a written \n stands for a line end.
 
     >>> typed_text(r"Question: Who?\nAnswer:")
-    'Question: Who?\\nAnswer:'
+    'Question: Who?\nAnswer:'
     """
     return text.replace("\\n", "\n")
 

@@ -14,7 +14,7 @@ from src.data.squad_dataset import batch_order, evaluate_on, steps_per_epoch
 from src.data.squad_preferences import Fits, Pair
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import (
-    STOP,
+    EOS_TOKENS,
     Ask,
     Tree,
     attach_answers,
@@ -53,7 +53,7 @@ def fits_block(encoded: Sequence[EncodedParagraph], tokenizer: Tokenizer, block_
 
 def fits_budget(tokenizer: Tokenizer, answer_budget: int) -> Fits:
     """Which answers `evaluation_pair_trees` keeps."""
-    return lambda p, q, gold, text: _is_within(text, answer_budget - STOP, tokenizer)
+    return lambda p, q, gold, text: _is_within(text, answer_budget - EOS_TOKENS, tokenizer)
 
 
 def _is_within(text: str, tokens: int, tokenizer: Tokenizer) -> bool:
