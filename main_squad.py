@@ -104,7 +104,7 @@ def main(argv=None) -> dict:
         model, tokenizer, parents = start_of(run)
         model.to(device)
         block = model.config.block_size
-        questions = run_data.load_questions(args, tokenizer, block, STAGE)
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, shares=args.shares)
         held_out = questions.held_out
         if args.control == "no_context":
             prompts = apply_control(held_out.prompts, args.control, "", block)

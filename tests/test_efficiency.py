@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.inference.logprobs import build_tree_batch, last_hidden, score_completions, score_text
 from src.model.heads import RewardModel
-from src.model.transformer import transformer
+from src.model.prefix_sharing import one_pass
 from src.rl.ppo import collect, learn
 from src.utils.constants import MODEL_TYPES
 
@@ -21,10 +21,11 @@ from src.utils.constants import MODEL_TYPES
 def counted(name):
     """A model that counts, and its counts: tokens that it has read, rows of logits it has made."""
     model = copy.deepcopy(perturbed(name))
+    plain = getattr(model, "base", model)  # below a pointer
     counts, calls = {"tokens": 0, "logits": 0}, []
 
     def watch(method, kind, size):
-        inner = getattr(model, method)
+        inner = getattr(plain, method)
 
         def watched(*args):
             if not calls:  # an LSTM's read is a forward
@@ -35,7 +36,7 @@ def counted(name):
             finally:
                 calls.pop()
 
-        setattr(model, method, watched)
+        setattr(plain, method, watched)
 
     watch("forward", "tokens", lambda tokens, lengths, state=None: int(lengths.sum()))
     if name.startswith("transformer"):
@@ -88,7 +89,7 @@ def test_a_race_is_seen():
 def name(request, monkeypatch):
     """Each model, the transformer by parts and in rows."""
     by_parts = request.param[1]
-    monkeypatch.setattr(transformer, "parts_pay", lambda levels, width: by_parts)
+    monkeypatch.setattr(one_pass, "parts_pay", lambda levels, width: by_parts)
     return request.param[0]
 
 

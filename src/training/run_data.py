@@ -122,18 +122,21 @@ def load_questions(
     block_size: int,
     stage: str,
     parent: Checkpoint | None = None,
+    shares: str | None = None,
     answer_budget: int = 0,
 ) -> Questions:
     """The data of the flags, or inherited from the parent. Prints what was used and dropped.
 
-    stage: which role of the data it trains on, where the data is dealt into roles.
+    stage: which role of the data it trains on, if it is dealt into roles. shares: how, as --shares
+    gives it; inherited with the data.
     answer_budget: tokens to leave for a sampled answer and its EOS.
 
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
     inherited = parent is not None and args.dataset is None
     data = _data_of(args, parent)
-    shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
+    if inherited:
+        shares = parent.data.get("shares")
     train = _train_of_role(data, shares, stage)
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
     for name in ("dataset", "difficulty", "num_examples", "answer_metric"):
