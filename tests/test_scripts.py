@@ -316,7 +316,7 @@ def test_flags_are_inherited_from_the_parent_and_said(kgram, capsys):
 def test_without_dataset_squad_is_tried_and_what_is_used_instead_is_said(tmp_path, monkeypatch):
     waited = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("src.data.squad_loader._fetch_within", waited.append)  # and gets nothing
+    monkeypatch.setattr("src.data.squad_loader._fetched_within", waited.append)  # and gets nothing
     argv = ["--model_type", "kgram", *SMALL, *SHAPES["kgram"], "--num_examples", "60"]
     ended = outcome("main_squad", argv)
     assert ended.code == 0 and len(waited) == 1, ended.err

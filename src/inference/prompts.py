@@ -43,7 +43,8 @@ def prompts_of_file(path: str) -> list[Prompt]:
 
 
 def typed_text(text: str) -> str:
-    r"""A text from a flag, a terminal or a pipe, in which a written \n stands for a line end.
+    r"""A text from a flag, a terminal or a pipe, where a line end is hard to type: a written \n
+    stands for it.
 
     >>> typed_text(r"Question: Who?\nAnswer:")
     'Question: Who?\nAnswer:'
