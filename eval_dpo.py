@@ -43,8 +43,8 @@ def build_parser() -> cli.Parser:
         "default: only its first window")  # fmt: skip
     add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
     add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights")
-    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file; "
-        "null: no interval")  # fmt: skip
+    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file, "
+        "null: no interval; beside it counts of questions: measured, trained on, left out")
     add("--predictions", help="write the first policy's {question id: answer} to this file")
     return parser
 
@@ -74,15 +74,12 @@ def load_policies(args) -> list:
     return [policy, sft_ancestor(policy)]
 
 
-def load_held_out(args, policy, block_size: int):
-    """(training paragraphs, held-out paragraphs, their encodings, held-out questions, data name).
-    """
-    from src.data.encoding import encode_paragraphs
+def load_held_out(args, policy, trained_on, block_size: int):
+    """(training paragraphs, what is held out, data name); trained_on: contexts that are not."""
     from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
-    from src.evaluation.evaluation_set import choose_questions, held_out_questions
+    from src.evaluation.evaluation_set import hold_out
     from src.training.run import say
 
-    metric = args.answer_metric or policy.answer_metric
     stored = policy.data
     train = load_from_identity(stored)
     if args.dataset is None and args.difficulty is None and args.split is None:
@@ -102,10 +99,15 @@ def load_held_out(args, policy, block_size: int):
         source = data.validation
     for line in data.report.lines():
         say(f"{data.identity['dataset']}: {line}")
-    chosen = choose_questions(source, args.limit, args.seed)
-    encoded = encode_paragraphs(chosen, policy.tokenizer)
-    held_out = held_out_questions(chosen, encoded, block_size, args.doc_stride, metric)
-    return train.train, chosen, encoded, held_out, data.identity["dataset"]
+    name = data.identity["dataset"]
+    split = f" --split {args.split}" if args.split else ""
+    held = hold_out(
+        source, trained_on, policy.tokenizer, block_size,
+        args.max_answer_tokens or policy.max_answer_tokens, source=f"--dataset {name}{split}",
+        limit=args.limit, seed=args.seed, include_trained=args.include_trained,
+        doc_stride=args.doc_stride, metric=args.answer_metric or policy.answer_metric,
+    )  # fmt: skip
+    return train.train, held, name
 
 
 @command
@@ -115,6 +117,7 @@ def main(argv=None) -> dict:
     check(args)
 
     from src.data.squad_preferences import parse_corruptions
+    from src.data.trained_contexts import union
     from src.evaluation.compare_policies import (
         check_parents,
         comparison,
@@ -141,16 +144,20 @@ def main(argv=None) -> dict:
     reward = scored_by.model if scored_by else None
     readers = [p.model for p in (*policies, parent)] + ([reward.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
-    train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
+    # What any of them was trained on is held out for none.
+    measured = [*policies, parent, *([scored_by] if scored_by else [])]
+    trained_on = union(checkpoint.trained_on for checkpoint in measured)
+    train, held, name = load_held_out(args, policies[0], trained_on, block)
+    held_out = held.questions
     pairs = held_out_pairs(
-        chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions),
-        held_out.metric,
+        held.chosen, held.encoded, policies[0].tokenizer, block, name,
+        parse_corruptions(args.corruptions), held_out.metric,
     )  # fmt: skip
     say(
         f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block; "
         f"answers compared by {held_out.metric}"
     )
-    say_remedy(held_out, encoded, policies[0].tokenizer)
+    say_remedy(held_out, held.encoded, policies[0].tokenizer)
     setting = comparison(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
     results = {p.path: measure_policy(setting, p.model) for p in policies}
     for path, (result, _) in results.items():
@@ -158,9 +165,11 @@ def main(argv=None) -> dict:
         print("\n".join(sample_lines(held_out, result.answers)))
     table = {path: metrics for path, (_, metrics) in results.items()}
     rules = rule_rows(baselines_of(held_out, policies[0].tokenizer, train), held_out)
-    print_table({**table, **rules}, UNITS)
+    print_table({**table, **rules}, UNITS, held_out.kind)
     values = {path: {k: v.as_json() for k, v in row.items()} for path, row in table.items()}
-    report = {"policies": values}
+    counts = {"questions": len(held_out.asked), "trained_on": held_out.seen,
+              "left_out_as_trained_on": held.left_out}  # fmt: skip
+    report = {"policies": values, **counts}
     if args.output:
         text = json.dumps(report, indent=1)
         write_atomically(Path(args.output), lambda file: file.write(text.encode()))

@@ -139,8 +139,8 @@ def main(argv=None) -> dict:
             )  # fmt: skip
             if stages.due(run, step):
                 evaluate(step + 1)
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.publish(run, model, tokenizer, questions.identity, metrics, parents)
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
+        return stages.publish(run, model, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def main(argv=None) -> dict:
         take_parents_defaults(run, parent)
         model, tokenizer = parent.model.to(device), parent.tokenizer
         block, eos_id = model.config.block_size, tokenizer.eos_id
-        questions = run_data.load_questions(args, tokenizer, block, STAGE, parent)
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
         held_out = questions.held_out
         asked_steps = run.asked["max_steps"]
         planned = stages.steps_for_pairs(args, asked_steps, questions.units)
@@ -139,7 +139,9 @@ def main(argv=None) -> dict:
             """The policy's answers and what it says of the held-out pairs."""
             figures = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, extra)
             scores = policy_scores(model, unseen.trees.trees, eos_id, device)
-            stages.log_pair_figures(run, step, scores, unseen_reference, unseen, args.beta)
+            stages.log_pair_figures(
+                run, step, scores, unseen_reference, unseen, args.beta, held_out
+            )
             return figures | {"preference_accuracy": pair_points(scores, unseen)}
 
         # The step loop.
@@ -159,8 +161,8 @@ def main(argv=None) -> dict:
             if stages.due(run, step):
                 evaluate(step + 1)
 
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.publish(run, model, tokenizer, questions.identity, metrics, [parent])
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
+        return stages.publish(run, model, tokenizer, questions, metrics, [parent])
 
 
 if __name__ == "__main__":

@@ -29,12 +29,15 @@ def build_parser() -> cli.Parser:
     add("--algorithm", choices=("ppo", "rloo", "reinforce"), default="ppo",
         help="ppo: a critic; rloo: leave-one-out baseline; reinforce: mean baseline")
     add("--num_samples", type=cli.positive_int, default=2, help="answers sampled a question")
-    add("--max_new_tokens", type=cli.positive_int, default=16, help="longest answer, stop included")
+    add("--max_new_tokens", type=cli.positive_int,
+        help="longest sampled answer, EOS included; default: --max_answer_tokens")
     add("--temperature", type=cli.sampling_temperature, default=1.0,
         help="of sampling and of log-probs")
     add("--kl_coef", type=cli.non_negative, default=0.05, help="reward lost per nat of KL")
     add("--kl_target", type=cli.positive, help="nats an answer to steer --kl_coef to, if any")
-    add("--kl_horizon", type=cli.positive_int, default=10_000, help="episodes of the steering")
+    add("--kl_horizon", type=cli.positive_int,
+        help="episodes over which a KL off target by 20%% or more moves --kl_coef by a fifth; "
+        "default: a tenth of the run's")
     add("--kl_limit", type=cli.positive, default=20.0, help="nats an answer at which to stop")
     add("--gamma", type=cli.share, default=1.0, help="discount a token")
     add("--lam", type=cli.share, default=0.95, help="GAE's lambda")
@@ -93,7 +96,7 @@ def main(argv=None) -> dict:
     from src.training.console import compare
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
-    from src.training.run import Run, set_up_torch
+    from src.training.run import Run, say, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
@@ -104,11 +107,12 @@ def main(argv=None) -> dict:
         parents, reward, models = load_models(args, device)
         take_parents_defaults(run, parents[0])
         policy, tokenizer = models.policy, parents[0].tokenizer
-        block, room = policy.config.block_size, args.max_new_tokens + 1
-        questions = run_data.load_questions(
-            args, tokenizer, block, STAGE, parents[0], answer_budget=room
-        )
+        block = policy.config.block_size
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, parents, samples=True)
+        too_long = run_data.out_of_reach(questions, args.max_new_tokens)
+        say(ppo_figures.reach(len(too_long), questions.units, args.max_new_tokens))
         max_steps = stages.plan_steps(args, questions.units)
+        ppo_figures.set_horizon(args, questions.units)
         trained = prepare(models.trained(), args, device)
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
         settings = ppo.settings_of(args, tokenizer.eos_id, device)
@@ -131,11 +135,13 @@ def main(argv=None) -> dict:
         for step in steps(run, max_steps, trained, optimizer, extra, several_updates=True):
             started = time.perf_counter()
             # Collect a batch of episodes with the policy as it is ...
-            prompts, asked = ppo.ask(next(batches), questions.train)
+            prompts, asked, excused = ppo.ask(next(batches), questions.train, too_long)
             reward_of = reward_of_trees(
                 args.reward, reward, tokenizer, asked, device, args.answer_metric
             )
-            rollout = ppo.collect(models, prompts, reward_of, extra["kl_coef"], step, settings)
+            rollout = ppo.collect(
+                models, prompts, reward_of, extra["kl_coef"], step, settings, excused
+            )
             record = {"kl_coef": extra["kl_coef"], **ppo_figures.describe(rollout, settings)}
             # ... then learn from it for a few epochs.
             record |= ppo.learn(
@@ -152,8 +158,8 @@ def main(argv=None) -> dict:
                 evaluate(step + 1)
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.publish(run, policy, tokenizer, questions.identity, metrics, parents)
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps), questions.held_out)
+        return stages.publish(run, policy, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

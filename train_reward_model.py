@@ -80,7 +80,7 @@ def main(argv=None) -> dict:
         tokenizer, eos_id = parent.tokenizer, parent.tokenizer.eos_id
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
-        questions = run_data.load_questions(args, tokenizer, block, STAGE, parent)
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
         asked_steps = run.asked["max_steps"]
         planned = stages.steps_for_pairs(args, asked_steps, questions.units)
         train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
@@ -97,7 +97,7 @@ def main(argv=None) -> dict:
             table["length_rule"] = pairs.length_rule(unseen)
             by_kind = pairs.accuracy_by_kind(scores, unseen)
             table |= {f"accuracy_{kind}": interval for kind, interval in by_kind.items()}
-            stages.log_intervals(run, step, table)
+            stages.log_intervals(run, step, table, questions.held_out)
             say_pairs(extra, scores, unseen, questions.chosen)
             values = {name: interval.value for name, interval in table.items()}
             return {"accuracy": pairs.pair_points(scores, unseen)}, values
@@ -123,8 +123,8 @@ def main(argv=None) -> dict:
         golds = run_data.some_gold_trees(questions.encoded, questions.units, args.seed)
         pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
-        metrics |= compare(STAGE, extra["before"], figures)
-        return stages.publish(run, reward, tokenizer, questions.identity, metrics, [parent])
+        metrics |= compare(STAGE, extra["before"], figures, questions.held_out)
+        return stages.publish(run, reward, tokenizer, questions, metrics, [parent])
 
 
 if __name__ == "__main__":

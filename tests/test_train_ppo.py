@@ -238,7 +238,7 @@ def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
         (["--algorithm", "rloo", "--lam", "0.9"], "--lam given with --algorithm rloo"),
         (["--algorithm", "reinforce", "--clip_range", "0.1"], "--clip_range given with reinforce"),
         (["--kl_horizon", "50"], "--kl_horizon given without --kl_target"),
-        (["--temperature", "0"], "expected a number above 0"),
+        (["--temperature", "0"], "expected a number of at least 0.001"),
         (["--gamma", "1.5"], "--gamma"),
         (["--lam", "-0.1"], "--lam"),
         (["--kl_coef", "-1"], "--kl_coef"),

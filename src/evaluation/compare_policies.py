@@ -11,7 +11,6 @@ from torch import nn
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.baselines import Baselines
 from src.evaluation.evaluation_set import (
-    MAX_ANSWER_TOKENS,
     EvaluationSet,
     PolicyResult,
     evaluate_policy,
@@ -155,7 +154,7 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
         c.parent,
         c.held_out.prompts,
         eos_id,
-        max_new_tokens=MAX_ANSWER_TOKENS,
+        max_new_tokens=c.held_out.max_answer_tokens,
         device=c.device,
     )
     metrics["kl_nats"] = bootstrap_interval(kl, np.ones(len(kl)), groups)
@@ -163,21 +162,31 @@ def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[
 
 
 def rule_rows(baselines: Baselines, held_out: EvaluationSet) -> dict[str, dict[str, Interval]]:
-    """EM and F1 of the baselines, the upper bound of perfect copying included."""
-    rows = {}
+    """EM and F1 of the baselines, the upper bound included: copying perfectly what is visible and
+    no longer than an answer may be.
+    """
+    rows, reach = {}, {"perfect_copy": f" within {held_out.max_answer_tokens} tokens"}
     for name, answers in baselines._asdict().items():
         em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
         percent, groups = [0.01] * len(em), held_out.groups
         figures = {"em": (em, percent, groups), "f1": (f1, percent, groups)}
-        rows[f"rule: {name.replace('_', ' ')}"] = intervals(figures)
+        rows[f"rule: {name.replace('_', ' ')}{reach.get(name, '')}"] = intervals(figures)
     return rows
 
 
-def print_table(rows: dict[str, dict[str, Interval]], units: dict[str, str]) -> None:
-    """A row a policy or rule, a column a metric: value [low, high], 95% bootstrap by context."""
+def print_table(
+    rows: dict[str, dict[str, Interval]], units: dict[str, str], kind: str = "held out"
+) -> None:
+    """A row a policy or rule, a column a metric: value [low, high], 95% bootstrap by context.
+
+    kind: what the metrics are of, as `EvaluationSet.kind`; every row says so where it is not
+    `held out`.
+    """
+    if kind != "held out":
+        rows = {f"{name} ({kind})": metrics for name, metrics in rows.items()}
     columns = [name for name in units if any(name in metrics for metrics in rows.values())]
     width = max(len(name) for name in rows)
-    print("\n" + " ".join([" " * width, *(f"{f'{c} ({units[c]})':>26}" for c in columns)]))
+    print("\n" + " ".join([f"{kind:<{width}}", *(f"{f'{c} ({units[c]})':>26}" for c in columns)]))
     for name, metrics in rows.items():
         cells = []
         for column in columns:

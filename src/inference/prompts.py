@@ -7,6 +7,7 @@ import sys
 from src.data.encoding import encode_prompt, split_prompt
 from src.data.squad_loader import load_from_identity
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.trained_contexts import split_by_training
 from src.data.windows import cut_context
 from src.training.run import say
 from src.utils.checkpoint_utils import Checkpoint
@@ -78,8 +79,14 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
             f"no prompt given with {checkpoint.path}, which was trained on no questions here, "
             "expected --prompt, or --context and --question"
         )
+    validation = load_from_identity(checkpoint.data).validation
+    paragraphs = split_by_training(validation, checkpoint.trained_on)[0][:3]
+    if not paragraphs:
+        raise UserError(
+            f"no prompt given, and no held-out question is left of {checkpoint.data['dataset']}: "
+            "all its contexts were trained on, expected --prompt, or --context and --question"
+        )
     say("no prompt given: three held-out questions")
-    paragraphs = load_from_identity(checkpoint.data).validation[:3]
     asked = [(p.context if p.template else None, p.questions[0]) for p in paragraphs]
     for _, question in asked:
         say(f"  Q: {' '.join(question.text.split())[-300:]}  gold: {question.answers[0]!r}")

@@ -17,7 +17,7 @@ from src.data.encoding import EncodedParagraph
 from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, context_numbers
+from src.evaluation.evaluation_set import context_numbers
 from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
 from src.inference.logprobs import Tree, completion_logps
 from src.model.heads import RewardModel, scores_differ
@@ -32,7 +32,7 @@ from src.preference.pair_batches import (
 from src.rl.rewards import model_rewards
 from src.training.distributed import gather, map_over_ranks, rank
 from src.training.run import say
-from src.utils.constants import CORRUPTIONS
+from src.utils.constants import CORRUPTIONS, MAX_ANSWER_TOKENS
 from src.utils.errors import UserError
 from src.utils.payload import load_payload, save_payload, weights_hash
 

@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from src.data.squad_dataset import ContextGroups
 from src.losses import (
     adaptive_kl_coefficient,
     explained_variance,
@@ -12,6 +13,10 @@ from src.losses import (
     sequence_sum,
 )
 from src.rl.ppo import Rollout, Settings
+from src.utils.progress_bar import say
+
+# Horizons of the KL controller in a run, where --kl_horizon was left out.
+HORIZONS = 10
 
 
 def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
@@ -34,6 +39,27 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
         explained = explained_variance(rollout.values, rollout.returns, mask)
         figures["explained_variance"] = explained  # NaN, null in the log, where returns are equal
     return {name: float(value) for name, value in figures.items()}
+
+
+def reach(too_long: int, units: ContextGroups, longest: int) -> str:
+    """How many golds no sampled answer can be, and what that means for the penalty."""
+    total = sum(len(questions) for _, questions in units.groups)
+    return (
+        f"{too_long} of {total} training questions have no gold within --max_new_tokens {longest}, "
+        "EOS included: answers to them are cut off without --missing_eos_penalty"
+    )
+
+
+def set_horizon(args: argparse.Namespace, units: ContextGroups) -> None:
+    """--kl_horizon of a run with --kl_target, where it was left out: a tenth of the run's episodes,
+    over which the coefficient can grow or shrink sevenfold (e to the power of 0.2 * 10).
+    """
+    if not args.kl_target or args.kl_horizon is not None:
+        return
+    questions = sum(len(asked) for _, asked in units.groups) / len(units.groups)
+    contexts = args.max_steps * min(args.batch_size, len(units.groups))
+    args.kl_horizon = max(1, round(contexts * questions * args.num_samples / HORIZONS))
+    say(f"--kl_horizon {args.kl_horizon} episodes, a tenth of the run's")
 
 
 def next_kl_coef(args: argparse.Namespace, kl_coef: float, kl_nats: float, episodes: int) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, EvaluationSet, PolicyResult
+from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.intervals import Figures
 from src.evaluation.kl import kl_of_samples
 from src.inference.sampling import PromptTree
@@ -101,7 +101,7 @@ def reward_and_kl(
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
             return kl_of_samples(
                 models.policy, models.reference, prompts, tokenizer.eos_id, first_row=first_row,
-                max_new_tokens=min(args.max_new_tokens, MAX_ANSWER_TOKENS), device=device,
+                max_new_tokens=min(args.max_new_tokens, held_out.max_answer_tokens), device=device,
             ).tolist()  # fmt: skip
 
         kl = [

@@ -7,7 +7,7 @@ Implementation Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031).
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from src.data.random_streams import Stream, stream
 from src.data.squad_dataset import Batch
 from src.data.squad_types import Paragraph
-from src.data.windows import tree_tokens
+from src.data.windows import Place, tree_tokens
 from src.evaluation.squad_metrics import QAExample, qa_example
 from src.inference.logprobs import (
     Tree,
@@ -120,10 +120,12 @@ def collect(
     kl_coef: float,
     step: int,
     s: Settings,
+    excused: Sequence[bool] | None = None,
 ) -> Rollout:
     """Sample answers to the prompts with the policy as it is, score them, work out advantages.
 
-    prompts: this rank's. The rollout is that of all ranks, whitened as one, the same on each.
+    prompts: this rank's; excused: those of their questions whose answers need not stop (default:
+    none). The rollout is that of all ranks, whitened as one, the same on each.
     """
     # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
     # Each rank draws its own rows of one stream: how many ranks there are changes no answer.
@@ -138,12 +140,15 @@ def collect(
     trees = _attach(prompts, answers, s.num_samples)
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty (N, 6).
     score = reward_of(trees)
+    questions = sum(len(asked) for _, asked in prompts)
+    free = torch.tensor(excused or [False] * questions, dtype=torch.bool)
+    free = free.repeat_interleave(s.num_samples)
     # 3. The frozen policy's log-probs and the critic's values in one pass each.
     reference_logp, values = _score(models, trees, s)
-    mine = score, answers.stopped, answers.lengths, answers.logp, reference_logp, values
+    mine = score, free, answers.stopped, answers.lengths, answers.logp, reference_logp, values
     found = gather((trees, [x.cpu() for x in mine]))
     trees = [tree for part, _ in found for tree in part]
-    score, stopped, lengths, logp, reference_logp, values = (
+    score, free, stopped, lengths, logp, reference_logp, values = (
         torch.cat(parts).to(s.device) for parts in zip(*(x for _, x in found), strict=True)
     )
     # One column more, as scores have, masked: the stop token after a cut answer was not drawn.
@@ -151,7 +156,7 @@ def collect(
     mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
     # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
     rewards = kl_penalised_rewards(
-        score, logp, reference_logp, mask, kl_coef, stopped, s.missing_eos_penalty
+        score, logp, reference_logp, mask, kl_coef, stopped | free, s.missing_eos_penalty
     )
     advantages, returns = _advantages(rewards, values, mask, s)
     return Rollout(
@@ -284,13 +289,15 @@ def _backward(
     return {name: value.detach() for name, value in figures.items()}
 
 
-def ask(batch: Batch, paragraphs: Sequence[Paragraph]) -> tuple[list[PromptTree], list[QAExample]]:
-    """This rank's share of a batch: prompts without golds, and the same questions as people read
-    them.
+def ask(
+    batch: Batch, paragraphs: Sequence[Paragraph], too_long: Collection[Place]
+) -> tuple[list[PromptTree], list[QAExample], list[bool]]:
+    """This rank's share of a batch: prompts without golds, the same questions as people read them,
+    and which of them are among those whose golds are `too_long` to be sampled.
     """
     mine = rank_partition(batch.trees)
     trees = [batch.trees[i] for i in mine]
     prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in trees]
-    places = [(paragraphs[p], q) for i in mine for p, q in batch.index[i]]
-    asked = [qa_example(p, p.questions[q]) for p, q in places]
-    return prompts, asked
+    places = [place for i in mine for place in batch.index[i]]
+    asked = [qa_example(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
+    return prompts, asked, [place in too_long for place in places]

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from src.data.encoding import EncodedParagraph, characters_per_token, encode_paragraphs
 from src.data.random_streams import Stream, stream
 from src.data.roles import ROLE_OF_STAGE, deal
@@ -17,7 +19,9 @@ from src.data.squad_preferences import parse_corruptions
 from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from src.evaluation.evaluation_set import EvaluationSet, choose_questions, held_out_questions
+from src.data.trained_contexts import union
+from src.data.windows import Place
+from src.evaluation.evaluation_set import EvaluationSet, hold_out
 from src.inference.logprobs import Tree
 from src.interop.llama_folder import pretrained_hash
 from src.preference.pairs import PairSet, held_out_pairs, training_pairs
@@ -29,6 +33,9 @@ from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
 CACHE_DIR = ".cache/encoded"
+# The longest answer is what this share of the training answers needs, within bounds in tokens and a
+# quarter of the block.
+ANSWERS_REACHED, SHORTEST_LIMIT, LONGEST_ANSWER = 0.99, 16, 128
 # Context groups whose gold answers fix the reward model's offset and scale.
 NORMALISED_ON = 128
 # With fewer characters a token, the tokenizer does not know the language. pico has 1.6 on SQuAD.
@@ -121,18 +128,19 @@ def load_questions(
     tokenizer: Tokenizer,
     block_size: int,
     stage: str,
-    parent: Checkpoint | None = None,
+    parents: Sequence[Checkpoint] = (),
     shares: str | None = None,
-    answer_budget: int = 0,
+    samples: bool = False,
 ) -> Questions:
-    """The data of the flags, or inherited from the parent. Prints what was used and dropped.
+    """The data of the flags, or inherited from the first parent. Prints what was used and dropped.
 
     stage: which role of the data it trains on, if it is dealt into roles. shares: how, as --shares
-    gives it; inherited with the data.
-    answer_budget: tokens to leave for a sampled answer and its EOS.
+    gives it; inherited with the data. parents: what any of them was trained on is not held out.
+    samples: whether the stage samples answers of --max_new_tokens, for which windows leave room.
 
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
+    parent = parents[0] if parents else None
     inherited = parent is not None and args.dataset is None
     data = _data_of(args, parent)
     if inherited:
@@ -147,12 +155,21 @@ def load_questions(
         raise UserError(
             f"{data.identity['dataset']} has no held-out article, expected at least two articles"
         )
-    chosen = choose_questions(data.validation, args.eval_limit, seed=0)
     encoded = encode_paragraphs(train, tokenizer, CACHE_DIR)
-    chosen_encoded = encode_paragraphs(chosen, tokenizer)
-    held_out = held_out_questions(
-        chosen, chosen_encoded, block_size, metric=args.answer_metric
-    )
+    if args.max_answer_tokens is None and inherited:
+        args.max_answer_tokens = parent.max_answer_tokens
+    if args.max_answer_tokens is None:
+        args.max_answer_tokens = longest_answer(encoded, block_size)
+    chosen, chosen_encoded, held_out, _ = hold_out(
+        data.validation, union(p.trained_on for p in parents), tokenizer, block_size,
+        args.max_answer_tokens, source=f"--dataset {data.identity['dataset']}",
+        limit=args.eval_limit, include_trained=bool(parents) and args.include_trained,
+        metric=args.answer_metric,
+    )  # fmt: skip
+    answer_budget = 0
+    if samples:
+        args.max_new_tokens = args.max_new_tokens or args.max_answer_tokens
+        answer_budget = args.max_new_tokens + 1
     units = context_groups(encoded, block_size, answer_budget=answer_budget)
     asked = sum(len(p.questions) for p in train)
     say(
@@ -177,6 +194,26 @@ def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Para
             f"{ROLE_OF_STAGE[stage]} for {stage}, expected a share above 0"
         )
     return train
+
+
+def longest_answer(encoded: Sequence[EncodedParagraph], block_size: int) -> int:
+    """Tokens, EOS included, that all but a hundredth of the golds need at most; within bounds."""
+    lengths = [len(gold) + 1 for p in encoded for q in p.questions for gold in q.golds]
+    needed = int(np.quantile(lengths, ANSWERS_REACHED, method="inverted_cdf")) if lengths else 0
+    most = min(LONGEST_ANSWER, max(1, block_size // 4))
+    return min(max(needed, SHORTEST_LIMIT), most)
+
+
+def out_of_reach(questions: Questions, longest: int) -> set[Place]:
+    """The (paragraph, question)s of training whose golds all have more than `longest` tokens, EOS
+    included.
+    """
+    return {
+        (p, q)
+        for p, asked in questions.units.groups
+        for q in asked
+        if all(len(gold) >= longest for gold in questions.encoded[p].questions[q].golds)
+    }
 
 
 def inputs_of(

@@ -205,8 +205,8 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
-    """--dataset --difficulty --num_examples --strict_data --answer_metric; later stages inherit all
-    but --strict_data.
+    """--dataset --difficulty --num_examples --max_answer_tokens --answer_metric, which later stages
+    inherit, --strict_data, and --include_trained where there are earlier stages.
     """
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
@@ -229,6 +229,19 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
             type=positive_int,
             help="training questions to use, a seeded choice of whole paragraphs"
             + (inherited or "; all if left out"),
+        )
+    longest = inherited or "; default: what 99%% of the training answers need, within 16 to 128"
+    parser.add_argument(
+        "--max_answer_tokens",
+        type=positive_int,
+        help="longest answer at evaluation, in tokens, EOS included" + longest,
+    )
+    if not default:
+        parser.add_argument(
+            "--include_trained",
+            action="store_true",
+            help="evaluate also on contexts that an earlier stage was trained on, and mark the "
+            "metrics; left out otherwise",
         )
     parser.add_argument("--strict_data", action="store_true",
                         help="refuse a file with unusable rows instead of dropping them")
