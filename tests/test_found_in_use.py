@@ -110,7 +110,7 @@ def test_the_table_has_no_interval_of_one_context(capsys):
     assert "100.00 [100.00, 100.00]" in said and "caution" not in said
 
 
-def chain_with(tmp_path, **metrics):
+def pipeline_with(tmp_path, **metrics):
     found = Checkpoint("train_dpo", "kgram", None, PICO, {}, {}, [], metrics)
     stage = Stage(tmp_path, found, None, [], [], {}, {})
     return Pipeline(tmp_path, "kgram", {"train_dpo": stage}, [])
@@ -126,7 +126,7 @@ def test_the_report_gives_no_verdict_from_few_contexts(contexts, word, tmp_path)
         gain |= {"em_gain_low": None, "em_gain_high": None}
     if contexts:
         gain["em_gain_contexts"] = contexts
-    (line,) = verdicts(chain_with(tmp_path, **gain))
+    (line,) = verdicts(pipeline_with(tmp_path, **gain))
     assert f"EM {word} (+16.67" in line and ("expected at least 10" in line) == (word != "better")
 
 
