@@ -102,7 +102,7 @@ def make_ask(
 def longest_answer(
     paragraph: EncodedParagraph, question: EncodedQuestion, gold: int, block_size: int
 ) -> int:
-    """Tokens, without the stop token, of the longest answer with which `make_ask` finds a window.
+    """Tokens, EOS excluded, of the longest answer with which `make_ask` finds a window.
     """
     first, end = gold_span(paragraph, question.starts[gold], question.texts[gold])
     need = len(question.tokens) + EOS_TOKENS
