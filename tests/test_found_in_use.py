@@ -112,7 +112,7 @@ def test_the_table_has_no_interval_of_one_context(capsys):
 
 def pipeline_with(tmp_path, **metrics):
     found = Checkpoint("train_dpo", "kgram", None, PICO, {}, {}, [], metrics)
-    stage = Stage(tmp_path, found, None, [], [], {}, {})
+    stage = Stage(tmp_path, found, [], [], {}, {})
     return Pipeline(tmp_path, "kgram", {"train_dpo": stage}, [])
 
 
@@ -242,8 +242,9 @@ def planned_pairs(block, articles=40, asked_steps=None, **values):
     encoded = encode_paragraphs(paragraphs, PICO)
     units = context_groups(encoded, block)
     questions = run_data.Questions(
-        paragraphs, encoded, units, paragraphs[:2], encoded[:2], None, {"dataset": "fairs"}
-    )
+        paragraphs, encoded, units, paragraphs[:2], encoded[:2],
+        held_out_questions(paragraphs[:2], encoded[:2], 2048), {"dataset": "fairs"},
+    )  # fmt: skip
     defaults = {"epochs": 1.0, "batch_size": 4, "max_steps": asked_steps, "eval_every": None,
                 "corruptions": None, "seed": 0}  # fmt: skip
     args = argparse.Namespace(**{**defaults, **values})
@@ -260,7 +261,7 @@ def test_an_epoch_of_pairs_is_one_pass_over_the_batches_that_are_dealt(capsys):
     assert planned_pairs(64) == (30, 120)
     assert planned_pairs(64, epochs=2.5) == (75, 120)
     assert planned_pairs(64, epochs=0.5) == (15, 60)
-    assert planned_pairs(64, asked_steps=7) == (7, 84)
+    assert planned_pairs(64, asked_steps=7) == (7, 30)  # 28 are needed, 10 contexts have 30
 
 
 def test_a_run_too_short_to_learn_from_says_so(capsys):

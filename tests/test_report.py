@@ -375,7 +375,10 @@ def test_ppo_logs_what_the_track_needs(chain_of):
     _, evaluations = read_log(log)
     assert [e["step"] for e in evaluations] == [0, 1, 2, 3, 4]
     assert evaluations[0]["kl_nats"] == pytest.approx(0, abs=1e-5)
-    assert all(e["reward_low"] <= e["reward"] <= e["reward_high"] for e in evaluations)
+    for e in evaluations:
+        low, high = e["reward_low"], e["reward_high"]
+        # One context has no interval.
+        assert math.isnan(low + high) if e["contexts"] == 1 else low <= e["reward"] <= high
     final = chain_of("kgram").metrics["train_ppo"]
     assert final["reward"] == pytest.approx(evaluations[-1]["reward"])
 

@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import gc
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -280,13 +282,15 @@ def load_pairs(
     max_steps: int,
 ) -> tuple[PairSet, PairSet]:
     """Training and held-out preference pairs of the flags' mix of corruptions; training pairs of
-    only as many contexts as so many steps will see.
+    only as many contexts, drawn at random, as so many steps will see the context groups of.
     """
     weights = parse_corruptions(args.corruptions)
     name = questions.identity["dataset"]
-    usable = sorted({paragraph for paragraph, _ in questions.units.groups})
-    order = stream(Stream.PAIRS, args.seed).permutation(len(usable))
-    chosen = sorted(usable[i] for i in order[: max_steps * args.batch_size])
+    groups = Counter(paragraph for paragraph, _ in questions.units.groups)
+    usable = sorted(groups)
+    order = [usable[i] for i in stream(Stream.PAIRS, args.seed).permutation(len(usable))]
+    ends = list(accumulate(groups[paragraph] for paragraph in order))
+    chosen = sorted(order[: bisect_left(ends, max_steps * args.batch_size) + 1])
     asked = [questions.train[i] for i in chosen]
     train = training_pairs(
         asked,

@@ -64,8 +64,8 @@ def steps_of_epochs(epochs: float, count: int, batch_size: int) -> int:
 def steps_for_pairs(
     args: argparse.Namespace, asked_steps: int | None, units: ContextGroups
 ) -> int:
-    """The number of steps of --batch_size contexts for which pairs are made: the given --max_steps,
-    else --epochs. `plan_pair_steps` then counts the trees of these contexts.
+    """The number of steps of --batch_size context groups for which pairs are made: the given
+    --max_steps, else --epochs. `plan_pair_steps` then counts the trees of their contexts.
     """
     _require_units(units)
     return asked_steps or steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
