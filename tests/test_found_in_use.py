@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import flags, outcome, refusal
+from src.rl.ppo import collect
 from test_ppo import STOP, VOCAB, models_of, settings
 
 import main_squad
@@ -34,7 +35,6 @@ from src.report.measure import measure_pipeline
 from src.report.page import verdicts
 from src.report.pipelines import Pipeline, Stage, find_pipelines
 from src.rl import metrics as ppo_metrics
-from src.rl.ppo import collect
 from src.training import run_data, stages
 from src.training.console import compare
 from src.training.optimizer import learning_rate
@@ -453,8 +453,8 @@ def test_the_longest_answer_is_stored_inherited_and_a_flag(workplace):
     ended = outcome("train_ppo", [*argv[:at], *argv[at + 2 :], "--reward", "f1"])
     assert ended.code == 0, ended.err
     assert stored_flag(path_of("train_ppo"), "max_new_tokens") == 7
-    (answered,) = generated("--prompt", PROMPT)
-    assert len(PICO.encode(answered["answers"][0])) <= 7
+    seven, twelve = (generated("--prompt", PROMPT, "--max_new_tokens", n) for n in ("7", "12"))
+    assert generated("--prompt", PROMPT) == seven != twelve
     # Other data of a later stage have a default of their own.
     Path("other.json").write_text(json.dumps(small_squad(12)))
     argv = [*flags("train_reward_model", "kgram"), "--dataset", "other.json"]
@@ -473,7 +473,8 @@ def test_golds_too_long_to_be_sampled_are_counted(capsys):
         assert missed == {(0, q) for q in range(number, 3)}
         line = ppo_metrics.reach(len(missed), units, longest)
         start = f"{3 - number} of 3 training questions have no gold within --max_new_tokens"
-        assert line.startswith(f"{start} {longest}")
+        assert line.startswith(f"{start} {longest}") == (number < 3)
+    assert line == f"all 3 training questions have a gold within --max_new_tokens {longest}"
 
 
 def test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached():
@@ -509,6 +510,9 @@ def test_a_default_run_can_move_its_coefficient():
         for _ in range(57):
             coefficient = ppo_metrics.next_kl_coef(args, coefficient, kl, 128)
         assert coefficient == pytest.approx(factor, rel=0.03)
+    args.max_steps, args.kl_horizon = 1, None  # of a small set: one step of 128 episodes
+    ppo_metrics.set_horizon(args, units)
+    assert args.kl_horizon == 128
     given = train_ppo.build_parser().parse_args(["--kl_target", "1", "--kl_horizon", "50"])
     ppo_metrics.set_horizon(given, units)
     without = train_ppo.build_parser().parse_args([])

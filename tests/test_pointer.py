@@ -53,7 +53,7 @@ def by_loops(model, row):
         scores, values = [float(pointer.nothing)], [torch.zeros(WIDTH)]
         for j in range(1, t + 1):  # token 0 has no state before it, and no key
             key = pointer.key.weight @ features[j - 1]
-            scores.append(math.exp(pointer.sharpness) * float(query @ (key / key.norm())))
+            scores.append(math.exp(float(pointer.sharpness)) * float(query @ (key / key.norm())))
             values.append(embedding[row[j]])
         weights = torch.tensor(scores).softmax(0)
         copied = sum(w * v for w, v in zip(weights, values, strict=True))

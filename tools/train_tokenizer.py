@@ -1,6 +1,7 @@
 """Train a byte-level BPE: on your own data, or the one that the project ships.
 
-    PYTHONPATH=. python tools/train_tokenizer.py --dataset DATA --output mine.tiktoken
+    PYTHONPATH=. python tools/train_tokenizer.py --dataset DATA --vocab_size 4096 \\
+        --pico_share 0 --output mine.tiktoken
     python main_squad.py --dataset DATA --tokenizer mine.tiktoken
 
 Do so for text that the shipped tokenizer makes far more tokens of than of English: its tokens are
@@ -134,8 +135,8 @@ def main(argv: list[str] | None = None) -> dict[bytes, int]:
         "--vocab_size", type=int, default=2048, help="ids, EOS included (default 2048)"
     )
     parser.add_argument(
-        "--pico_share", type=float, help="generated share of the text (default 0; of the shipped "
-        "file 0.3)"
+        "--pico_share", type=float, default=0.3, help="generated English share of the text "
+        "(default 0.3)"
     )
     parser.add_argument(
         "--pattern",
@@ -148,11 +149,8 @@ def main(argv: list[str] | None = None) -> dict[bytes, int]:
         "(default %(default)s)"
     )
     flags = parser.parse_args(argv)
-    shipped = flags.output == PICO_FILE
     if flags.pattern is None:
-        flags.pattern = "pico" if shipped else "marks"
-    if flags.pico_share is None:
-        flags.pico_share = 0.3 if shipped else 0.0
+        flags.pattern = "pico" if flags.output == PICO_FILE else "marks"
     if not 512 <= flags.vocab_size <= 1 << 20:
         parser.error(f"--vocab_size {flags.vocab_size}: expected 512 to 1048576")
     if not 0 <= flags.pico_share < 1:

@@ -95,9 +95,16 @@ def held_out_pairs(
 def policy_scores(
     model: nn.Module, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Log-probabilities (P, 2) in nats of chosen and rejected answers, EOS included."""
+    """Log-probabilities (P, 2) in nats of chosen and rejected answers, EOS included; of as many
+    columns as the questions have answers.
+    """
     parts = map_over_ranks(model, trees, lambda mine: completion_logps(model, mine, eos_id, device))
-    return torch.cat(parts).view(-1, 2)
+    return torch.cat(parts).view(-1, answers_a_question(trees))
+
+
+def answers_a_question(trees: Sequence[Tree]) -> int:
+    """How many answers each question of the trees has; 2 where there is no tree."""
+    return next((len(answers) for _, questions in trees for _, answers in questions), 2)
 
 
 def raw_scores(
@@ -174,7 +181,8 @@ def reference_logps(
     device: torch.device,
     cache_dir: str = REFERENCE_DIR,
 ) -> Tensor:
-    """Log-probabilities (pairs, 2) in nats of pairs under a frozen reference.
+    """Log-probabilities (pairs, 2) in nats of pairs under a frozen reference, (pairs, 3) where
+    every question has a third answer.
 
     Row n is pair number n; NaN if the pair is not needed, so that a missing entry is noticed.
     Cached on disk under a hash of the weights, the device, its precision, the threads and all
@@ -187,8 +195,9 @@ def reference_logps(
     key = hashlib.sha256(read.encode()).hexdigest()
     path = Path(cache_dir) / f"{key}.pt"
     numbers = [n for row in needed.index for n in row]
-    rows = torch.full((len(pair_set.pairs), 2), torch.nan)
-    found = _cached(path, len(numbers))
+    width = answers_a_question(needed.trees)
+    rows = torch.full((len(pair_set.pairs), width), torch.nan)
+    found = _cached(path, len(numbers), width)
     if not all(gather(found is not None)):
         found = policy_scores(reference, needed.trees, eos_id, device)
         if not rank():
@@ -201,10 +210,10 @@ def reference_logps(
     return rows
 
 
-def _cached(path: Path, count: int) -> Tensor | None:
-    """Log-probs (count, 2) from the cache; None if there are none or they are damaged."""
+def _cached(path: Path, count: int, width: int) -> Tensor | None:
+    """Log-probs (count, width) from the cache; None if there are none or they are damaged."""
     try:
         found = load_payload(path).get("logp")
     except (UserError, OSError):
         return None
-    return found if isinstance(found, Tensor) and found.shape == (count, 2) else None
+    return found if isinstance(found, Tensor) and found.shape == (count, width) else None

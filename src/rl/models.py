@@ -41,7 +41,7 @@ class Models(NamedTuple):
 
 
 def load_models(
-    args: argparse.Namespace, device: torch.device
+    args: argparse.Namespace, has_critic: bool, device: torch.device
 ) -> tuple[list[Checkpoint], RewardModel | None, Models]:
     """The parent, beside it the reward model's checkpoint if one is used; that model; PPO's models.
 
@@ -73,7 +73,7 @@ def load_models(
         if args.reward_checkpoint is not None:
             say(f"--reward {args.reward} needs no reward model: --reward_checkpoint is not read")
     critic = None
-    if args.algorithm == "ppo":
+    if has_critic:
         critic = Critic.of_reward(reward) if reward else Critic(copy.deepcopy(policy))
         critic.to(device)
     return parents, reward, Models(policy, reference, critic)

@@ -112,12 +112,13 @@ def say_remedy(
     language.
     """
     found = characters_per_token(encoded)
-    if held_out.lost and found < USUAL_CHARACTERS:
+    if held_out.lost and 0 < found < USUAL_CHARACTERS:  # 0: prompts without contexts
         say(
             f"tokenizer {tokenizer.name}: {found:.1f} characters a token, of text that it knows 2 "
             "to 5: so contexts are long and windows cut much off. Train one on this text: "
             "PYTHONPATH=. python tools/train_tokenizer.py --dataset DATA --vocab_size 4096 "
-            "--output mine.tiktoken, and start main_squad.py with --tokenizer mine.tiktoken"
+            "--pico_share 0 --output mine.tiktoken, and start main_squad.py with --tokenizer "
+            "mine.tiktoken"
         )
 
 

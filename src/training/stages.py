@@ -27,7 +27,7 @@ from src.evaluation.intervals import (
     intervals,
 )
 from src.inference.logprobs import Tree
-from src.losses import dpo_loss
+from src.losses import DpoLoss
 from src.preference.pairs import PairSet, accuracy
 from src.training.console import tokens_read
 from src.training.run import Run, say
@@ -181,13 +181,14 @@ def log_pair_figures(
     run: Run,
     step: int,
     scores: Tensor,
-    reference: Tensor,
+    found: DpoLoss,
     pair_set: PairSet,
-    beta: float,
     held_out: EvaluationSet,
 ) -> None:
-    """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities."""
-    found = dpo_loss(*scores.T, *reference.T, beta)
+    """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities.
+
+    scores: (P, 2) log-probs in nats; found: what the loss makes of them.
+    """
     rewards = torch.stack([found.chosen_reward, found.rejected_reward], 1)
     table = {
         "preference_accuracy": accuracy(scores, pair_set),

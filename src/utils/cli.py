@@ -133,6 +133,19 @@ def temperature(text: str) -> float:
         ) from None
 
 
+def sizes(text: str) -> list[int]:
+    """Whole numbers from 1 in ascending order, as `--best_of 1,2,4` takes them."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or values != sorted(set(values)) or values[0] < 1 or values[-1] > 4096:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} given, expected ascending whole numbers from 1 to 4096, as 1,2,4,8"
+        )
+    return values
+
+
 def shares(text: str) -> str:
     """Three whole percentages that make 100, as `--shares` takes them; the same text."""
     try:

@@ -24,7 +24,7 @@ from src.utils.errors import UserError
 from src.utils.exit_handling import out_of_memory
 
 FORMAT = "pico-llm-rlhf"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 3
 
 # All that a file of ours names. weights_only=True alone would also make a bytearray of any size.
 _KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
