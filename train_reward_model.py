@@ -116,6 +116,7 @@ def main(argv=None) -> dict:
             displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
             asked = sum(len(qs) for _, qs in trees)
             stages.log_step(run, step, started, asked, trees, record, **displayed)
+            stages.count_tokens(extra, trees, gradient=1)
             if stages.due(run, step):
                 evaluate(step + 1)
 
@@ -124,6 +125,7 @@ def main(argv=None) -> dict:
         pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
         metrics |= compare(STAGE, extra["before"], figures)
+        metrics |= stages.compute_of(extra)
         return stages.publish(run, reward, tokenizer, questions.identity, metrics, [parent])
 
 

@@ -131,9 +131,10 @@ def load_questions(
 
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
-    inherited = parent is not None and args.dataset is None
     data = _data_of(args, parent)
-    shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
+    # Also where the flags name the parent's data, as a resumed run's stored flags do.
+    same_data = parent is not None and data.identity["dataset"] == parent.data["dataset"]
+    shares = parent.data.get("shares") if same_data else getattr(args, "shares", None)
     train = _train_of_role(data, shares, stage)
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
     for name in ("dataset", "difficulty", "num_examples", "answer_metric"):
@@ -201,7 +202,8 @@ def finished_metrics(run: Run) -> dict:
         if pretrained_hash(path) != sha256:
             raise _changed(path, run)
     flags = final["flags"]
-    if run.stage == SFT and not flags["init_from"]:  # else it came with the parent
+    with_parent = flags.get("init_from") or flags.get("checkpoint")  # it came with the parent
+    if run.stage == SFT and not with_parent:
         name, stored = flags["tokenizer"], Tokenizer.from_state(final["tokenizer"])
         if load_tokenizer(name).identity() != stored.identity():
             raise _changed(f"the tokenizer {name}", run)
