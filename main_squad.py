@@ -3,7 +3,8 @@
     PYTHONPATH=src python main_squad.py --model_type transformer --dataset pico
 
 Trains on (context, question) -> answer and EOS, with a language-model loss on the context and the
-question beside it. Writes checkpoints/{model_type}_main_squad/. With --checkpoint it continues a finished SFT model.
+question beside it. Writes checkpoints/{model_type}_main_squad/. With --checkpoint it continues a
+finished SFT model.
 """
 
 import time
@@ -27,8 +28,8 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("--init_from", metavar="smollm2|PATH|HUB_ID", help="start from a pretrained model in the "
         "Llama layout: a folder, a .gguf file or a hub id; it brings shape and tokenizer")
-    add("--checkpoint", help="continue a finished SFT model on its own demonstrations, as a control "
-        "for later stages; it brings shape, tokenizer and data")
+    add("--checkpoint", help="continue a finished SFT model on its own demonstrations, as a "
+        "control for later stages; it brings shape, tokenizer and data")
     add("--max_tokens", type=cli.positive_int,
         help="train until so many tokens have been processed, instead of --epochs or --max_steps")
     add("--same_compute_as", metavar="FINAL.PT[,FINAL.PT]",
@@ -126,7 +127,8 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv), parser.typed(argv))  # so that --help and mistakes do not wait for torch
+    # Here, so that --help and mistakes do not wait for torch.
+    check(parser.parse_args(argv), parser.typed(argv))
 
     from src.data.negative_controls import apply_control
     from src.data.squad_dataset import indexed_batches

@@ -23,8 +23,8 @@ def build_parser() -> cli.Parser:
     cli.add_data_flags(parser, default=None)
     cli.add_training_flags(parser, lr=3e-4, batch_size=16, epochs=0.4)
     cli.add_machine_flags(parser)
+    cli.add_pair_flags(parser)
     add = parser.add_argument
-    add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
     add("--loss_type", choices=tuple(PREFERENCE_LOSSES), default="sigmoid",
         help="a row of src/preference/loss_table.py; nll is a control: the NLL term alone")
     add("--beta", type=cli.positive, help="per nat; for ipo the paper's tau, for orpo the weight "

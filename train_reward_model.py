@@ -21,9 +21,7 @@ def build_parser() -> cli.Parser:
     cli.add_data_flags(parser, default=None)
     cli.add_training_flags(parser, lr=5e-4, batch_size=16, epochs=0.5)
     cli.add_machine_flags(parser)
-    parser.add_argument(
-        "--corruptions", help="kind=weight,... of the rejected answers; default: equal weights"
-    )
+    cli.add_pair_flags(parser)
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
 

@@ -249,6 +249,7 @@ def load_pairs(
     order = stream(Stream.PAIRS, args.seed).permutation(len(usable))
     chosen = sorted(usable[i] for i in order[: max_steps * args.batch_size])
     asked = [questions.train[i] for i in chosen]
+    of_pairs = {"max_pairs": args.max_pairs, "label_noise": args.label_noise}
     train = training_pairs(
         asked,
         [questions.encoded[i] for i in chosen],
@@ -258,6 +259,7 @@ def load_pairs(
         weights,
         args.seed,
         questions.held_out.metric,
+        **of_pairs,
     )
     unseen = held_out_pairs(
         questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights,
@@ -273,10 +275,10 @@ def load_pairs(
                 "shorter data, or a larger --block_size of main_squad.py"
             )
         unspoilt = sum(len(p.questions) for p in of) - len(pair_set.pairs)
-        say(
-            f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block; {unspoilt} "
-            "questions have no answer that these corruptions spoil"
-        )
+        rest = f"{unspoilt} questions have no answer that these corruptions spoil"
+        if what == "training" and (args.max_pairs or args.label_noise):
+            rest = f"--max_pairs {args.max_pairs}, --label_noise {args.label_noise:g}"
+        say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block; {rest}")
     return train, unseen
 
 
