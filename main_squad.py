@@ -3,13 +3,15 @@
     PYTHONPATH=src python main_squad.py --model_type transformer --dataset pico
 
 Trains on (context, question) -> answer and EOS, with a language-model loss on the context and the
-question beside it. Writes checkpoints/{model_type}_main_squad/.
+question beside it. Writes checkpoints/{model_type}_main_squad/. With --checkpoint it continues a
+finished SFT model.
 """
 
 import time
 
 from src.utils import cli
 from src.utils.constants import SFT as STAGE
+from src.utils.errors import UserError
 from src.utils.exit_handling import command
 
 
@@ -26,6 +28,12 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("--init_from", metavar="smollm2|PATH|HUB_ID", help="start from a pretrained model in the "
         "Llama layout: a folder, a .gguf file or a hub id; it brings shape and tokenizer")
+    add("--checkpoint", help="continue a finished SFT model on its own demonstrations, as a "
+        "control for later stages; it brings shape, tokenizer and data")
+    add("--max_tokens", type=cli.positive_int,
+        help="train until so many tokens have been processed, instead of --epochs or --max_steps")
+    add("--same_compute_as", metavar="FINAL.PT[,FINAL.PT]",
+        help="as --max_tokens, with the tokens that other stages' checkpoints have processed")
     add("--tokenizer", default="pico", help="pico, gpt2, cl100k_base, o200k_base, a FILE.tiktoken")
     add("--pointer", action="store_true", default=True, help="a pointer on top of the model: an "
         "attention that copies tokens read before; absent with --init_from")
@@ -39,6 +47,43 @@ def build_parser() -> cli.Parser:
         help="train where learning must vanish: with others' answers, or without contexts")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
+
+
+# What a parent has settled.
+SETTLED = (
+    "dataset", "shares", "answer_metric", "tokenizer", "init_from", "pointer", *cli.SHAPE_FLAGS,
+)  # fmt: skip
+
+
+def check(args, typed: set[str]) -> None:
+    """Refuse flags that contradict each other. typed: names of those that were given."""
+    lengths = [n for n in ("max_tokens", "same_compute_as", "max_steps", "epochs") if n in typed]
+    if len(lengths) > 1 and {"max_tokens", "same_compute_as"} & set(lengths):
+        raise UserError(f"--{lengths[0]} and --{lengths[1]} given, expected one of them")
+    if args.checkpoint is None:
+        return
+    for name in SETTLED:
+        if name in typed:
+            raise UserError(
+                f"--{name} given with --checkpoint {args.checkpoint}, which settles it, leave one "
+                "out"
+            )
+    if args.output_dir is None:
+        raise UserError(
+            "--checkpoint given without --output_dir, expected a folder for the continued model: "
+            "the default one is its parent's"
+        )
+
+
+def sft_parent(args):
+    """The finished SFT model of --checkpoint; its data and tokenizer are inherited."""
+    from src.utils.checkpoint_utils import load_parent
+
+    parent = load_parent(args.checkpoint, args.model_type, (STAGE,))
+    args.tokenizer = parent.tokenizer.name
+    if args.dataset == "auto":  # of a fresh run; a resumed one has the parent's
+        args.dataset = args.answer_metric = None
+    return parent
 
 
 def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
@@ -82,7 +127,8 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
+    # Here, so that --help and mistakes do not wait for torch.
+    check(parser.parse_args(argv), parser.typed(argv))
 
     from src.data.negative_controls import apply_control
     from src.data.squad_dataset import indexed_batches
@@ -101,17 +147,24 @@ def main(argv=None) -> dict:
         device = set_up_torch(args)
 
         # The model, and the questions in windows that it can read.
-        model, tokenizer, parents = start_of(run)
+        parent = sft_parent(args) if args.checkpoint else None
+        model, tokenizer, parents = (
+            start_of(run) if parent is None else (parent.model, parent.tokenizer, [parent])
+        )
         model.to(device)
         block = model.config.block_size
-        questions = run_data.load_questions(args, tokenizer, block, STAGE, shares=args.shares)
+        questions = run_data.load_questions(
+            args, tokenizer, block, STAGE, [parent] if parent else [], shares=args.shares
+        )
         held_out = questions.held_out
         if args.control == "no_context":
             prompts = apply_control(held_out.prompts, args.control, "", block)
             held_out = held_out._replace(prompts=prompts)
         trained = prepare({"model": model}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
-        max_steps = stages.plan_steps(args, questions.units)
+        order = {"batch_size": args.batch_size, "seed": args.seed}
+        batches = indexed_batches(questions.encoded, questions.units, **order)
+        max_steps = stages.plan_steps_of_tokens(args, questions.units, batches)
         run.start(run_data.inputs_of(questions, parents, tokenizer))
         extra: dict = {}  # what is known from before training, kept when the run is resumed
 
@@ -123,9 +176,8 @@ def main(argv=None) -> dict:
         if run.last is None:
             extra["before"] = evaluate(0)
         batches = indexed_batches(
-            questions.encoded, questions.units, batch_size=args.batch_size, seed=args.seed,
-            start_step=run.steps_done,
-        )  # fmt: skip
+            questions.encoded, questions.units, **order, start_step=run.steps_done
+        )
         for step in steps(run, max_steps, trained, optimizer, extra):
             started = time.perf_counter()
             trees = next(batches).trees
@@ -137,9 +189,11 @@ def main(argv=None) -> dict:
                 run, step, started, examples, trees, record,
                 loss=record["loss"], answer_loss=record["answer_loss_nats"],
             )  # fmt: skip
+            stages.count_tokens(extra, trees, gradient=1)
             if stages.due(run, step):
                 evaluate(step + 1)
         metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
+        metrics |= stages.compute_of(extra)
         return stages.publish(run, model, tokenizer, questions, metrics, parents)
 
 

@@ -23,8 +23,8 @@ def build_parser() -> cli.Parser:
     cli.add_data_flags(parser, default=None)
     cli.add_training_flags(parser, lr=3e-4, batch_size=16, epochs=0.4)
     cli.add_machine_flags(parser)
+    cli.add_pair_flags(parser)
     add = parser.add_argument
-    add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
     add("--loss_type", choices=tuple(PREFERENCE_LOSSES), default="sigmoid",
         help="a row of src/preference/loss_table.py; nll is a control: the NLL term alone")
     add("--beta", type=cli.positive, help="per nat; for ipo the paper's tau, for orpo the weight "
@@ -137,17 +137,18 @@ def main(argv=None) -> dict:
             train = train._replace(trees=with_mismatched(train.trees))
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
 
+        extra: dict = {}  # what is known from before training, kept when the run is resumed
         # What the frozen reference says about every pair that will be seen, once.
         reference = unseen_reference = None
         if loss_row.has_reference:
             needed = trees_of_steps(train, args, min(max_steps, per_epoch))
             reference = reference_logps(model, train, needed, eos_id, device)
+            stages.count_tokens(extra, needed.trees, forward=1)
             unseen_reference = policy_scores(model, unseen.trees.trees, eos_id, device)
         unseen_tokens = answer_tokens(unseen.trees.trees)
         trained = prepare({"model": model}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
         run.start(run_data.inputs_of(questions, [parent], tokenizer))
-        extra: dict = {}  # what is known from before training, kept when the run is resumed
 
         def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
@@ -172,10 +173,12 @@ def main(argv=None) -> dict:
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
             displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
             stages.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
+            stages.count_tokens(extra, batch.trees, gradient=1)
             if stages.due(run, step):
                 evaluate(step + 1)
 
         metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
+        metrics |= stages.compute_of(extra)
         return stages.publish(run, model, tokenizer, questions, metrics, [parent])
 
 

@@ -35,8 +35,9 @@ def build_parser() -> cli.Parser:
     cli.add_machine_flags(parser)
     add = parser.add_argument
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
-    add("--reward", default="model", help="model, f1, em, or module:function of your own, called "
-        "with (prediction, golds, context, question)")  # fmt: skip
+    add("--reward", default="model", help="model, f1, em, noise (a control: random, by "
+        "--seed, question and answer), or module:function of your own, called with (prediction, "
+        "golds, context, question)")  # fmt: skip
     add("--algorithm", choices=tuple(ROWS), default="ppo",
         help="a row of src/rl/algorithm_table.py: ppo has a critic, reinforce the batch's mean as "
         "baseline, rloo, grpo, dr_grpo, dapo, gspo and cispo the question's other answers; raft "
@@ -170,7 +171,7 @@ def main(argv=None) -> dict:
                 next(batches), questions.train, too_long
             )
             reward_of = reward_of_trees(
-                args.reward, reward, tokenizer, asked, device, args.answer_metric
+                args.reward, reward, tokenizer, asked, device, args.answer_metric, args.seed
             )
             kl_coef = extra["kl_coef"]
             rollout = sample_rollout(
@@ -185,6 +186,11 @@ def main(argv=None) -> dict:
             episodes, kl = len(rollout.score), record["kl_nats"]
             displayed = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
             stages.log_step(run, step, started, episodes, rollout.trees, record, **displayed)
+            # Forward: sampling, reference, reward model, critic; then epochs of what is trained.
+            stages.count_tokens(extra, rollout.trees, forward=2 + bool(reward) + row.has_critic)
+            passes = args.ppo_epochs * (1 + row.has_critic)
+            stages.count_tokens(extra, chosen.trees, gradient=passes)
+            extra["sampled_tokens"] = extra.get("sampled_tokens", 0) + int(rollout.mask.sum())
             extra["kl_coef"] = rl_metrics.next_kl_coef(args, extra["kl_coef"], kl, episodes)
             if kl > args.kl_limit:
                 run.stop_after_step(rl_metrics.collapse(kl, args.kl_limit))
@@ -193,6 +199,7 @@ def main(argv=None) -> dict:
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
         metrics = compare(STAGE, extra["before"], evaluate(max_steps), questions.held_out)
+        metrics |= stages.compute_of(extra) | {"sampled_tokens": extra.get("sampled_tokens", 0)}
         return stages.publish(run, policy, tokenizer, questions, metrics, parents)
 
 

@@ -21,9 +21,7 @@ def build_parser() -> cli.Parser:
     cli.add_data_flags(parser, default=None)
     cli.add_training_flags(parser, lr=5e-4, batch_size=16, epochs=0.5)
     cli.add_machine_flags(parser)
-    parser.add_argument(
-        "--corruptions", help="kind=weight,... of the rejected answers; default: equal weights"
-    )
+    cli.add_pair_flags(parser)
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
@@ -116,6 +114,7 @@ def main(argv=None) -> dict:
             displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
             asked = sum(len(qs) for _, qs in trees)
             stages.log_step(run, step, started, asked, trees, record, **displayed)
+            stages.count_tokens(extra, trees, gradient=1)
             if stages.due(run, step):
                 evaluate(step + 1)
 
@@ -124,6 +123,7 @@ def main(argv=None) -> dict:
         pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
         metrics |= compare(STAGE, extra["before"], figures, questions.held_out)
+        metrics |= stages.compute_of(extra)
         return stages.publish(run, reward, tokenizer, questions, metrics, [parent])
 
 

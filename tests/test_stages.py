@@ -28,6 +28,7 @@ from src.preference.pairs import (
     PairSet,
     accuracy,
     accuracy_by_kind,
+    chosen_pairs,
     held_out_pairs,
     normalise_on,
     pair_points,
@@ -316,6 +317,26 @@ def test_a_loss_without_a_reference_reads_none(loss_type, workplace, monkeypatch
     stored = load_payload("checkpoints/kgram_train_dpo/final.pt")["flags"]
     row = PREFERENCE_LOSSES[loss_type]
     assert (stored["beta"], stored["gamma"], stored["nll_weight"]) == row[1:4]
+
+
+def test_fewer_pairs_and_wrong_labels_are_parts_of_one_choice(pico):
+    _, train, _, _ = pico
+    pairs = train.pairs
+    assert chosen_pairs(pairs, None, 0.0, 3) == pairs
+    few, more = (chosen_pairs(pairs, n, 0.0, 3) for n in (10, 20))
+    assert len(few) == 10 and len(more) == 20 and set(few) < set(more)
+    assert [pairs.index(p) for p in few] == sorted(pairs.index(p) for p in few)
+    assert chosen_pairs(pairs, 10, 0.0, 4) != few and chosen_pairs(pairs, 10**6, 0.0, 3) == pairs
+
+    def swapped(share, seed=3):
+        found = chosen_pairs(pairs, None, share, seed)
+        where = {i for i, (a, b) in enumerate(zip(pairs, found, strict=True)) if a != b}
+        for i in where:
+            assert (found[i].chosen, found[i].rejected) == (pairs[i].rejected, pairs[i].chosen)
+        return where
+
+    assert swapped(0.1) < swapped(0.5) < swapped(1.0) == set(range(len(pairs)))
+    assert len(swapped(0.5)) / len(pairs) == pytest.approx(0.5, abs=0.2)
 
 
 # --- the frozen reference ---

@@ -14,6 +14,8 @@ class Stream(IntEnum):
     PAIRS = 4
     GOLDS = 5
     MINIBATCHES = 6
+    PAIR_CHOICE = 7
+    LABEL_NOISE = 8
 
 
 def stream(purpose: Stream, seed: int, *place: int) -> np.random.Generator:

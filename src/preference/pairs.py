@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from src.data.encoding import EncodedParagraph
+from src.data.random_streams import Stream, stream
 from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
@@ -69,11 +70,34 @@ def training_pairs(
     weights: dict[str, float],
     seed: int,
     metric: str = "squad",
+    max_pairs: int | None = None,
+    label_noise: float = 0.0,
 ) -> PairSet:
-    """One pair a training question, in windows that hold its gold; answers that fit, if any do."""
+    """One pair a training question, in windows that hold its gold; answers that fit, if any do.
+
+    max_pairs, label_noise: as in `chosen_pairs`.
+    """
     fits = fits_block(encoded, tokenizer, block_size)
     pairs = make_pairs(paragraphs, seed, data_name, weights, metric, fits)
+    pairs = chosen_pairs(pairs, max_pairs, label_noise, seed)
     return PairSet(pairs, preference_trees(encoded, pairs, tokenizer, block_size, seed=seed))
+
+
+def chosen_pairs(
+    pairs: Sequence[Pair], max_pairs: int | None, label_noise: float, seed: int
+) -> list[Pair]:
+    """A seeded choice of max_pairs of the pairs, in their order, of which a share label_noise has
+    chosen and rejected swapped: what wrong labels cost.
+
+    A smaller choice is part of a larger one, and what is swapped at one share is at any larger.
+    """
+    order = stream(Stream.PAIR_CHOICE, seed).permutation(len(pairs))
+    swapped = stream(Stream.LABEL_NOISE, seed).random(len(pairs)) < label_noise
+    return [
+        pairs[i]._replace(chosen=pairs[i].rejected, rejected=pairs[i].chosen)
+        if swapped[i] else pairs[i]
+        for i in sorted(order[:max_pairs].tolist())
+    ]  # fmt: skip
 
 
 def held_out_pairs(

@@ -1,8 +1,11 @@
 """What PPO optimises: the reward model's score, the SQuAD metric itself, or a function of yours."""
 
+import hashlib
 import importlib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -17,18 +20,36 @@ from src.utils.errors import UserError
 RewardFunction = Callable[[str, Sequence[str], str, str], float]
 
 
-def reward_function(name: str, metric: str = "squad") -> RewardFunction:
-    """The function behind `--reward f1|em|module:function`; UserError when there is none.
+def noise_reward(
+    prediction: str, golds: Sequence[str], context: str, question: str, *, seed: int
+) -> float:
+    """A control: a reward of which nothing can be learnt but its whims.
 
-    metric: how f1 and em compare answers.
+    A draw from the standard normal distribution, as a reward model's scores have mean 0 and
+    deviation 1; a pure function of seed, context, question and answer.
     """
+    text = "\0".join((str(seed), context, question, prediction))
+    number = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6])
+    return NormalDist().inv_cdf((number + 0.5) / 2**48)
+
+
+def reward_function(name: str, metric: str = "squad", seed: int = 0) -> RewardFunction:
+    """The function behind `--reward f1|em|noise|module:function`; UserError when there is none.
+
+    metric: how f1 and em compare answers. seed: of noise.
+    """
+    if name == "noise":
+        return partial(noise_reward, seed=seed)
     if name == "f1":
         return lambda prediction, golds, context, question: f1_score(prediction, golds, metric)
     if name == "em":
         return lambda prediction, golds, context, question: exact_match(prediction, golds, metric)
     module, _, attribute = name.partition(":")
     if not attribute:
-        raise UserError(f"--reward {name} given, expected model, f1, em or module:function")
+        raise UserError(
+            f"--reward {name} given, expected model, f1, em, noise or "
+            "module:function"
+        )
     try:
         function = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # importing runs the user's own module
@@ -99,6 +120,7 @@ def reward_of_trees(
     asked: Sequence[QAExample],
     device: torch.device | str = "cpu",
     metric: str = "squad",
+    seed: int = 0,
 ) -> Callable[[Sequence[Tree]], Tensor]:
     """A function from trees with answers to their rewards (N,), as `--reward name` says.
 
@@ -106,7 +128,7 @@ def reward_of_trees(
     """
     if reward is not None:
         return lambda trees: model_rewards(reward, trees, tokenizer.eos_id, device)
-    function = reward_function(name, metric)
+    function = reward_function(name, metric, seed)
 
     def score(trees: Sequence[Tree]) -> Tensor:
         answers = [answers for _, questions in trees for _, answers in questions]

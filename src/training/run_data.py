@@ -146,7 +146,8 @@ def load_questions(
     parent = parents[0] if parents else None
     inherited = parent is not None and args.dataset is None
     data = _data_of(args, parent)
-    if inherited:
+    # Also where the flags name the parent's data, as a resumed run's stored flags do.
+    if parent is not None and data.identity["dataset"] == parent.data.get("dataset"):
         shares = parent.data.get("shares")
     train = _train_of_role(data, shares, stage)
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
@@ -244,7 +245,8 @@ def finished_metrics(run: Run) -> dict:
         if pretrained_hash(path) != sha256:
             raise _changed(path, run)
     flags = final["flags"]
-    if run.stage == SFT and not flags["init_from"]:  # else it came with the parent
+    with_parent = flags.get("init_from") or flags.get("checkpoint")  # it came with the parent
+    if run.stage == SFT and not with_parent:
         name, stored = flags["tokenizer"], Tokenizer.from_state(final["tokenizer"])
         if load_tokenizer(name).identity() != stored.identity():
             raise _changed(f"the tokenizer {name}", run)
@@ -292,6 +294,7 @@ def load_pairs(
     ends = list(accumulate(groups[paragraph] for paragraph in order))
     chosen = sorted(order[: bisect_left(ends, max_steps * args.batch_size) + 1])
     asked = [questions.train[i] for i in chosen]
+    of_pairs = {"max_pairs": args.max_pairs, "label_noise": args.label_noise}
     train = training_pairs(
         asked,
         [questions.encoded[i] for i in chosen],
@@ -301,6 +304,7 @@ def load_pairs(
         weights,
         args.seed,
         questions.held_out.metric,
+        **of_pairs,
     )
     unseen = held_out_pairs(
         questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights,
@@ -316,10 +320,10 @@ def load_pairs(
                 "shorter data, or a larger --block_size of main_squad.py"
             )
         unspoilt = sum(len(p.questions) for p in of) - len(pair_set.pairs)
-        say(
-            f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block; {unspoilt} "
-            "questions have no answer that these corruptions spoil"
-        )
+        rest = f"{unspoilt} questions have no answer that these corruptions spoil"
+        if what == "training" and (args.max_pairs or args.label_noise):
+            rest = f"--max_pairs {args.max_pairs}, --label_noise {args.label_noise:g}"
+        say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block; {rest}")
     return train, unseen
 
 

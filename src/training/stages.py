@@ -3,13 +3,14 @@
 import argparse
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from src.data.squad_dataset import ContextGroups, steps_per_epoch
+from src.data.squad_dataset import Batch, ContextGroups, steps_per_epoch
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import contexts_of, union
 from src.evaluation.evaluation_set import (
@@ -35,6 +36,7 @@ from src.training.run_data import Questions
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.constants import STARTED
 from src.utils.errors import UserError
+from src.utils.payload import load_payload
 
 # A run of fewer steps prints a warning.
 FEW_STEPS = 20
@@ -128,6 +130,55 @@ def log_step(
     if step == run.steps_done:
         say(f"{run.stage}: first step done {time.perf_counter() - STARTED:.1f} s after the start")
     run.show(step + 1, run.args.max_steps, **displayed, tokens_per_s=tokens_per_second)
+
+
+def count_tokens(
+    extra: dict[str, Any], trees: Sequence[Tree], gradient: float = 0, forward: float = 0
+) -> None:
+    """Add to the tokens that a run has processed, in extra: so many passes with gradients over the
+    trees, and so many forward only, which cost a third. Evaluations are not counted.
+    """
+    passes = gradient + forward / 3
+    extra["processed_tokens"] = extra.get("processed_tokens", 0.0) + passes * tokens_read(trees)
+
+
+def compute_of(extra: dict[str, Any]) -> dict[str, int]:
+    """What a run has processed, for its metrics."""
+    return {"processed_tokens": round(extra.get("processed_tokens", 0.0))}
+
+
+def plan_steps_of_tokens(
+    args: argparse.Namespace, units: ContextGroups, batches: Iterator[Batch]
+) -> int:
+    """`plan_steps` where --max_tokens or --same_compute_as may say how long a run is: the first
+    steps whose batches, those that it will see, have so many tokens.
+    """
+    _require_units(units)
+    budget = _token_budget(args)
+    if budget is not None and args.max_steps is None:
+        read, args.max_steps = 0, 0
+        while read < budget:
+            read += tokens_read(next(batches).trees)
+            args.max_steps += 1
+        say(f"{args.max_steps} steps for {budget} tokens")
+    return plan_steps(args, units)
+
+
+def _token_budget(args: argparse.Namespace) -> int | None:
+    """The tokens of --max_tokens, or those that the checkpoints of --same_compute_as processed."""
+    if not args.same_compute_as:
+        return args.max_tokens
+    total = 0
+    for path in args.same_compute_as.split(","):
+        metrics = load_payload(Path(path)).get("metrics")
+        tokens = metrics.get("processed_tokens") if isinstance(metrics, dict) else None
+        if type(tokens) is not int or tokens < 1:
+            raise UserError(
+                f"--same_compute_as {path} given, which does not say how many tokens its stage "
+                "processed, expected a final.pt that the scripts write now"
+            )
+        total += tokens
+    return total
 
 
 def due(run: Run, step: int) -> bool:

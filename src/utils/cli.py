@@ -312,6 +312,16 @@ def add_training_flags(
     add("--shard", action="store_true", help="divide weights and optimizer among torchrun's ranks")
 
 
+def add_pair_flags(parser: Parser) -> None:
+    """--corruptions --max_pairs --label_noise, of the stages that train on pairs."""
+    add = parser.add_argument
+    add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
+    add("--max_pairs", type=positive_int,
+        help="training pairs to use, a seeded choice; default: all of as many contexts as are seen")
+    add("--label_noise", type=share, default=0.0,
+        help="share of the training pairs whose chosen and rejected answers are swapped")
+
+
 def note_pretrained_defaults(parser: Parser, stage: str) -> None:
     """Add the defaults of a pretrained start to the help; `Run.take_defaults` sets them."""
     when = "with --init_from" if stage == SFT else "from a pretrained start"
