@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import flags, outcome, refusal
-from src.rl.ppo import collect
 from test_ppo import STOP, VOCAB, models_of, settings
 
 import main_squad
@@ -35,6 +34,7 @@ from src.report.measure import measure_pipeline
 from src.report.page import verdicts
 from src.report.pipelines import Pipeline, Stage, find_pipelines
 from src.rl import metrics as ppo_metrics
+from src.rl.rollout import sample_rollout
 from src.training import run_data, stages
 from src.training.console import compare
 from src.training.optimizer import learning_rate
@@ -488,7 +488,7 @@ def test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached():
 
     def total(excused):
         score = torch.ones(6)
-        found = collect(models, prompts, lambda trees: score, 0.0, 0, s, excused)
+        found = sample_rollout(models, prompts, lambda trees: score, 0.0, 0, s, excused)
         assert not found.stopped.any()
         return found.rewards.sum(1).tolist()
 

@@ -449,7 +449,7 @@ def test_the_report_names_the_language_and_lets_texts_run_their_way(language, ta
     answers = [q.answers[0] for q in paragraph.questions]
     held_out = EvaluationSet([], [], asked, [q.id for q in paragraph.questions], [], 0.0, 0)
     points = [1.0] * len(asked)
-    result = PolicyResult(answers, [], points, points, [], [0] * len(asked))
+    result = PolicyResult(answers, [], points, points, [], [0] * len(asked), [])
     table = answers_table(1, held_out, {"SFT": result})
     assert f'<tbody lang="{tag}">' in table
     # Of each row: question, context, gold and answer.

@@ -97,7 +97,8 @@ def slow_text(model, trees):
             told = q if answers else q[:-1]
             if len(told) > 1:
                 questions.append(slow_logp(model, [*c, *told], len(c) + 1))
-    return torch.cat([*contexts, *questions, torch.zeros(0)])
+    none = torch.zeros(0, dtype=model.embedding.weight.dtype)
+    return torch.cat([*contexts, *questions, none])
 
 
 def gradients(model, value):

@@ -172,7 +172,7 @@ def test_flags_that_change_the_run_are_refused_by_name(stage, workplace):
     workplace("kgram")
     changed = {"seed": "1", "lr": "0.5", "max_steps": "9", "batch_size": "3", "warmup": "0.5"}
     own = {
-        "main_squad": {"lm_weight": "0.5", "n_embd": "32", "num_examples": "61", "difficulty": "3"},
+        "main_squad": {"lm_weight": "0.5", "n_embd": "32", "num_examples": "61", "difficulty": "2"},
         "train_dpo": {"beta": "0.3", "nll_weight": "1.5", "corruptions": "shifted=1"},
         "train_reward_model": {"corruptions": "shifted=1"},
         "train_ppo": {"kl_coef": "0.5", "temperature": "0.7", "reward": "f1", "algorithm": "rloo"},
@@ -210,7 +210,7 @@ def test_the_same_command_resumes_though_the_stage_resolved_its_flags(
     """--dataset auto became pico when the run began; typed again it is the same run."""
     from src.data import squad_loader
 
-    monkeypatch.setattr(squad_loader, "_fetch_within", lambda seconds: None)
+    monkeypatch.setattr(squad_loader, "_fetched_within", lambda seconds: None)
     workplace("kgram", ["main_squad"])
     argv = [*flags("main_squad", "kgram"), "--dataset", "auto", "--output_dir", "auto"]
     stop_after(monkeypatch, 2)

@@ -121,7 +121,7 @@ def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
     prompt = [65] * (block - ANSWER_BUDGET - 2), [[66, 67]]
     asked = [QAExample("a context", "a question?", ("gold",))]
     held_out = EvaluationSet([prompt], [[68]], asked, ["q"], [0], 0.0, 0)
-    args = argparse.Namespace(reward="f1", max_new_tokens=48)
+    args = argparse.Namespace(reward="f1", max_new_tokens=48, seed=0)
     more = reward_and_kl(args, None, Models(policy, reference, None), tokenizer, held_out, CPU)
     found = more(evaluate_policy(policy, tokenizer, held_out, CPU))
     token = torch.tensor(len(never) / (len(never) - 1)).log()
@@ -138,7 +138,7 @@ def parsed(*argv):
 
 @pytest.mark.parametrize("algorithm", ROWS)
 def test_an_algorithm_is_its_row_and_a_resumed_run_reads_it_again(algorithm):
-    args, row = parsed("--algorithm", algorithm)
+    args, row = parsed("--algorithm", algorithm, "--max_new_tokens", 16)
     expected = ROWS[algorithm]
     if algorithm == "dr_grpo":
         expected = expected._replace(length=16)  # of --max_new_tokens
@@ -247,7 +247,7 @@ def test_reward_functions_are_called_with_the_prediction_and_all_about_it():
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("f2", "--reward f2 given, expected model, f1, em or module:function"),
+        ("f2", "--reward f2 given, expected model, f1, em, noise or module:function"),
         ("nosuchmodule:f", "No module named 'nosuchmodule'"),
         ("math:nosuch", "has no attribute 'nosuch'"),
         ("math:pi", "expected a function, found a float"),
