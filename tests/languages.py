@@ -109,7 +109,7 @@ def long_chinese(count: int) -> list[Paragraph]:
 def write_squad(path: str, paragraphs: list[Paragraph]) -> str:
     """The paragraphs as an official SQuAD file, an article each; returns the path."""
     articles = []
-    for title, context, questions in paragraphs:
+    for title, context, questions, _ in paragraphs:
         qas = [
             {"id": q.id, "question": q.text, "answers": [
                 {"text": text, "answer_start": start}

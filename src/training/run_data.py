@@ -167,7 +167,8 @@ def load_questions(
     chosen, chosen_encoded, held_out, _ = hold_out(
         data.validation, union(p.trained_on for p in parents), tokenizer, block_size,
         args.max_answer_tokens, source=f"--dataset {data.identity['dataset']}",
-        limit=args.eval_limit, include_trained=bool(parents) and getattr(args, "include_trained", False),
+        limit=args.eval_limit,
+        include_trained=getattr(args, "include_trained", False),  # main_squad.py has no such flag
         metric=args.answer_metric,
     )  # fmt: skip
     answer_budget = 0
