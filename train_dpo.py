@@ -20,10 +20,10 @@ def build_parser() -> cli.Parser:
     cli.add_model_flag(parser)
     cli.add_parent_flag(parser)
     cli.add_data_flags(parser, default=None)
+    cli.add_pair_flags(parser)
     cli.add_training_flags(parser, lr=3e-4, batch_size=16, epochs=0.4)
     cli.add_machine_flags(parser)
     add = parser.add_argument
-    add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
     add("--beta", type=cli.positive, default=0.1, help="per nat; for ipo the paper's tau")
     add("--loss_type", choices=("sigmoid", "ipo"), default="sigmoid", help="the loss")
     add("--label_smoothing", type=cli.number(float, 0, 0.5), default=0.0,
@@ -36,6 +36,7 @@ def build_parser() -> cli.Parser:
 
 def check(args) -> None:
     """Refuse combinations that mean nothing."""
+    cli.require_one_kind_of_pairs(args)
     if args.loss_type == "ipo" and args.label_smoothing:
         raise UserError(
             f"--label_smoothing {args.label_smoothing} given with --loss_type ipo, expected 0: the "
@@ -46,18 +47,21 @@ def check(args) -> None:
 def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's pairs; returns figures over all of them.
 
-    trees: every question carries [chosen, rejected]. reference: (pairs, 2) nats, in the same order.
+    trees: every question carries [chosen, rejected], or several such pairs. reference: (pairs, 2)
+    nats, in the same order.
     """
     from torch import cat
 
     from src.data.windows import tree_tokens
     from src.inference.logprobs import build_tree_batch, score_completions
     from src.losses import dpo_loss, sequence_sum, sft_loss
+    from src.preference.pair_batches import count_pairs
     from src.training.distributed import all_sum, micro_batches
 
     pairs = len(reference)
-    chosen_tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
-    said = zip(trees, reference.split([len(qs) for _, qs in trees]), strict=True)
+    chosen = (answer for _, qs in trees for _, answers in qs for answer in answers[0::2])
+    chosen_tokens = sum(len(answer) + 1 for answer in chosen)
+    said = zip(trees, reference.split([count_pairs([tree]) for tree in trees]), strict=True)
     sums: dict = {}
     for part in micro_batches(
         list(said), args.micro_batch_size, lambda item: tree_tokens(item[0]),
@@ -116,12 +120,14 @@ def main(argv=None) -> dict:
         # The policy starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
         take_parents_defaults(run, parent)
+        run_data.take_pairs_defaults(run)
         model, tokenizer = parent.model.to(device), parent.tokenizer
         block, eos_id = model.config.block_size, tokenizer.eos_id
         questions = run_data.load_questions(args, tokenizer, block, STAGE, parent)
         held_out = questions.held_out
         asked_steps = run.asked["max_steps"]
-        planned = stages.steps_for_pairs(args, asked_steps, questions.units)
+        made_of = None if args.pairs else questions.units
+        planned = stages.steps_for_pairs(args, asked_steps, made_of)
         train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
         max_steps = stages.plan_pair_steps(args, asked_steps, train)
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)

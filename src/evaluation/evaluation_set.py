@@ -87,10 +87,11 @@ def choose_questions(
 
 def context_numbers(paragraphs: Sequence[Paragraph]) -> list[int]:
     """For each paragraph the number of the first with the same context: the groups of intervals. A
-    file may give a context anew with every question.
+    file may give a context anew with every question. Prompts of the user's own are each one.
     """
     numbers: dict[str, int] = {}
-    return [numbers.setdefault(p.context.strip(), n) for n, p in enumerate(paragraphs)]
+    keys = (p.context.strip() if p.template else p.title for p in paragraphs)
+    return [numbers.setdefault(key, n) for n, key in enumerate(keys)]
 
 
 def held_out_questions(

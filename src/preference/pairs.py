@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.data.encoding import EncodedParagraph
+from src.data.encoding import EncodedParagraph, encode_paragraphs
 from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
@@ -24,9 +24,12 @@ from src.model.heads import RewardModel, scores_differ
 from src.preference.pair_batches import (
     PairTrees,
     evaluation_pair_trees,
+    given_pair_trees,
     pair_batches,
     preference_trees,
 )
+from src.preference.pair_files import pair_questions
+from src.preference.pair_rows import PreferenceRow
 from src.rl.rewards import model_rewards
 from src.training.distributed import gather, map_over_ranks, rank
 from src.training.run import say
@@ -40,11 +43,20 @@ REFERENCE_DIR = ".cache/reference"
 class PairSet(NamedTuple):
     """Pairs and their trees. Arrays called (P,) run pair after pair in the order of the trees.
     contexts: by paragraph, the number of its context; empty where each has its own.
+    paragraphs: those that the pairs are of. given_groups: of pairs that were given, by pair, the
+    number of its context or prompt; empty where the pairs were made.
     """
 
     pairs: list[Pair]
     trees: PairTrees
     contexts: Sequence[int] = ()
+    paragraphs: Sequence[Paragraph] = ()
+    given_groups: Sequence[int] = ()
+
+    @property
+    def given(self) -> bool:
+        """Whether the pairs were given by `--pairs`, all that there are."""
+        return bool(self.given_groups)
 
     def in_order(self) -> list[Pair]:
         """The pairs that the trees hold, in their order."""
@@ -52,6 +64,8 @@ class PairSet(NamedTuple):
 
     def groups(self) -> list[int]:
         """(P,) the context of each pair, for intervals."""
+        if self.given_groups:
+            return [self.given_groups[n] for numbers in self.trees.index for n in numbers]
         return [
             self.contexts[pair.paragraph] if self.contexts else pair.paragraph
             for pair in self.in_order()
@@ -69,7 +83,8 @@ def training_pairs(
 ) -> PairSet:
     """One pair a training question, in windows that hold its gold."""
     pairs = make_pairs(paragraphs, seed, data_name, weights)
-    return PairSet(pairs, preference_trees(encoded, pairs, tokenizer, block_size, seed=seed))
+    trees = preference_trees(encoded, pairs, tokenizer, block_size, seed=seed)
+    return PairSet(pairs, trees, paragraphs=paragraphs)
 
 
 def held_out_pairs(
@@ -84,7 +99,28 @@ def held_out_pairs(
     pairs = make_pairs(paragraphs, 0, data_name, weights)
     room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
     trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_budget=room)
-    return PairSet(pairs, trees, context_numbers(paragraphs))
+    return PairSet(pairs, trees, context_numbers(paragraphs), paragraphs)
+
+
+def given_pairs(
+    rows: Sequence[PreferenceRow],
+    tokenizer: Tokenizer,
+    block_size: int,
+    cache_dir: str | None = None,
+) -> PairSet:
+    """Pairs of `--pairs`, training or held-out."""
+    found = pair_questions(rows)
+    encoded = encode_paragraphs(found.paragraphs, tokenizer, cache_dir)
+    trees = given_pair_trees(encoded, found.pairs, tokenizer, block_size)
+    return PairSet(found.pairs, trees, (), found.paragraphs, found.groups)
+
+
+def chosen_trees(pair_set: PairSet, limit: int) -> list[Tree]:
+    """The first trees of a set with their chosen answers alone."""
+    return [
+        (context, [(question, answers[0::2]) for question, answers in questions])
+        for context, questions in pair_set.trees.trees[:limit]
+    ]
 
 
 def policy_scores(
@@ -141,6 +177,12 @@ def accuracy_by_kind(scores: Tensor, pair_set: PairSet) -> dict[str, Interval]:
             groups = [contexts[i] for i in rows]
             table[kind] = bootstrap_interval(points[rows], [0.01] * len(rows), groups)
     return table
+
+
+def margin(scores: Tensor, pair_set: PairSet) -> Interval:
+    """Mean of the chosen answers' scores less the rejected ones', in nats. scores: (P, 2)."""
+    margins = (scores[:, 0] - scores[:, 1]).numpy()
+    return bootstrap_interval(margins, [1.0] * len(margins), pair_set.groups())
 
 
 def length_rule(pair_set: PairSet) -> Interval:

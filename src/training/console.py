@@ -5,7 +5,6 @@ from math import isfinite
 
 from torch import Tensor
 
-from src.data.squad_types import Paragraph
 from src.evaluation.evaluation_set import evenly_spaced
 from src.evaluation.intervals import Figures, caution, paired_difference
 from src.inference.logprobs import Tree
@@ -32,9 +31,7 @@ def tokens_read(trees: Sequence[Tree]) -> int:
     )
 
 
-def say_pairs(
-    extra: dict, scores: Tensor, pair_set: PairSet, paragraphs: Sequence[Paragraph]
-) -> None:
+def say_pairs(extra: dict, scores: Tensor, pair_set: PairSet) -> None:
     """Print the scores (P, 2), in nats, of a few fixed pairs, beside those from before training.
 
     extra: keeps the scores of the first call, so that a resumed run still has them.
@@ -44,7 +41,7 @@ def say_pairs(
     pairs = pair_set.in_order()
     for place, was in zip(places, before, strict=True):
         pair, now = pairs[place], scores[place].tolist()
-        question = paragraphs[pair.paragraph].questions[pair.question].text
+        question = pair_set.paragraphs[pair.paragraph].questions[pair.question].text
         say(
             f"  Q: {question}  chosen: {pair.chosen!r} {now[0]:.2f} (before {was[0]:.2f})"
             f"  {pair.kind}: {pair.rejected!r} {now[1]:.2f} (before {was[1]:.2f})"

@@ -20,22 +20,31 @@ from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from src.evaluation.evaluation_set import EvaluationSet, choose_questions, held_out_questions
 from src.inference.logprobs import Tree
 from src.interop.llama_folder import pretrained_hash
-from src.preference.pairs import PairSet, held_out_pairs, training_pairs
+from src.preference.pair_files import GivenPairs, load_given_pairs, unit_of
+from src.preference.pairs import (
+    PairSet,
+    chosen_trees,
+    given_pairs,
+    held_out_pairs,
+    training_pairs,
+)
 from src.training.distributed import first_alone
 from src.training.run import Run, say
 from src.utils.checkpoint_utils import Checkpoint
-from src.utils.constants import SFT
+from src.utils.constants import PAIRS_EPOCHS, SFT
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
 CACHE_DIR = ".cache/encoded"
 # Context groups whose gold answers fix the reward model's offset and scale.
 NORMALISED_ON = 128
+_DATA_OF = "the data of --dataset"
 
 
 class Questions(NamedTuple):
     """Training and held-out questions. encoded: of train; units: the context groups that training
-    batches are made of, about one a context; chosen: the held-out paragraphs used.
+    batches are made of, about one a context; chosen: the held-out paragraphs used; held_out: None
+    where `--pairs` is all the data there is. given: the pairs of `--pairs`.
     """
 
     train: list[Paragraph]
@@ -43,8 +52,9 @@ class Questions(NamedTuple):
     units: ContextGroups
     chosen: list[Paragraph]
     chosen_encoded: list[EncodedParagraph]
-    held_out: EvaluationSet
+    held_out: EvaluationSet | None
     identity: dict
+    given: GivenPairs | None = None
 
 
 @contextlib.contextmanager
@@ -104,7 +114,13 @@ def load_questions(
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
     inherited = parent is not None and args.dataset is None
-    data = _data_of(args, parent)
+    try:
+        data = _data_of(args, parent)
+    except UserError as error:
+        if not (inherited and getattr(args, "pairs", None)):
+            raise
+        say(f"{error}; --pairs needs no questions: EM, F1 and answer loss are left out")
+        return _pairs_alone(args, parent, block_size)
     shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
     train = _train_of_role(data, shares, stage)
     for name in ("dataset", "difficulty", "num_examples"):
@@ -126,7 +142,46 @@ def load_questions(
         f"{held_out.summary()}"
     )
     identity = {**data.identity, "shares": shares}
-    return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity)
+    given = _given_pairs(args, data.identity["template"], data.train, data.validation)
+    if given is not None:
+        identity["pairs"] = given.identity
+    return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity, given)
+
+
+def _given_pairs(
+    args: argparse.Namespace,
+    template: bool,
+    train: Sequence[Paragraph] = (),
+    validation: Sequence[Paragraph] = (),
+) -> GivenPairs | None:
+    """The pairs of `--pairs`, if it is given: none to train on is of a held-out context."""
+    if not getattr(args, "pairs", None):
+        return None
+    given = load_given_pairs(
+        args.pairs, template=template, reserved=_texts_of(validation),
+        limit=args.eval_limit, strict=args.strict_data,
+    )  # fmt: skip
+    for line in given.report.lines():
+        say(f"pairs: {line}")
+    seen = len(set(map(unit_of, given.held_out)) & _texts_of(train))
+    if seen:
+        say(f"pairs: {seen} contexts or prompts of held-out pairs are in the training questions")
+    return given
+
+
+def _texts_of(paragraphs: Sequence[Paragraph]) -> set[str]:
+    """Contexts, and of prompts of the user's own the prompts, as `unit_of` has them."""
+    contexts = {p.context.strip() for p in paragraphs if p.template}
+    return contexts | {q.text.strip() for p in paragraphs if not p.template for q in p.questions}
+
+
+def _pairs_alone(args: argparse.Namespace, parent: Checkpoint, block_size: int) -> Questions:
+    """No questions, as their data cannot be had; the pairs of `--pairs`."""
+    given = _given_pairs(args, parent.data.get("template", True))
+    for name in ("dataset", "difficulty", "num_examples"):
+        setattr(args, name, parent.data.get(name))
+    none = ContextGroups([], 0, block_size, 0)
+    return Questions([], [], none, [], [], None, {**parent.data, "pairs": given.identity}, given)
 
 
 def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Paragraph]:
@@ -149,8 +204,14 @@ def inputs_of(
     questions: Questions, parents: Sequence[Checkpoint], tokenizer: Tokenizer
 ) -> dict[str, str]:
     """Inputs of a run besides its flags -> their hashes, for `Run.start`."""
+    identity, data = questions.identity, {}
+    if questions.held_out is not None:
+        data[f"{_DATA_OF} {identity['dataset']}"] = identity["fingerprint"]
+    if questions.given is not None:
+        pairs = questions.given.identity
+        data[f"the pairs of --pairs {pairs['pairs']}"] = pairs["fingerprint"]
     return {
-        f"the data of --dataset {questions.identity['dataset']}": questions.identity["fingerprint"],
+        **data,
         f"the tokenizer {tokenizer.name}": tokenizer.identity()["fingerprint"],
         **{parent.path: parent.sha256 for parent in parents},
     }
@@ -174,6 +235,13 @@ def finished_metrics(run: Run) -> dict:
         name, stored = flags["tokenizer"], Tokenizer.from_state(final["tokenizer"])
         if load_tokenizer(name).identity() != stored.identity():
             raise _changed(f"the tokenizer {name}", run)
+    pairs = final["data"].get("pairs")
+    if pairs:
+        given = load_given_pairs(flags["pairs"], template=final["data"].get("template", True))
+        if given.identity["fingerprint"] != pairs["fingerprint"]:
+            raise _changed(f"the pairs of --pairs {flags['pairs']}", run)
+    if pairs and run.last and not any(name.startswith(_DATA_OF) for name in run.last["inputs"]):
+        return final["metrics"]  # there was no data but the pairs
     try:
         load_from_identity(final["data"])
     except UserError as error:
@@ -200,6 +268,12 @@ def _changed(what: str, run: Run) -> UserError:
     )
 
 
+def take_pairs_defaults(run: Run) -> None:
+    """Other defaults where `--pairs` is given, whose pairs are few."""
+    if run.args.pairs:
+        run.take_defaults({"epochs": PAIRS_EPOCHS}, f"--pairs {run.args.pairs}")
+
+
 def load_pairs(
     args: argparse.Namespace,
     questions: Questions,
@@ -207,9 +281,11 @@ def load_pairs(
     block_size: int,
     max_steps: int,
 ) -> tuple[PairSet, PairSet]:
-    """Training and held-out preference pairs of the flags' mix of corruptions; training pairs of
-    only as many contexts as so many steps will see.
+    """Training and held-out preference pairs: those of --pairs, all of them, or of the flags' mix
+    of corruptions; the latter of only as many contexts as so many steps will see.
     """
+    if questions.given is not None:
+        return _pairs_of(questions.given, tokenizer, block_size)
     weights = parse_corruptions(args.corruptions)
     name = questions.identity["dataset"]
     usable = sorted({paragraph for paragraph, _ in questions.units.groups})
@@ -243,6 +319,34 @@ def load_pairs(
             "questions have no answer that these corruptions spoil"
         )
     return train, unseen
+
+
+def _pairs_of(
+    given: GivenPairs, tokenizer: Tokenizer, block_size: int
+) -> tuple[PairSet, PairSet]:
+    """Training and held-out pairs of --pairs."""
+    train = given_pairs(given.train, tokenizer, block_size, CACHE_DIR)
+    unseen = given_pairs(given.held_out, tokenizer, block_size)
+    for what, pair_set in (("training", train), ("held-out", unseen)):
+        kept, dropped = len(pair_set.in_order()), pair_set.trees.dropped
+        if not kept:
+            raise UserError(
+                f"--pairs {given.identity['pairs']}: none of {dropped} {what} pairs fits a block "
+                f"of {block_size} tokens, expected some: shorter ones, or a larger --block_size of "
+                "main_squad.py"
+            )
+        say(
+            f"{what} pairs: {kept}, given; {dropped} more are dropped: prompt and longer answer do "
+            f"not fit the block of {block_size} tokens"
+        )
+    return train, unseen
+
+
+def gold_trees(questions: Questions, train: PairSet, seed: int) -> list[Tree]:
+    """Right answers to normalise scores on: some golds, or chosen answers where there are none."""
+    if not questions.units.groups:
+        return chosen_trees(train, NORMALISED_ON)
+    return some_gold_trees(questions.encoded, questions.units, seed)
 
 
 def some_gold_trees(

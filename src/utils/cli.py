@@ -9,6 +9,7 @@ from src.utils.constants import (
     MAX_BLOCK_SIZE,
     MICRO_BATCH_TOKENS,
     MODEL_TYPES,
+    PAIRS_EPOCHS,
     PRETRAINED_DEFAULTS,
     SFT,
     TRACKERS,
@@ -20,7 +21,7 @@ LARGEST_INT = 2**63 - 1
 # Flags that name something, where nothing is no name.
 NAMING_FLAGS = (
     "output_dir", "checkpoint", "checkpoints", "reward_checkpoint", "dataset", "tokenizer",
-    "init_from",
+    "init_from", "pairs",
 )  # fmt: skip
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults in the help, but for those that the text itself explains."""
@@ -170,6 +171,29 @@ def add_model_flag(parser: Parser) -> None:
     parser.add_argument(
         "--model_type", choices=MODEL_TYPES, default="transformer", help="architecture"
     )
+
+
+def add_pair_flags(parser: Parser) -> None:
+    """--pairs --corruptions: where preference pairs come from."""
+    parser.add_argument(
+        "--pairs",
+        metavar="PATH|HUB_ID[:CONFIG]",
+        help="pairs that exist, instead of made ones: rows of prompt (or context and question), "
+        "chosen and rejected, texts or lists of messages; preferences.jsonl of playground.py; "
+        f"--epochs is then {PAIRS_EPOCHS:g} unless given",
+    )
+    parser.add_argument(
+        "--corruptions", help="kind=weight,... of the rejected answers; default: equal weights"
+    )
+
+
+def require_one_kind_of_pairs(args: argparse.Namespace) -> None:
+    """UserError where pairs are given and made ones described."""
+    if args.pairs is not None and args.corruptions is not None:
+        raise UserError(
+            f"--corruptions {args.corruptions} given with --pairs, expected one of them: nothing "
+            "is made where pairs are given"
+        )
 
 
 SHAPE_FLAGS = {
