@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from src.utils import cli
-from src.utils.constants import DPO
+from src.utils.constants import DEFAULT_DIFFICULTY, DPO
 from src.utils.errors import UserError
 from src.utils.exit_handling import command
 
@@ -82,6 +82,7 @@ def load_held_out(args, policy, block_size: int):
     from src.evaluation.evaluation_set import choose_questions, held_out_questions
     from src.training.run import say
 
+    metric = args.answer_metric or policy.answer_metric
     stored = policy.data
     train = load_from_identity(stored)
     if args.dataset is None and args.difficulty is None and args.split is None:
@@ -90,7 +91,7 @@ def load_held_out(args, policy, block_size: int):
         data = load_squad(
             args.dataset or stored["dataset"],
             seed=stored.get("seed") or 0,
-            difficulty=args.difficulty or stored.get("difficulty") or 2,
+            difficulty=args.difficulty or stored.get("difficulty") or DEFAULT_DIFFICULTY,
             num_examples=stored.get("num_examples"),
             strict=args.strict_data,
             evaluate=True,
@@ -103,7 +104,7 @@ def load_held_out(args, policy, block_size: int):
         say(f"{data.identity['dataset']}: {line}")
     chosen = choose_questions(source, args.limit, args.seed)
     encoded = encode_paragraphs(chosen, policy.tokenizer)
-    held_out = held_out_questions(chosen, encoded, block_size, args.doc_stride)
+    held_out = held_out_questions(chosen, encoded, block_size, args.doc_stride, metric)
     return train.train, chosen, encoded, held_out, data.identity["dataset"]
 
 
@@ -141,9 +142,13 @@ def main(argv=None) -> dict:
     block = min(model.config.block_size for model in readers)
     train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
     pairs = held_out_pairs(
-        chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions)
+        chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions),
+        held_out.metric,
+    )  # fmt: skip
+    say(
+        f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block; "
+        f"answers compared by {held_out.metric}"
     )
-    say(f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block")
     setting = comparison(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
     results = {p.path: measure_policy(setting, p.model) for p in policies}
     for path, (result, _) in results.items():

@@ -85,8 +85,8 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
     )
     texts = [checkpoint.tokenizer.decode(ids).strip() for ids in answers.texts()]
     raw = {"prompt": prompt[1]}
-    shown = raw if prompt[0] is None else {"context": prompt[0], "question": prompt[1]}
-    return {**shown, "answers": texts, "logp_nats": answers.logp.sum(1).tolist(),
+    fields = raw if prompt[0] is None else {"context": prompt[0], "question": prompt[1]}
+    return {**fields, "answers": texts, "logp_nats": answers.logp.sum(1).tolist(),
             "stopped": answers.stopped.tolist()}  # fmt: skip
 
 

@@ -2,9 +2,8 @@
 
     PYTHONPATH=src python main_squad.py --model_type transformer --dataset pico
 
-Trains on (context, question) -> answer and stop token, with a language-model loss on the context
-and the question beside it. Writes
-checkpoints/{model_type}_main_squad/.
+Trains on (context, question) -> answer and EOS, with a language-model loss on the context and the
+question beside it. Writes checkpoints/{model_type}_main_squad/.
 """
 
 import time

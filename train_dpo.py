@@ -61,10 +61,10 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
     pairs = len(reference)
     chosen = (answer for _, qs in trees for _, answers in qs for answer in answers[0::2])
     chosen_tokens = sum(len(answer) + 1 for answer in chosen)
-    said = zip(trees, reference.split([count_pairs([tree]) for tree in trees]), strict=True)
+    scored = zip(trees, reference.split([count_pairs([tree]) for tree in trees]), strict=True)
     sums: dict = {}
     for part in micro_batches(
-        list(said), args.micro_batch_size, lambda item: tree_tokens(item[0]),
+        list(scored), args.micro_batch_size, lambda item: tree_tokens(item[0]),
         args.micro_batch_tokens,
     ):  # fmt: skip
         tree_batch = build_tree_batch([tree for tree, _ in part], eos_id, device)
@@ -160,8 +160,8 @@ def main(argv=None) -> dict:
             numbers = [n for row in batch.index for n in row]
             record = dpo_backward(model, batch.trees, reference[numbers], eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
-            shown = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
-            stages.log_step(run, step, started, len(numbers), batch.trees, record, **shown)
+            displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
+            stages.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
             if stages.due(run, step):
                 evaluate(step + 1)
 

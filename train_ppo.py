@@ -132,7 +132,9 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             # Collect a batch of episodes with the policy as it is ...
             prompts, asked = ppo.ask(next(batches), questions.train)
-            reward_of = reward_of_trees(args.reward, reward, tokenizer, asked, device)
+            reward_of = reward_of_trees(
+                args.reward, reward, tokenizer, asked, device, args.answer_metric
+            )
             rollout = ppo.collect(models, prompts, reward_of, extra["kl_coef"], step, settings)
             record = {"kl_coef": extra["kl_coef"], **ppo_figures.describe(rollout, settings)}
             # ... then learn from it for a few epochs.
@@ -141,8 +143,8 @@ def main(argv=None) -> dict:
                 lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
             )  # fmt: skip
             episodes, kl = len(rollout.score), record["kl_nats"]
-            shown = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
-            stages.log_step(run, step, started, episodes, rollout.trees, record, **shown)
+            displayed = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
+            stages.log_step(run, step, started, episodes, rollout.trees, record, **displayed)
             extra["kl_coef"] = ppo_figures.next_kl_coef(args, extra["kl_coef"], kl, episodes)
             if kl > args.kl_limit:
                 run.stop_after_step(ppo_figures.collapse(kl, args.kl_limit))

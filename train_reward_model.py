@@ -2,7 +2,7 @@
 
     PYTHONPATH=src python train_reward_model.py --model_type transformer
 
-The SFT model's backbone, trained further, with a scalar head read at the stop token. Writes
+The SFT model's backbone, trained further, with a scalar head read at EOS. Writes
 checkpoints/{model_type}_train_reward_model/.
 """
 
@@ -118,8 +118,8 @@ def main(argv=None) -> dict:
             trees = next(batches).trees
             record = reward_backward(reward, trees, eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
-            shown = {"loss": record["loss"], "accuracy": record["accuracy"]}
-            stages.log_step(run, step, started, count_pairs(trees), trees, record, **shown)
+            displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
+            stages.log_step(run, step, started, count_pairs(trees), trees, record, **displayed)
             if stages.due(run, step):
                 evaluate(step + 1)
 

@@ -18,9 +18,8 @@ BACKWARD = 2
 def forward_flops(
     config: TransformerConfig, trees: Sequence[Tree], wanted: str = "logits"
 ) -> int:
-    """Operations to read every answer of the trees and its stop token. wanted: "logits" at each
-    position, "values" there (the stop token itself is not read in either), or a "reward" at the
-    stop token.
+    """Operations to read every answer of the trees and its EOS. wanted: "logits" at each
+    position, "values" there (EOS itself is not read in either), or a "reward" at EOS.
     """
     width, layers = config.n_embd, config.n_layer
     keys_values = 2 * width * 2 * config.n_kv_head * (width // config.n_head)
@@ -41,7 +40,7 @@ def forward_flops(
             total += read(len(context), len(question) - 1, False)
             prompt = len(context) + len(question) - 1
             for answer in answers:
-                # A leaf reads the last prompt token and the answer; each predicts a token.
+                # A completion reads the last prompt token and the answer; each predicts a token.
                 positions = len(answer) + 1
                 total += read(prompt, positions, wanted != "reward")
                 if wanted == "reward":

@@ -4,8 +4,8 @@
 
 Utilisation: useful floating-point operations (bench/flops.py) / seconds of the scripts' own step /
 the rate of a large float32 product, all measured in this run, taking turns. The seconds by part are
-of the same step taken apart: data (next batch, forest), reference (DPO), forward, head (logits and
-loss, both directions), backward, optimizer.
+of the same step taken apart: data (next batch, tree batch), reference (DPO), forward, head (logits
+and loss, both directions), backward, optimizer.
 """
 
 import argparse
@@ -72,8 +72,8 @@ class Stage:
         self.reference = build_model("transformer", SHAPE) if name == "dpo" else None
         self.optimizer = make_optimizer({"model": self.model})
         self.args = Namespace(
-            micro_batch_size=None, lm_weight=0.0, beta=0.1, label_smoothing=0.0,
-            loss_type="sigmoid", nll_weight=0.0,
+            micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.0, beta=0.1,
+            label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
         )  # fmt: skip
 
     def frozen(self, trees: list[Tree]) -> torch.Tensor:

@@ -74,7 +74,8 @@ def sft(side: Side) -> Step:
     """main_squad.py's step, loss on the answers only."""
     model = side.backbone("policy")
     optimizer = make_optimizer({"model": model})
-    args = Namespace(lm_weight=0.0, micro_batch_size=side.work.get("micro"))
+    args = Namespace(lm_weight=0.0, micro_batch_size=side.work.get("micro"),
+                     micro_batch_tokens=10**9)
 
     def step(trees: list[Tree]) -> dict:
         chosen = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in trees]
@@ -98,8 +99,9 @@ def dpo(side: Side) -> Step:
     model, reference = side.backbone("policy"), side.backbone("reference")
     optimizer = make_optimizer({"model": model})
     args = Namespace(
-        micro_batch_size=None, beta=0.1, label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0
-    )
+        micro_batch_size=None, micro_batch_tokens=10**9, beta=0.1,
+        label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
+    )  # fmt: skip
 
     def step(trees: list[Tree]) -> dict:
         frozen = completion_logps(reference, trees, side.eos_id, CPU).view(-1, 2)
@@ -114,7 +116,7 @@ def reward(side: Side) -> Step:
     """train_reward_model.py's step."""
     model = side.reward_model()
     optimizer = make_optimizer({"reward": model})
-    args = Namespace(micro_batch_size=None)
+    args = Namespace(micro_batch_size=None, micro_batch_tokens=10**9)
 
     def step(trees: list[Tree]) -> dict:
         loss = reward_backward(model, trees, side.eos_id, args, CPU)["loss"]
@@ -156,7 +158,7 @@ def ppo(side: Side) -> Step:
 
 
 def kl_of(side: Side, trees: list[Tree], answers: list[list[int]]) -> float:
-    """Mean over answers of their summed log-probs, policy less reference, no stop token: what a
+    """Mean over answers of their summed log-probs, policy less reference, no EOS: what a
     peer reports of its own samples from the same weights, worked out by us. answers: as many of
     each question, one after another.
     """

@@ -31,8 +31,8 @@ def context_loss(
         targets[number, len(question) - 1 : len(question) - 1 + len(answer)] = answer
         seen[number, len(context) + len(rows[number]) :] = 0
     hidden = model.model(tokens, attention_mask=seen, past_key_values=cache).last_hidden_state
-    told = targets != -100
-    return F.cross_entropy(model.lm_head(hidden[told]), targets[told], reduction="sum")
+    labelled = targets != -100
+    return F.cross_entropy(model.lm_head(hidden[labelled]), targets[labelled], reduction="sum")
 
 
 def main() -> None:

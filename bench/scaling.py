@@ -107,7 +107,8 @@ def stepper(point: dict[str, int]) -> tuple[Callable[[], object], int]:
     torch.manual_seed(0)
     model = build_model("transformer", shape)
     optimizer = make_optimizer({"model": model})
-    trees, args = trees_of(point), Namespace(micro_batch_size=None, lm_weight=0.0)
+    trees = trees_of(point)
+    args = Namespace(micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.0)
 
     def step() -> None:
         record = sft_backward(model, trees, point["vocabulary"] - 1, args, CPU)

@@ -1,7 +1,7 @@
 """The work that both sides do: the same questions as ids, the same weights in both layouts.
 
 A batch is a list of trees, (context ids, [(question ids, [chosen ids, rejected ids])]), as
-everywhere in src; answers come without their stop token.
+everywhere in src; answers come without their EOS.
 """
 
 import hashlib

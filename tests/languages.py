@@ -1,5 +1,9 @@
 """A paragraph in each of nine languages, made up for the tests, with questions and answers."""
 
+import json
+from pathlib import Path
+from random import Random
+
 from src.data.squad_types import Paragraph, Question
 
 # language -> (context, {question: answer})
@@ -82,3 +86,37 @@ def many(language: str, copies: int) -> list[Paragraph]:
         )
         for n in range(copies)
     ]
+
+
+def long_chinese(count: int) -> list[Paragraph]:
+    """Paragraphs of four sentences of 20 to 90 characters, a question each, answers of 2 to 8."""
+    rng = Random(0)
+    letters = "山水花木天地人口大小中国学生老师工人农民城市河流音乐历史文化经济科技医院铁路图书电影"
+    paragraphs = []
+    for n in range(count):
+        sentences = ["".join(rng.choices(letters, k=rng.randint(20, 90))) + "。" for _ in range(4)]
+        context, questions, start = "".join(sentences), [], 0
+        for i, sentence in enumerate(sentences):
+            length = rng.randint(2, 8)
+            at = start + rng.randrange(len(sentence) - length)
+            asked = context[at : at + length]
+            questions.append(Question(f"{n}-{i}", f"第{i}句？", (asked,), (at,)))
+            start += len(sentence)
+        paragraphs.append(Paragraph(f"T{n}", context, tuple(questions)))
+    return paragraphs
+
+
+def write_squad(path: str, paragraphs: list[Paragraph]) -> str:
+    """The paragraphs as an official SQuAD file, an article each; returns the path."""
+    articles = []
+    for title, context, questions in paragraphs:
+        qas = [
+            {"id": q.id, "question": q.text, "answers": [
+                {"text": text, "answer_start": start}
+                for text, start in zip(q.answers, q.starts, strict=True)
+            ]}
+            for q in questions
+        ]  # fmt: skip
+        articles.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
+    Path(path).write_text(json.dumps({"data": articles}, ensure_ascii=False), encoding="utf-8")
+    return path

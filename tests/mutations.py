@@ -244,6 +244,12 @@ ANSWER_TEXT = (
     Mutation("normalize_answer", ".lower()", "", "test_normalisation_by_hand"),
     Mutation("normalize_answer", '_ARTICLES.sub(" ", ', "(", "test_normalisation_by_hand"),
     Mutation("normalize_answer", ".translate(_PUNCTUATION)", "", "test_normalisation_by_hand"),
+    Mutation("mixed_tokens", ".lower()", "", "test_mixed_segmentation_by_hand"),
+    Mutation("mixed_tokens", '_ARTICLES.sub(" ", ', "(", "test_mixed_segmentation_by_hand"),
+    Mutation("mixed_tokens", "_ANY_PUNCTUATION.sub(", "_ARTICLES.sub(",
+             "test_mixed_segmentation_by_hand"),
+    Mutation("answer_tokens", "mixed_tokens(text)", "text.split()",
+             "test_mixed_segmentation_by_hand"),
 )
 
 SQUAD_METRICS = (

@@ -17,7 +17,7 @@ TREES = [
     ([1, 2, 3, 4, 5], [([6, 7, 8], [[9], [10, 11]]), ([6, 8], [[12, 13], [14]])]),
     ([3, 3, 1], [([7, 8, 8, 8], [[9, 9], [10]])]),
 ]
-STOP = 19
+EOS = 19
 CPU = torch.device("cpu")
 
 
@@ -51,16 +51,16 @@ def test_alone_gives_every_question_a_context_of_its_own():
 def test_the_sides_with_and_without_sharing_do_the_same_work(stage):
     model = small()
     args = Namespace(
-        micro_batch_size=None, lm_weight=0.0, beta=0.1, label_smoothing=0.0, loss_type="sigmoid",
-        nll_weight=0.0,
+        micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.0, beta=0.1,
+        label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
     )  # fmt: skip
     reference = torch.tensor([[-3.0, -5.0], [-6.0, -2.0], [-4.0, -4.5]])
     found = []
     for trees in (TREES, alone(TREES)):
         if stage == "sft":
-            loss = sft_backward(model, trees, STOP, args, CPU)["loss"]
+            loss = sft_backward(model, trees, EOS, args, CPU)["loss"]
         else:
-            loss = dpo_backward(model, trees, reference, STOP, args, CPU)["loss"]
+            loss = dpo_backward(model, trees, reference, EOS, args, CPU)["loss"]
         found.append((loss, gradients(model)))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
     for name, gradient in found[0][1].items():
@@ -72,7 +72,8 @@ def test_useful_operations_by_hand():
 
     A token costs 2 * 4 * 8 = 64 for its key and value; the rest of a block, query, output and the
     three matrices of the SwiGLU, 2 * 4 * (4 + 4 + 3 * 8) = 256. Of the last (here the only) block
-    the prefix, 3 + 1 tokens, needs 64 each. The leaf reads the last prompt token and the answer:
+    the prefix, 3 + 1 tokens, needs 64 each. The completion reads the last prompt token and the
+    answer:
     2 * (64 + 256), attention to 5 and 6 keys at 4 * 4 each, and two logits rows at 2 * 4 * 10.
     """
     shape = {"vocab_size": 10, "n_layer": 1, "n_embd": 4, "n_head": 2, "n_inner": 8}
@@ -94,7 +95,7 @@ def test_operations_of_a_shared_context_are_counted_once():
 
 def test_operations_of_a_step_by_hand():
     """A pass with gradients is three; a logits row costs 2 * 4 * 10 in the model above. A reward
-    needs keys and values of all tokens, 64 each, and the rest, 256, at the stop token only, which
+    needs keys and values of all tokens, 64 each, and the rest, 256, at EOS only, which
     is the seventh or later and sees as many keys at 4 * 4 each.
     """
     shape = {"vocab_size": 10, "n_layer": 1, "n_embd": 4, "n_head": 2, "n_inner": 8}
@@ -117,11 +118,11 @@ def test_operations_of_a_step_by_hand():
 
 
 def test_masked_share_by_hand():
-    """Context of 2, question of 1, leaves of 2 and 1 tokens; a leaf of 1. Scores: six tokens to the
-    context, of which one does not see its second; the branch's four, that see 1, 2, 3 and 2 of
-    each other; the other leaf to itself.
+    """Context of 2, question of 1, completions of 2 and 1 tokens; a completion of 1. Scores: six
+    tokens to the context, of which one does not see its second; the branch's four, that see 1, 2, 3
+    and 2 of each other; the other completion to itself.
     """
-    tree_batch = build_tree_batch([([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])], STOP)
+    tree_batch = build_tree_batch([([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])], EOS)
     assert masked_share(tree_batch) == pytest.approx((1 + 8) / (6 * 2 + 4 * 4 + 1))
 
 
@@ -154,7 +155,7 @@ def test_the_check_of_ppo_leaves_the_stop_token_out():
     models = {"policy": small(), "reference": small()}
     with torch.no_grad():
         models["reference"].embedding.weight.mul_(0.5)
-    side = Namespace(eos_id=STOP, backbone=models.get)
+    side = Namespace(eos_id=EOS, backbone=models.get)
     answers = [[9, 9, 1], [10], [2, 3]]
     sums = []
     for (context, [(question, _)]), answer in zip(alone(TREES), answers, strict=True):
@@ -171,7 +172,7 @@ def test_the_check_of_ppo_leaves_the_stop_token_out():
 
 
 def test_the_plain_loop_has_our_loss():
-    """Context read once, questions of several lengths: the same summed nats as a forest's."""
+    """Context read once, questions of several lengths: the same summed nats as a tree batch's."""
     transformers = pytest.importorskip("transformers")
     from bench.plain_loop import context_loss
 
@@ -185,9 +186,9 @@ def test_the_plain_loop_has_our_loss():
     theirs.model.load_state_dict(llama_weights(model.state_dict()))
     theirs.tie_weights()
     context, questions = TREES[0]
-    loss = context_loss(theirs, context, questions, STOP)
+    loss = context_loss(theirs, context, questions, EOS)
     firsts = [(context, [(question, answers[:1]) for question, answers in questions])]
-    mine = -score_completions(model, build_tree_batch(firsts, STOP)).logp.sum()
+    mine = -score_completions(model, build_tree_batch(firsts, EOS)).logp.sum()
     torch.testing.assert_close(loss, mine, rtol=1e-5, atol=1e-5)
     loss.backward()
     mine.backward()

@@ -20,10 +20,18 @@ from src.model.heads import RewardModel
 from src.rl import ppo
 from src.rl.metrics import describe
 from src.training import distributed, stages
-from src.training.distributed import gather, map_over_ranks, micro_batches, partition, sum_gradients
+from src.training.distributed import (
+    gather,
+    map_over_ranks,
+    micro_batches,
+    partition,
+    rank_partition,
+    sum_gradients,
+    within,
+)
 from src.training.run import Run
 from src.training.sharding import full_tensors, shard
-from src.utils import exit_handling as ending
+from src.utils import exit_handling
 from src.utils.constants import MODEL_TYPES, STAGES
 from src.utils.payload import load_payload
 from src.utils.ranks import rank, world_size
@@ -80,7 +88,8 @@ def ppo_step(algorithm):
             parameter.grad = None
         return {}
 
-    mine = next(micro_batches(PROMPTS, None))
+    share = rank_partition(PROMPTS)
+    mine = PROMPTS[share.start : share.stop]
     rollout = ppo.collect(models, mine, length_of_answers, 0.1, 0, s)
     figures = describe(rollout, s) | ppo.learn(models, rollout, 0, s, update)
     tensors = {name: getattr(rollout, name) for name in ("logp", "advantages", "returns", "score")}
@@ -158,7 +167,7 @@ def on_ranks_dead(out):
     """
     import main_squad
 
-    log_step, close, out_of_memory = stages.log_step, Run.close, ending.out_of_memory
+    log_step, close, out_of_memory = stages.log_step, Run.close, exit_handling.out_of_memory
 
     def closing(run):
         signal.raise_signal(signal.SIGTERM)
@@ -169,7 +178,7 @@ def on_ranks_dead(out):
         signal.raise_signal(signal.SIGTERM)
         return out_of_memory(error)
 
-    Run.close, ending.out_of_memory = closing, telling
+    Run.close, exit_handling.out_of_memory = closing, telling
 
     def dying(run, step, *args, **shown):
         if step == 1 and rank() == int(os.environ["DEAD"]):
@@ -290,6 +299,21 @@ def test_every_rank_gets_as_many_parts(monkeypatch):
         monkeypatch.setenv("RANK", number)
         found.append([[len(context) for context, _ in part] for part in micro_batches(trees, 1)])
     assert found == [[[2], [2], [2]], [[6], [], []]]
+
+
+@pytest.mark.parametrize(
+    ("costs", "size", "tokens", "expected"),
+    [
+        ([5, 5, 5, 5], None, 10, [[0, 1], [2, 3]]),
+        ([5, 6, 5, 5], None, 10, [[0], [1], [2, 3]]),
+        ([1] * 5, 2, 10, [[0, 1], [2, 3], [4]]),
+        ([99, 1, 99], None, 10, [[0], [1], [2]]),  # what is too much by itself is alone
+        ([], 3, 10, []),
+    ],
+)
+def test_a_token_budget_bounds_what_is_read_at_a_time(costs, size, tokens, expected):
+    assert [list(group) for group in within(costs, size, tokens)] == expected
+    assert sum(map(list, within(costs, size, tokens)), []) == list(range(len(costs)))
 
 
 if __name__ == "__main__":

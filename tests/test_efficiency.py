@@ -1,12 +1,12 @@
-"""How much is computed for a forest, and in which order its gradients are added: each token is read
-once, logits are made where a token is predicted, and no threads race to add up a gradient.
+"""The work done for a batch of trees: every token is read once, logits are computed only where a
+token is predicted, and gradients are added in a fixed order.
 """
 
 import copy
 
 import pytest
 import torch
-from test_logprobs import CONFIGS, STOP, TREES, perturbed
+from test_logprobs import CONFIGS, EOS, TREES, perturbed
 from test_ppo import ALGORITHMS, PROMPTS, length_of_answers, models_of, settings
 from test_stages import BACKWARD, flags_of, model_of, trees_of
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -49,14 +49,14 @@ def counted(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_token_is_read_once_and_has_logits_where_the_next_is_predicted(name):
     """Contexts of 7 tokens, 5 questions of 11, 9 answers of 14: 32 tokens, the last of a question
-    in each of its answers, 4 more. 14 answer tokens and 9 stop tokens are predicted, and 11 of the
+    in each of its answers, 4 more. 14 answer tokens and 9 EOS tokens are predicted, and 11 of the
     text."""
     for score, reads_eos, tokens, logits in (
         (score_completions, False, 36, 23), (score_text, False, 36, 23 + 11),
         (last_hidden, True, 36 + 9, 0),
     ):  # fmt: skip
         model, counts = counted(name)
-        score(model, build_tree_batch(TREES, STOP, reads_eos=reads_eos))
+        score(model, build_tree_batch(TREES, EOS, reads_eos=reads_eos))
         assert counts == {"tokens": tokens, "logits": logits}, score.__name__
 
 

@@ -1,4 +1,4 @@
-"""Policies measured on held-out questions, by hand: models of which everything is known."""
+"""Evaluation and comparison of policies, by hand: models of which everything is known."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 from src.data.encoding import context_text
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
-from src.evaluation import compare_policies as comparison
+from src.evaluation import compare_policies
 from src.evaluation.baselines import Baselines
 from src.evaluation.compare_policies import measure_policy
 from src.evaluation.evaluation_set import (
@@ -27,7 +27,7 @@ from src.training.console import compare
 
 CPU = torch.device("cpu")
 TOKENIZER = load_tokenizer("pico")
-VOCAB, STOP = TOKENIZER.vocab_size, TOKENIZER.eos_id
+VOCAB, EOS = TOKENIZER.vocab_size, TOKENIZER.eos_id
 # Three questions on two contexts; golds of 2 and 3 tokens, and one longer than an answer may be.
 HELD_OUT = EvaluationSet(
     prompts=[([65, 66], [[67], [68, 69]]), ([], [[70]])],
@@ -38,15 +38,15 @@ HELD_OUT = EvaluationSet(
 
 
 def model_that_says(stop=0.0):
-    """Every token is equally probable but the stop token, whose logit is `stop`."""
+    """Every token is equally probable but EOS, whose logit is `stop`."""
     model = build_model("kgram", {"vocab_size": VOCAB, "n_embd": 4, "n_layer": 1})
-    said = torch.zeros(VOCAB).index_fill(0, torch.tensor([STOP]), stop)
+    said = torch.zeros(VOCAB).index_fill(0, torch.tensor([EOS]), stop)
     model.logits = lambda hidden: said.expand(*hidden.shape[:-1], -1)
     return model
 
 
 def test_a_uniform_model_loses_ln_v_a_token():
-    """Stop tokens are counted; a gold that no answer could give is not."""
+    """EOS tokens are counted; a gold that no answer could give is not."""
     result = evaluate_policy(model_that_says(), TOKENIZER, HELD_OUT)
     assert result.tokens == [3, 0, 4]
     assert result.nats == pytest.approx([3 * math.log(VOCAB), 0, 4 * math.log(VOCAB)])
@@ -77,10 +77,10 @@ def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(mon
     def brevity(reward, trees, eos_id, device):
         return torch.tensor([-float(len(a[0])) for _, qs in trees for _, a in qs])
 
-    monkeypatch.setattr(comparison, "model_rewards", brevity)
+    monkeypatch.setattr(compare_policies, "model_rewards", brevity)
     parent, policy = model_that_says(), model_that_says(stop=40.0)
     pairs = PairSet([], PairTrees([], [], 0))
-    c = comparison.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    c = compare_policies.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     result, found = measure_policy(c, policy)
     assert result.ids == [[], [], []]
     assert found["reward"] == (0, 0, 0, 2) and found["win_rate"] == (100, 100, 100, 2)
@@ -99,26 +99,26 @@ def test_equal_answers_tie_however_their_scores_are_rounded(monkeypatch):
         calls.append(len(trees))
         return torch.full((3,), 0.1 + 1e-7 * len(calls))
 
-    monkeypatch.setattr(comparison, "model_rewards", rounded)
+    monkeypatch.setattr(compare_policies, "model_rewards", rounded)
     pairs = PairSet([], PairTrees([], [], 0))
     parent, policy = model_that_says(stop=40.0), model_that_says(stop=40.0)
-    c = comparison.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    c = compare_policies.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     _, found = measure_policy(c, policy)
     assert len(calls) == 2 and found["win_rate"] == (50, 50, 50, 2)
 
 
 def test_the_parent_answers_once(monkeypatch):
-    asked, evaluate = [], comparison.evaluate_policy
+    asked, evaluate = [], compare_policies.evaluate_policy
 
     def counting(model, *rest):
         asked.append(model)
         return evaluate(model, *rest)
 
-    monkeypatch.setattr(comparison, "evaluate_policy", counting)
-    monkeypatch.setattr(comparison, "model_rewards", lambda *_: torch.zeros(3))
+    monkeypatch.setattr(compare_policies, "evaluate_policy", counting)
+    monkeypatch.setattr(compare_policies, "model_rewards", lambda *_: torch.zeros(3))
     parent = model_that_says(stop=40.0)
     pairs = PairSet([], PairTrees([], [], 0))
-    c = comparison.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    c = compare_policies.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     result, _ = measure_policy(c, parent)
     assert asked == [parent] and result is c.parent_result
 
@@ -149,3 +149,34 @@ def test_a_figure_that_nothing_can_measure_is_said_and_left_out(capsys):
     metrics = compare("main_squad", figures, figures)
     assert metrics["em"] == 100 and not any(name.startswith("answer_loss") for name in metrics)
     assert "answer_loss_nats: no held-out question to measure it on" in capsys.readouterr().err
+
+
+def test_the_most_probable_answer_of_overlapping_windows_is_taken(monkeypatch):
+    """Windows of which each has its own answer: the one of the highest log-probability wins, with
+    the window that it was read from, and a question without windows keeps its answer."""
+    held_out = HELD_OUT._replace(
+        later=[([66], [[67], [68, 69]]), ([70], [[68, 69]])], later_of=[0, 1, 1]
+    )
+    said = {(65, 66): -3.0, (): -9.0, (66,): -2.0, (70,): -4.0}
+
+    def generate_all(model, prompts, eos_id, **options):
+        return [[200 + len(context), *question] for context, qs in prompts for question in qs]
+
+    def completion_logps(model, trees, eos_id, device):
+        # Of the first question the later window is surer, of the second the first one is.
+        rows = [(tuple(c), tuple(q)) for c, qs in trees for q, answers in qs for _ in answers]
+        return torch.tensor([said[c] - 2 * (q == (68, 69) and c != (65, 66)) for c, q in rows])
+
+    monkeypatch.setattr("src.evaluation.evaluation_set.generate_all", generate_all)
+    monkeypatch.setattr("src.evaluation.evaluation_set.completion_logps", completion_logps)
+    result = evaluate_policy(nn.Identity(), TOKENIZER, held_out)
+    assert result.ids == [[201, 67], [202, 68, 69], [200, 70]]
+    assert result.trees == [
+        ([66], [([67], [[201, 67]])]),
+        ([65, 66], [([68, 69], [[202, 68, 69]])]),
+        ([], [([70], [[200, 70]])]),
+    ]
+    # The rules and the ceiling see all windows too.
+    asked = [QAExample("", "", (TOKENIZER.decode([n]),)) for n in (65, 70, 99)]
+    copied = baselines_of(held_out._replace(asked=asked), TOKENIZER, []).perfect_copy
+    assert copied == [asked[0].golds[0], asked[1].golds[0], ""]

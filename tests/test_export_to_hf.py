@@ -212,7 +212,7 @@ def test_ids_and_texts_are_the_same(pattern, tmp_path):
         ids = ours.encode(text)
         assert theirs(text).input_ids == ids
         assert theirs.decode(ids) == text
-        ids = [rng.randrange(ours.vocab_size) for _ in range(8)]  # cut characters, the stop token
+        ids = [rng.randrange(ours.vocab_size) for _ in range(8)]  # cut characters, EOS
         assert theirs.decode(ids) == ours.decode(ids)
     assert theirs.eos_token_id == ours.eos_id
     assert theirs.decode([*ours.encode("a b"), ours.eos_id], skip_special_tokens=True) == "a b"
@@ -280,7 +280,7 @@ def test_the_byte_alphabet_is_that_of_tokenizers():
 
 
 def test_reward_scores_in_a_ragged_batch_whatever_id_a_text_ends_in(tmp_path):
-    """The row's raw score at its last token: one row for every id of the vocabulary, the stop token
+    """The row's raw score at its last token: one row for every id of the vocabulary, EOS
     among them, padded with the config's pad id on either side."""
     path = scratch(tmp_path / "final.pt", REWARD)
     ours = load_checkpoint(path).model
@@ -308,7 +308,7 @@ def test_reward_scores_in_a_ragged_batch_whatever_id_a_text_ends_in(tmp_path):
 
 
 def test_a_trained_reward_model_scores_as_generate_from_checkpoint(workplace, tmp_path):
-    """The text and the stop token, then the normalisation of config.json."""
+    """The text and EOS, then the normalisation of config.json."""
     folder = workplace("transformer", [REWARD], plain=True)
     path = folder / f"checkpoints/transformer_{REWARD}/final.pt"
     question = ["--context", "Kelda was born in 1823.", "--question", "When was Kelda born?"]

@@ -1,4 +1,4 @@
-"""What disks, memory, signals and bad numbers do to a run: one line, all finished steps kept."""
+"""Full disks, no memory, signals, non-finite numbers: one line, and finished steps are kept."""
 
 import errno
 import os

@@ -15,7 +15,7 @@ from src.data.negative_controls import apply_control
 from src.data.squad_dataset import ContextGroups, context_groups, indexed_batches
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
-from src.preference import pair_batches as squad_pairs
+from src.preference import pair_batches as pair_batches_module
 from src.training import stages
 from src.training.device import choose_device
 from src.training.optimizer import update
@@ -91,7 +91,7 @@ def test_seed_and_weight_decay_arrive_in_every_stage(stage, workplace, monkeypat
 
         return dealt
 
-    for module, name in ((squad_dataset, "indexed_batches"), (squad_pairs, "pair_batches")):
+    for module, name in ((squad_dataset, "indexed_batches"), (pair_batches_module, "pair_batches")):
         monkeypatch.setattr(module, name, noted(getattr(module, name)))
     own = ["--max_steps", "1", "--seed", "7", "--weight_decay", "0.25"]
     call(stage, [*flags(stage, "kgram"), *own])
@@ -144,7 +144,7 @@ def questions_of(content, **values):
     """The questions of a file with this content, of 30 articles with 2 questions each."""
     Path("mine.json").write_text(json.dumps(content))
     defaults = {"difficulty": None, "num_examples": None, "strict_data": False, "seed": 0,
-                "eval_limit": None}  # fmt: skip
+                "eval_limit": None, "answer_metric": "squad"}  # fmt: skip
     args = argparse.Namespace(dataset="mine.json", **{**defaults, **values})
     return load_questions(args, PICO, 512, "main_squad")
 

@@ -140,7 +140,7 @@ def test_sampling_gives_as_many_answers_as_asked_and_the_seed_decides(kgram):
 
 
 def test_a_reward_checkpoint_scores_an_answer(chain_of, model_type, monkeypatch):
-    """The normalised score, the same as one plain row read to its stop token."""
+    """The normalised score, the same as one plain row read to its EOS."""
     from src.data.encoding import split_prompt
 
     monkeypatch.chdir(chain_of(model_type).folder)

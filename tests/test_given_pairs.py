@@ -258,14 +258,15 @@ def test_pairs_of_one_prompt_share_it_and_score_as_alone(chain_of):
 
 
 def test_prompts_that_begin_alike_share_their_beginning_and_not_their_interval():
-    rows = [read_pair(row) for row in rows_of("prompt", 20)]
+    start = "You are asked for a number, and you answer it in as few words as you can, " * 4
+    rows = [read_pair(row | {"prompt": start + row["prompt"]}) for row in rows_of("prompt", 20)]
     found = given_pairs(rows, PICO, 512)
     assert len(found.trees.trees) < 10
     assert len(set(found.groups())) == 10
     texts = {
         PICO.decode([*context, *tokens]) for context, qs in found.trees.trees for tokens, _ in qs
     }
-    assert texts == {f"Say number {n}." for n in range(10)}
+    assert texts == {f"{start}Say number {n}." for n in range(10)}
 
 
 def test_long_contexts_are_cut_and_long_prompts_and_answers_dropped():

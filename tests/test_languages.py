@@ -5,16 +5,29 @@ from random import Random
 
 import pytest
 import regex
+from conftest import flags, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.data import corruptions as corrupt
-from src.data.answer_text import answer_type, typed_spans
+from src.data.answer_text import answer_tokens, answer_type, typed_spans
+from src.data.encoding import encode_paragraphs
 from src.data.segmentation import main_script, piece_spans, pieces, sentence_edges, word_spans
+from src.data.squad_loader import load_squad
 from src.data.squad_preferences import make_pairs
 from src.data.squad_types import Paragraph, Question
+from src.data.tokenizers.tokenizer import load_tokenizer
+from src.data.windows import longest_answer, make_ask
 from src.evaluation.baselines import baseline_predictions
-from tests.languages import TEXTS, many, paragraph_of
+from src.preference.pair_batches import evaluation_pair_trees, fits_budget, preference_trees
+from src.preference.pairs import PairSet, held_out_pairs, length_rule, training_pairs
+from src.report.answers import answer_cell, marked_words
+from src.rl.rewards import reward_function
+from src.utils.checkpoint_utils import load_checkpoint
+from src.utils.constants import STAGES
+from tests.languages import TEXTS, long_chinese, many, paragraph_of, write_squad
+
+PICO = load_tokenizer("pico")
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 LETTERS = "ab .,。।?؟\n1٣年张三かカーกเำ้ระยिकषत्مَرحЁё한 \u200d👩🏽\ufe0f\u20e3က်ာ្ស"
@@ -196,3 +209,135 @@ def test_baselines_read_no_blanks_where_there_are_none(language):
         assert stands_whole(first, paragraph.context)
         assert answer_type(answer) in (answer_type(first), "other")
     assert found.perfect_copy == answers
+
+
+# --- the metric ---
+
+
+def test_no_rejected_answer_is_right_by_the_metric():
+    """A gold with brackets or without is one answer to the mixed metric, two to SQuAD's."""
+    context = "《三体》是小说。三体很长。"
+    both = Question("1", "q", ("三体",), (1,)), Question("2", "q", ("《三体》",), (0,))
+    paragraphs = [
+        Paragraph("T", context, tuple(q._replace(id=f"{q.id}-{n}") for q in both))
+        for n in range(300)
+    ]
+    for metric, same in (("squad", True), ("mixed", False)):
+        pairs = make_pairs(paragraphs, 0, "x", {"other_answer": 1.0, "sentence": 1.0}, metric)
+        tokens = [[answer_tokens(t, "mixed") for t in (p.chosen, p.rejected)] for p in pairs]
+        assert any(chosen == rejected for chosen, rejected in tokens) == same
+
+
+def test_rewards_compare_by_the_metric():
+    asked = ("北京大学校", ("北京大学",), "", "")
+    assert reward_function("f1")(*asked) == 0.0
+    assert reward_function("f1", "mixed")(*asked) == pytest.approx(8 / 9)
+    assert reward_function("em")("《三体》", ("三体",), "", "") == 0.0
+    assert reward_function("em", "mixed")("《三体》", ("三体",), "", "") == 1.0
+
+
+def test_the_report_marks_what_the_metric_counts():
+    assert marked_words("北京大学校", ["北京大学"]) == [("北京大学校", False)]
+    assert marked_words("北京 AI校", ["北京AI"], "mixed") == [
+        ("北", True), ("京", True), ("AI", True), ("校", False),
+    ]  # fmt: skip
+    cell = answer_cell("SFT", "北京 AI校", ["北京AI"], False, "mixed")
+    text = regex.sub("<[^>]*>", "", cell)
+    assert text == "✗ 北京 AI校"
+
+
+def test_the_metric_is_stored_and_inherited_by_every_stage(tmp_path, monkeypatch):
+    """Chosen once at SFT; evaluation and PPO's f1 reward follow it; a flag overrides it."""
+    monkeypatch.chdir(tmp_path)
+    paragraphs = [
+        p._replace(context=f"{p.context}第{n}段。") for n, p in enumerate(many("zh", 12))
+    ]
+    data = write_squad("zh.json", paragraphs)
+    where = {s: f"checkpoints/kgram_{s}/final.pt" for s in STAGES}
+    more = {
+        STAGES[0]: ["--dataset", data, "--answer_metric", "mixed", "--num_examples", "40"],
+        STAGES[3]: ["--reward", "f1", "--max_new_tokens", "6"],
+    }
+    for stage in STAGES:
+        argv = [*flags(stage, "kgram"), "--max_steps", "1", *more.get(stage, [])]
+        ended = outcome(stage, argv)
+        assert ended.code == 0, ended.err
+        if stage != STAGES[0]:
+            assert f"answer metric: mixed, inherited from {where[STAGES[0]]}" in ended.err
+        found = load_checkpoint(where[stage])
+        assert found.answer_metric == found.flags["answer_metric"] == "mixed"
+    policies = ["--model_type", "kgram", "--checkpoint", where[STAGES[1]]]
+    ended = outcome("eval_dpo", policies)
+    assert ended.code == 0 and any("answers compared by mixed" in line for line in ended.err)
+    ended = outcome("eval_dpo", [*policies, "--answer_metric", "squad"])
+    assert ended.code == 0 and any("answers compared by squad" in line for line in ended.err)
+
+
+# --- lengths ---
+
+
+def length_of(pair_set):
+    """(share of pairs that a rule of the shorter answer gets right, in percent; pairs dropped)."""
+    return length_rule(pair_set).value, pair_set.trees.dropped
+
+
+def test_long_rejected_answers_are_not_dropped_but_drawn_again():
+    """A sentence of 43 characters has more than the 127 tokens that a held-out answer may have, and
+    than a block of 128 leaves beside a question. 800 pairs: a standard error of 1.8."""
+    paragraphs = long_chinese(200)
+    encoded = encode_paragraphs(paragraphs, PICO)
+    held_out = held_out_pairs(paragraphs, encoded, PICO, 1024, "x", None)
+    training = training_pairs(paragraphs, encoded, PICO, 128, "x", None, 0)
+    for found in (held_out, training):
+        value, dropped = length_of(found)
+        assert dropped == 0 and 46 < value < 54
+    # As it was: pairs drawn from all candidates, then dropped where they do not fit.
+    every = make_pairs(paragraphs, 0, "x")
+    trees = (
+        evaluation_pair_trees(encoded, every, PICO, 1024, answer_budget=128),
+        preference_trees(encoded, every, PICO, 128, seed=0),
+    )
+    for found in trees:
+        value, dropped = length_of(PairSet(every, found))
+        assert dropped > 50 and value < 45
+
+
+def test_pairs_that_fit_anyway_are_the_same():
+    paragraphs = load_squad("pico", num_examples=200).train
+    encoded = encode_paragraphs(paragraphs, PICO)
+    every = make_pairs(paragraphs, 0, "pico")
+    assert training_pairs(paragraphs, encoded, PICO, 1024, "pico", None, 0).pairs == every
+    assert held_out_pairs(paragraphs, encoded, PICO, 1024, "pico", None).pairs == every
+
+
+def test_a_pair_that_cannot_fit_is_made_and_counted():
+    """No answer fits 3 tokens: all pairs are dropped, none vanishes."""
+    paragraphs = long_chinese(5)
+    pairs = make_pairs(paragraphs, 0, "x", fits=fits_budget(PICO, 3))
+    trees = evaluation_pair_trees(
+        encode_paragraphs(paragraphs, PICO), pairs, PICO, 1024, answer_budget=3
+    )
+    assert len(pairs) == 20 and trees.dropped == 20
+
+
+def test_a_gold_that_fits_is_taken_where_another_does_not():
+    context = "北京大学在北京。"
+    question = Question("1", "q", ("北京大学在北京。", "北京"), (0, 0))
+    paragraphs = [
+        Paragraph("T", context, (question._replace(id=f"{n}"), Question("o", "q", ("在",), (4,))))
+        for n in range(50)
+    ]
+    pairs = make_pairs(paragraphs, 0, "x", fits=fits_budget(PICO, 10))
+    assert {p.chosen for p in pairs if p.question == 0} == {"北京"}
+
+
+@pytest.mark.parametrize("block", [40, 64, 96, 1024])
+def test_the_longest_answer_is_the_longest_that_finds_a_window(block):
+    """Against `make_ask` itself: one token more finds none."""
+    for paragraph in encode_paragraphs([paragraph_of("zh"), *long_chinese(3)], PICO):
+        for question in paragraph.questions:
+            most = longest_answer(paragraph, question, 0, block)
+            for tokens, fits in ((most, True), (most + 1, False)):
+                if tokens > 0:
+                    ask = make_ask(paragraph, question, 0, [[1] * tokens], block)
+                    assert (ask is not None) == fits

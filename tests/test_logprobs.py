@@ -1,4 +1,4 @@
-"""The forest runner against a plain rereading of every row alone, in values and in gradients.
+"""Log-probabilities of tree batches against every row read alone, in values and in gradients.
 
 The slow side uses `model` and `model.logits` on one unpadded row without state, and log_softmax.
 """
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from src.inference import logprobs as scoring
+from src.inference import logprobs
 from src.inference.logprobs import (
     build_tree_batch,
     completion_hidden,
@@ -25,7 +25,7 @@ from src.inference.logprobs import (
 from src.model.model import build_model
 from src.model.prefix_sharing.level_by_level import LevelByLevel
 
-VOCAB, STOP = 23, 22
+VOCAB, EOS = 23, 22
 CONFIGS = {
     "transformer": ("transformer", {"n_layer": 2, "n_embd": 16, "n_head": 4}),
     "transformer-gqa": ("transformer", {"n_layer": 2, "n_embd": 24, "n_head": 6, "n_kv_head": 2}),
@@ -41,7 +41,7 @@ CONFIGS = {
 # Contexts of none and of one token, a question of one token, answers of none, a question with one
 # answer beside one with three; stop and 0 ids inside a context.
 TREES = [
-    ([3, STOP, 0, 7, 7, 1], [([5, 2, 9], [[4, 4], [], [1, 2, 3, 4]]), ([6], [[8]])]),
+    ([3, EOS, 0, 7, 7, 1], [([5, 2, 9], [[4, 4], [], [1, 2, 3, 4]]), ([6], [[8]])]),
     ([], [([1, 1, 2, 3], [[9, 9, 9]])]),
     ([11], [([12], [[], [13]]), ([14, 15], [[16], [17, 18]])]),
 ]
@@ -76,9 +76,9 @@ def slow_logp(model, row, first, temperature=1.0):
 
 
 def slow_answers(model, trees, temperature=1.0):
-    """One tensor an answer: its tokens' and its stop token's log-probs."""
+    """One tensor an answer: its tokens' and its EOS's log-probs."""
     return [
-        slow_logp(model, [*c, *q, *a, STOP], len(c) + len(q), temperature)
+        slow_logp(model, [*c, *q, *a, EOS], len(c) + len(q), temperature)
         for c, questions in trees
         for q, answers in questions
         for a in answers
@@ -88,7 +88,7 @@ def slow_answers(model, trees, temperature=1.0):
 def slow_text(model, trees):
     """Context tokens but the first, once a context; then question tokens but the first, once each.
 
-    A question without answers keeps its last token to itself: no leaf reads it.
+    A question without answers keeps its last token to itself: no completion reads it.
     """
     contexts = [slow_logp(model, c, 1) for c, _ in trees if len(c) > 1]
     questions = []
@@ -133,7 +133,7 @@ def tree_batches(fewest_answers=1):
 
 
 def check_forest(model, trees):
-    tree_batch = build_tree_batch(trees, STOP)
+    tree_batch = build_tree_batch(trees, EOS)
     expected = slow_answers(model, trees)
     scores = score_completions(model, tree_batch)
     text = score_text(model, tree_batch)
@@ -177,7 +177,7 @@ def test_widest_forest_equals_rows_alone(model):
         (row(3 * i), [(row(1 + q % 3), [row(a) for a in range(8)]) for q in range(8)])
         for i in range(4)
     ]
-    tree_batch = build_tree_batch(trees, STOP)
+    tree_batch = build_tree_batch(trees, EOS)
     scores = score_completions(model, tree_batch)
     close(scores.logp[scores.mask], torch.cat(slow_answers(model, trees)))
     assert len(scores.logp) == 4 * 8 * 8
@@ -190,9 +190,9 @@ def test_questions_without_answers_take_nothing_away(model):
 
 def test_each_token_of_the_text_is_counted_once(model):
     """6 tokens of context 1 give 5, of the others 0 and 0; questions 2 + 0, 3, 0 + 1: 11 in all."""
-    assert score_text(model, build_tree_batch(TREES, STOP)).text_logp.shape == (11,)
+    assert score_text(model, build_tree_batch(TREES, EOS)).text_logp.shape == (11,)
     doubled = [(c, [(q, answers * 3) for q, answers in qs]) for c, qs in TREES]
-    assert score_text(model, build_tree_batch(doubled, STOP)).text_logp.shape == (11,)
+    assert score_text(model, build_tree_batch(doubled, EOS)).text_logp.shape == (11,)
 
 
 def junk_in_padding(tree_batch, seed):
@@ -210,8 +210,8 @@ def junk_in_padding(tree_batch, seed):
 
 
 def test_no_id_in_the_padding_changes_anything(model):
-    """Also the stop token's: there is no pad token that could be mistaken for another."""
-    tree_batch = build_tree_batch(TREES, STOP, reads_eos=True)
+    """Also EOS's: there is no pad token that could be mistaken for another."""
+    tree_batch = build_tree_batch(TREES, EOS, reads_eos=True)
     plain = score_completions(model, tree_batch)
     end = last_hidden(model, tree_batch)
     text = score_text(model, tree_batch).text_logp
@@ -228,22 +228,22 @@ def test_no_id_in_the_padding_changes_anything(model):
         )
 
 
-@pytest.mark.parametrize("token", [0, 1, STOP])
+@pytest.mark.parametrize("token", [0, 1, EOS])
 def test_any_id_inside_a_context_is_a_token_like_others(model, token):
     """A context that holds the stop id, or 0 (what padding is made of), is read to its end."""
     tree = ([4, token, token, 8, token], [([2, token, 3], [[token, 1], [5]])])
-    scores = score_completions(model, build_tree_batch([tree, TREES[0]], STOP))
+    scores = score_completions(model, build_tree_batch([tree, TREES[0]], EOS))
     close(scores.logp[:2][scores.mask[:2]], torch.cat(slow_answers(model, [tree])))
 
 
 def test_a_row_alone_equals_the_row_in_a_ragged_batch(model):
-    together = score_completions(model, build_tree_batch(TREES, STOP))
+    together = score_completions(model, build_tree_batch(TREES, EOS))
     row = 0
     for context, questions in TREES:
         for question, answers in questions:
             for answer in answers:
                 tree = (context, [(question, [answer])])
-                alone = score_completions(model, build_tree_batch([tree], STOP))
+                alone = score_completions(model, build_tree_batch([tree], EOS))
                 assert alone.mask.all() and alone.logp.shape == (1, len(answer) + 1)
                 close(together.logp[row, : len(answer) + 1], alone.logp[0])
                 row += 1
@@ -251,11 +251,11 @@ def test_a_row_alone_equals_the_row_in_a_ragged_batch(model):
 
 
 def test_the_stop_token_ends_every_answer_once():
-    tree_batch = build_tree_batch(TREES, STOP, reads_eos=True)
+    tree_batch = build_tree_batch(TREES, EOS, reads_eos=True)
     answers = [a for _, qs in TREES for _, answers in qs for a in answers]
     for row, answer in enumerate(answers):
         real = tree_batch.targets[row][tree_batch.mask[row]].tolist()
-        assert real == [*answer, STOP] and real.count(STOP) == 1
+        assert real == [*answer, EOS] and real.count(EOS) == 1
         length = int(tree_batch.completions.lengths[row])
         assert length == len(answer) + 2
         assert tree_batch.completions.tokens[row, 1:length].tolist() == real
@@ -263,7 +263,7 @@ def test_the_stop_token_ends_every_answer_once():
 
 def test_layout_of_a_forest_worked_by_hand():
     tree_batch = build_tree_batch(
-        [([1, 2], [([3, 4, 5], [[6], []])]), ([], [([7], [[8, 9]])])], STOP
+        [([1, 2], [([3, 4, 5], [[6], []])]), ([], [([7], [[8, 9]])])], EOS
     )
     assert tree_batch.contexts.tokens.tolist() == [[1, 2], [0, 0]]
     assert tree_batch.contexts.lengths.tolist() == [2, 0]
@@ -273,7 +273,7 @@ def test_layout_of_a_forest_worked_by_hand():
     assert tree_batch.completions.tokens.tolist() == [[5, 6, 0], [5, 0, 0], [7, 8, 9]]
     assert tree_batch.completions.lengths.tolist() == [2, 1, 3]
     assert tree_batch.completions.parents.tolist() == [0, 0, 1]
-    assert tree_batch.targets.tolist() == [[6, STOP, 0], [STOP, 0, 0], [8, 9, STOP]]
+    assert tree_batch.targets.tolist() == [[6, EOS, 0], [EOS, 0, 0], [8, 9, EOS]]
     assert tree_batch.mask.tolist() == [
         [True, True, False],
         [True, False, False],
@@ -284,7 +284,7 @@ def test_layout_of_a_forest_worked_by_hand():
 
 def test_the_stop_position_has_a_gradient(model):
     """The policy chose to stop: masking that choice would never teach it."""
-    tree_batch = build_tree_batch(TREES, STOP)
+    tree_batch = build_tree_batch(TREES, EOS)
     for row, tokens_and_stop in enumerate(tree_batch.mask.sum(1)):
         logp = score_completions(model, tree_batch).logp
         found = gradients(model, logp[row, tokens_and_stop - 1])
@@ -292,9 +292,9 @@ def test_the_stop_position_has_a_gradient(model):
 
 
 def test_hidden_at_the_end_is_a_plain_rows_last(model):
-    tree_batch = build_tree_batch(TREES, STOP, reads_eos=True)
+    tree_batch = build_tree_batch(TREES, EOS, reads_eos=True)
     end = last_hidden(model, tree_batch)
-    rows = [[*c, *q, *a, STOP] for c, qs in TREES for q, answers in qs for a in answers]
+    rows = [[*c, *q, *a, EOS] for c, qs in TREES for q, answers in qs for a in answers]
     slow = torch.stack([row_hidden(model, row)[-1] for row in rows])
     close(end, slow)
     weight = weights_like(slow)
@@ -302,27 +302,27 @@ def test_hidden_at_the_end_is_a_plain_rows_last(model):
 
 
 def test_reading_the_stop_token_changes_no_log_prob(model):
-    with_stop = score_completions(model, build_tree_batch(TREES, STOP, reads_eos=True))
-    without = score_completions(model, build_tree_batch(TREES, STOP))
-    assert torch.equal(with_stop.mask, without.mask)
-    close(with_stop.logp, without.logp)
+    with_eos = score_completions(model, build_tree_batch(TREES, EOS, reads_eos=True))
+    without = score_completions(model, build_tree_batch(TREES, EOS))
+    assert torch.equal(with_eos.mask, without.mask)
+    close(with_eos.logp, without.logp)
 
 
 def test_hidden_at_the_end_of_leaves_without_stop_token_is_refused(model):
-    tree_batch = build_tree_batch(TREES, STOP)
+    tree_batch = build_tree_batch(TREES, EOS)
     with pytest.raises(ValueError, match="reads_eos=False"):
         last_hidden(model, tree_batch)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_temperature_divides_the_logits(model, temperature):
-    scores = score_completions(model, build_tree_batch(TREES, STOP), temperature)
+    scores = score_completions(model, build_tree_batch(TREES, EOS), temperature)
     expected = torch.cat(slow_answers(model, TREES, temperature))
     close(scores.logp[scores.mask], expected)
 
 
 def test_no_targets_give_zero_and_a_gradient_of_zero(model):
-    tree_batch = build_tree_batch(TREES, STOP)
+    tree_batch = build_tree_batch(TREES, EOS)
     none = torch.zeros_like(tree_batch.mask)
     hidden = completion_hidden(model, tree_batch)
     scores = logp_of_hidden(model, hidden, tree_batch.targets, none)
@@ -360,21 +360,21 @@ def test_a_model_that_knows_the_next_token_has_log_prob_0():
         ([12, 13], [([14, 15, 16], [list(range(17, 22))]), ([14], [list(range(15, 22))])]),
         ([], [([20, 21], [[]])]),
     ]
-    text = score_text(Follower(), build_tree_batch(trees, STOP))
+    text = score_text(Follower(), build_tree_batch(trees, EOS))
     assert text.answers.mask.sum() == 6 + 8 + 1
     assert text.answers.logp.tolist() == [[0.0] * 8] * 3
     assert text.text_logp.tolist() == [0.0] * (1 + 2 + 0 + 1)
 
 
 def test_a_model_that_expects_another_token_does_not():
-    scores = score_completions(Follower(), build_tree_batch([([12], [([13], [[15]])])], STOP))
+    scores = score_completions(Follower(), build_tree_batch([([12], [([13], [[15]])])], EOS))
     assert scores.logp.tolist() == [[-1e4, -1e4]]
 
 
 def test_answer_logps_sum_each_answer_in_the_trees_order_and_may_enter_a_graph(model):
     """More contexts than a batch holds, of lengths that would sort otherwise."""
     trees = [(list(range(n)), [([1, 2], [[3], [4, 5]])] * 10) for n in (9, 2, 7, 0, 5, 1, 8, 3)]
-    found = scoring.completion_logps(model, trees, STOP)
+    found = logprobs.completion_logps(model, trees, EOS)
     close(found, torch.stack([row.sum() for row in slow_answers(model, trees)]).detach())
     assert not found.is_inference()
     factor = torch.ones((), requires_grad=True)

@@ -7,6 +7,8 @@ their place.
 import math
 import random
 import re
+import string
+import unicodedata
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src import evaluation
 from src.data import answer_text
 from src.evaluation import baselines, intervals, squad_metrics
 from src.evaluation.kl import kl_of_samples
@@ -63,7 +66,7 @@ def test_normalisation_by_hand():
     }
     for text, expected in table.items():
         assert answer_text.normalize_answer(text) == expected
-        assert squad_metrics.normalize_answer(text) == expected
+        assert evaluation.normalize_answer(text) == expected
 
 
 def test_exact_match_by_hand():
@@ -91,6 +94,55 @@ def test_golds_must_be_a_list():
         squad_metrics.exact_match("a", "abc")
     with pytest.raises(AssertionError, match="list"):
         squad_metrics.f1_score("a", "abc")
+
+
+def test_mixed_segmentation_by_hand():
+    """As MLQA's script cuts Han; F1 of 5 characters against 4 shared: 2 * 4 / 9."""
+    table = {
+        "《三体》": ["三", "体"],
+        "The Cat's, 3–4!": ["cats", "34"],  # an en dash is punctuation here
+        "iPhone手机 12": ["iphone", "手", "机", "12"],
+        "दिल्ली में।": ["दिल्ली", "में"],
+        "น้ำตก": ["น้ำ", "ต", "ก"],
+        "서울 시": ["서", "울", "시"],
+        "カー、です": ["カ", "ー", "で", "す"],
+        "¿Qué?": ["qué"],
+        "the 。": [],
+    }
+    for text, expected in table.items():
+        assert answer_text.answer_tokens(text, "mixed") == expected
+    assert squad_metrics.f1_score("北京大学校", ["北京大学"], "mixed") == pytest.approx(8 / 9)
+    assert squad_metrics.exact_match("《三体》", ["三体"], "mixed") == 1.0
+    assert squad_metrics.exact_match("दिल्ली।", ["दिल्ली"], "mixed") == 1.0
+    assert squad_metrics.exact_match("دمشق؟", ["دمشق"], "mixed") == 1.0
+    assert squad_metrics.exact_match("3–4", ["34"], "mixed") == 1.0
+    # The official definition is the default and stays as it is.
+    assert squad_metrics.f1_score("北京大学校", ["北京大学"]) == 0.0
+    assert squad_metrics.exact_match("《三体》", ["三体"]) == 0.0
+    with pytest.raises(ValueError, match="squad or mixed"):
+        squad_metrics.exact_match("a", ["a"], "characters")
+
+
+def mlqa_tokens(text):
+    """mixed_segmentation of mlqa_evaluation_v1.py after its normalisation, letter by letter."""
+    kept = "".join(
+        c for c in text.lower()
+        if not unicodedata.category(c).startswith("P") and c not in string.punctuation
+    )
+    found, word = [], ""
+    for c in re.sub(r"\b(a|an|the)\b", " ", kept):
+        if "\u4e00" <= c <= "\u9fa5":
+            found += [*word.split(), c]
+            word = ""
+        else:
+            word += c
+    return found + word.split()
+
+
+@QUICK
+@given(st.text(st.sampled_from("ab Aéß三体北。《》，-–.$ 1ñद।«»١"), max_size=16))
+def test_mixed_segmentation_is_mlqas_for_han(text):
+    assert answer_text.answer_tokens(text, "mixed") == mlqa_tokens(text)
 
 
 @QUICK
@@ -217,10 +269,10 @@ def test_f1_never_exceeds_one_and_is_symmetric():
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_kl_of_samples_is_the_kl_of_what_was_drawn(limit):
-    """By enumeration of all answers of one or two tokens. A stop token added to what was cut off
-    would not be a draw of the policy's, and move the mean.
+    """By enumeration of all answers of one or two tokens. EOS after an answer that was cut
+    off is not a sample of the policy, and would move the mean.
     """
-    torch.manual_seed(1)  # a pair whose mean is below 0 with such a stop token
+    torch.manual_seed(1)  # a pair whose mean is below 0 with such an EOS
     shape = {"vocab_size": 4, "n_layer": 1, "n_embd": 8, "n_head": 2, "block_size": 16}
     policy, parent = (build_model("transformer", shape) for _ in range(2))
     stop = 3

@@ -97,8 +97,10 @@ def test_the_settings_are_those_of_the_flags():
         "value_coef": 0.16, "missing_eos_penalty": 0.17, "minibatches": 7, "seed": 9,
     }  # fmt: skip
     args = argparse.Namespace(**flags, ppo_epochs=6, batch_size=10, micro_batch_size=8)
+    args.micro_batch_tokens = 99
     device = torch.device("meta")
     of_flags = {**flags, "eos_id": 4, "epochs": 6, "micro_contexts": 8, "device": device}
+    of_flags["micro_tokens"] = 99
     assert settings_of(args, 4, device)._asdict() == of_flags
     args.micro_batch_size = None  # all contexts at once
     assert settings_of(args, 4, device)._asdict() == {**of_flags, "micro_contexts": 10}
@@ -404,9 +406,9 @@ def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_gradients_do_not_depend_on_the_micro_batch(name, algorithm):
     gradients = []
-    for micro in (1, 2, 8):
+    for micro, tokens in ((1, 10**9), (8, 20), (8, 10**9)):
         models = models_of(name, critic=algorithm == "ppo")
-        s = settings(algorithm=algorithm, micro_contexts=micro)
+        s = settings(algorithm=algorithm, micro_contexts=micro, micro_tokens=tokens)
         rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
         # Away from the sampling policy, so that ratios differ and some are clipped.
         with torch.no_grad():

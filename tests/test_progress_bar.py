@@ -1,4 +1,4 @@
-"""What a run says while it works: lines, a bar on a terminal, nothing of other ranks."""
+"""Progress output: lines, a bar on a terminal, nothing from other ranks."""
 
 import io
 import re
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.utils import progress_bar as bar
+from src.utils import progress_bar
 from src.utils.progress_bar import Bar
 
 
@@ -15,7 +15,7 @@ from src.utils.progress_bar import Bar
 def clock(monkeypatch):
     """The seconds that the bar's clock shows, set by hand."""
     shown = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(bar, "time", SimpleNamespace(monotonic=lambda: shown.now))
+    monkeypatch.setattr(progress_bar, "time", SimpleNamespace(monotonic=lambda: shown.now))
     return shown
 
 
@@ -56,5 +56,5 @@ def test_other_ranks_say_nothing(monkeypatch, place):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(sys, "stderr", place())
     Bar("train_dpo").show(13, 13, loss=2.5)
-    bar.say("done")
+    progress_bar.say("done")
     assert sys.stderr.getvalue() == ""

@@ -1,4 +1,4 @@
-"""The sampling engine against plain rereading, against the scorer, and against probabilities."""
+"""Sampling against plain rereading, against log-probabilities, and against distributions."""
 
 from functools import cache
 
@@ -12,10 +12,10 @@ from src.model.model import build_model
 from src.model.prefix_sharing.level_by_level import LevelByLevel
 from tests.test_logprobs import CONFIGS, Counted
 
-VOCAB, STOP = 11, 10
+VOCAB, EOS = 11, 10
 # Ragged contexts and questions, a context of no token, a question of one, the stop id in a context.
 PROMPTS = [
-    ([3, 4, STOP, 6, 7, 8, 9], [[1, 2, 3], [5]]),
+    ([3, 4, EOS, 6, 7, 8, 9], [[1, 2, 3], [5]]),
     ([], [[2, 7]]),
     ([9, 9], [[4], [1, 1, 1, 1], [0, 5]]),
 ]
@@ -50,7 +50,7 @@ def next_logits(model, row):
 def slow_greedy(model, row, limit):
     """Reread the whole row for every token."""
     answer = []
-    while len(answer) < limit and (not answer or answer[-1] != STOP):
+    while len(answer) < limit and (not answer or answer[-1] != EOS):
         answer.append(int(next_logits(model, [*row, *answer]).argmax()))
     return answer
 
@@ -62,32 +62,32 @@ def answers_of(found):
 @pytest.mark.parametrize("limit", [1, 7, 40])
 def test_greedy_is_the_argmax_of_plain_rereading(model, limit):
     """40 tokens: more than a decoding buffer first holds."""
-    found = generate(model, PROMPTS, STOP, sampling=GREEDY, max_new_tokens=limit)
+    found = generate(model, PROMPTS, EOS, sampling=GREEDY, max_new_tokens=limit)
     assert answers_of(found) == [slow_greedy(model, row, limit) for row in rows_of(PROMPTS)]
     assert found.tokens.shape == found.logp.shape == (6, limit)
 
 
 def test_samples_of_a_question_stand_side_by_side(model):
-    found = generate(model, PROMPTS, STOP, num_samples=3, max_new_tokens=5)
+    found = generate(model, PROMPTS, EOS, num_samples=3, max_new_tokens=5)
     expected = [slow_greedy(model, row, 5) for row in rows_of(PROMPTS, 3)]
     assert answers_of(found) == expected
 
 
 def rescored(model, prompts, found, samples, temperature):
-    """Log-probs of the sampled tokens by the scorer."""
+    """Log-probs of the sampled tokens, computed by score_completions."""
     texts = iter(found.texts())
     trees = [
         (c, [(q, [next(texts) for _ in range(samples)]) for q in questions])
         for c, questions in prompts
     ]
-    return score_completions(model, build_tree_batch(trees, STOP), temperature).logp
+    return score_completions(model, build_tree_batch(trees, EOS), temperature).logp
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
 def test_sampled_log_probs_equal_re_scored_ones(model, temperature):
     sampling = Sampling(temperature)
     found = generate(
-        model, PROMPTS, STOP, sampling=sampling, num_samples=8, max_new_tokens=9, seed=3
+        model, PROMPTS, EOS, sampling=sampling, num_samples=8, max_new_tokens=9, seed=3
     )
     assert found.stopped.sum() < 48 and (found.stopped.any() or temperature < 1)
     again = rescored(model, PROMPTS, found, 8, temperature)
@@ -99,7 +99,7 @@ def test_sampled_log_probs_equal_re_scored_ones(model, temperature):
 
 
 def test_greedy_log_probs_are_those_at_temperature_1(model):
-    found = generate(model, PROMPTS, STOP, max_new_tokens=6)
+    found = generate(model, PROMPTS, EOS, max_new_tokens=6)
     again = rescored(model, PROMPTS, found, 1, 1.0)
     for row, length in enumerate(found.lengths.tolist()):
         torch.testing.assert_close(
@@ -110,7 +110,7 @@ def test_greedy_log_probs_are_those_at_temperature_1(model):
 def test_filtered_sampling_stays_inside_the_filter(model):
     """And its log-prob is that of the whole distribution."""
     found = generate(
-        model, PROMPTS, STOP, sampling=Sampling(1.3, top_k=2), num_samples=5, max_new_tokens=4
+        model, PROMPTS, EOS, sampling=Sampling(1.3, top_k=2), num_samples=5, max_new_tokens=4
     )
     for row, prompt in enumerate(rows_of(PROMPTS, 5)):
         answer = answers_of(found)[row]
@@ -127,20 +127,20 @@ def test_a_sample_does_not_depend_on_the_other_rows(model):
     def middle(first, last):
         prompts = [(first, [[1], [2, 3]]), ([5, 6, 7], [[8, 9]]), *last]
         found = generate(
-            model, prompts, STOP, sampling=Sampling(1.2), num_samples=3, max_new_tokens=12, seed=4
+            model, prompts, EOS, sampling=Sampling(1.2), num_samples=3, max_new_tokens=12, seed=4
         )
         return answers_of(found)[6:9]
 
     expected = middle([3], [])
     assert len({tuple(answer) for answer in expected}) > 1
-    for first in ([9, 9, 9, 9, 9, 9], [], [STOP, 0]):
+    for first in ([9, 9, 9, 9, 9, 9], [], [EOS, 0]):
         assert middle(first, [([4] * 9, [[1]] * 3)]) == expected
 
 
 def test_a_sample_depends_on_its_place(model):
     """Equal prompts in other rows are other draws."""
     found = generate(
-        model, [([1, 2], [[3]] * 4)], STOP, sampling=Sampling(2.0), num_samples=4, max_new_tokens=8
+        model, [([1, 2], [[3]] * 4)], EOS, sampling=Sampling(2.0), num_samples=4, max_new_tokens=8
     )
     assert len({tuple(answer) for answer in answers_of(found)}) >= 12
 
@@ -148,7 +148,7 @@ def test_a_sample_depends_on_its_place(model):
 def test_seeds_decide(model):
     def sampled(seed):
         sampling = Sampling(2.0)
-        return generate(model, PROMPTS, STOP, sampling=sampling, num_samples=4, seed=seed).tokens
+        return generate(model, PROMPTS, EOS, sampling=sampling, num_samples=4, seed=seed).tokens
 
     assert torch.equal(sampled(7), sampled(7))
     assert torch.equal(sampled([7, 1]), sampled((7, 1)))
@@ -159,7 +159,7 @@ def test_seeds_decide(model):
 
 def test_the_global_random_state_is_left_alone(model):
     before = torch.get_rng_state()
-    generate(model, PROMPTS, STOP, sampling=Sampling(), seed=1)
+    generate(model, PROMPTS, EOS, sampling=Sampling(), seed=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -183,9 +183,9 @@ class Counter(LevelByLevel, nn.Module):
 
 
 def test_the_stop_token_ends_a_row_and_is_counted():
-    """From 6: 7 8 9 STOP. From 9: STOP at once. From 2: eight tokens, cut at five."""
-    found = generate(Counter(), [([1], [[0, 6], [9]]), ([], [[2]])], STOP, max_new_tokens=5)
-    assert found.tokens.tolist() == [[7, 8, 9, STOP, 0], [STOP, 0, 0, 0, 0], [3, 4, 5, 6, 7]]
+    """From 6: 7 8 9 EOS. From 9: EOS at once. From 2: eight tokens, cut at five."""
+    found = generate(Counter(), [([1], [[0, 6], [9]]), ([], [[2]])], EOS, max_new_tokens=5)
+    assert found.tokens.tolist() == [[7, 8, 9, EOS, 0], [EOS, 0, 0, 0, 0], [3, 4, 5, 6, 7]]
     assert found.lengths.tolist() == [4, 1, 5]
     assert found.stopped.tolist() == [True, True, False]
     assert found.texts() == [[7, 8, 9], [], [3, 4, 5, 6, 7]]
@@ -193,7 +193,7 @@ def test_the_stop_token_ends_a_row_and_is_counted():
 
 
 def test_a_stop_token_in_the_last_place_counts_as_stopped():
-    found = generate(Counter(), [([], [[6], [5]])], STOP, max_new_tokens=4)
+    found = generate(Counter(), [([], [[6], [5]])], EOS, max_new_tokens=4)
     assert found.stopped.tolist() == [True, False]
     assert found.lengths.tolist() == [4, 4]
     assert found.texts() == [[7, 8, 9], [6, 7, 8, 9]]
@@ -204,40 +204,40 @@ def test_contexts_are_read_once_and_finished_rows_leave():
     and 8 of them, of which the first is not read."""
     model = Counter()
     prompts = [([1, 2, 3], [[0, 6], [9]]), ([5], [[7, 8, 2]])]
-    generate(model, prompts, STOP, num_samples=2, max_new_tokens=16)
+    generate(model, prompts, EOS, num_samples=2, max_new_tokens=16)
     assert model.shapes[:2] == [(2, 3), (3, 3)]
     assert model.shapes[2:] == [(3, 1)] + [(4, 1)] * 3 + [(2, 1)] * 4
 
 
 def test_generate_all_keeps_the_prompts_order_in_batches_by_length(model):
     prompts = [([t % 9] * t, [[1, t % 9], [t % 7]] * 8) for t in (7, 2, 9, 0, 5, 3, 8, 1)]
-    found = generate_all(model, prompts, STOP, max_new_tokens=4)
+    found = generate_all(model, prompts, EOS, max_new_tokens=4)
     slow = [slow_greedy(model, row, 4) for row in rows_of(prompts)]
-    assert found == [answer[:-1] if answer[-1] == STOP else answer for answer in slow]
+    assert found == [answer[:-1] if answer[-1] == EOS else answer for answer in slow]
 
 
 def test_generate_all_draws_anew_in_every_batch(model):
     """The same prompts in two batches of 64 questions: not the same samples twice."""
     prompts = [([1, 2], [[3]] * 64), ([1, 2], [[3]] * 64)]
     options = {"sampling": Sampling(2.0), "max_new_tokens": 6, "seed": 5}
-    found = generate_all(model, prompts, STOP, **options)
+    found = generate_all(model, prompts, EOS, **options)
     assert found[:64] != found[64:]
-    assert found == generate_all(model, prompts, STOP, **options)
+    assert found == generate_all(model, prompts, EOS, **options)
 
 
 def test_a_share_of_the_prompts_draws_what_it_would_draw_among_all(model):
     """Equal prompts, so that only the random numbers can differ: as two ranks, and in any batch."""
     prompts = [([1, 2], [[3], [4]])] * 5
     options = {"sampling": Sampling(2.0), "max_new_tokens": 6, "num_samples": 2, "seed": 5}
-    found = generate_all(model, prompts, STOP, **options)
+    found = generate_all(model, prompts, EOS, **options)
     assert found[:4] != found[4:8]
-    first = generate_all(model, prompts[:2], STOP, **options)
-    assert first + generate_all(model, prompts[2:], STOP, first_row=8, **options) == found
-    assert found == generate(model, prompts, STOP, **options).texts()
+    first = generate_all(model, prompts[:2], EOS, **options)
+    assert first + generate_all(model, prompts[2:], EOS, first_row=8, **options) == found
+    assert found == generate(model, prompts, EOS, **options).texts()
 
 
 def test_gradients_flow_through_what_is_computed_from_samples(model):
-    found = generate(model, PROMPTS, STOP, sampling=Sampling(), max_new_tokens=5)
+    found = generate(model, PROMPTS, EOS, sampling=Sampling(), max_new_tokens=5)
     assert not any(tensor.is_inference() for tensor in found)
     factor = torch.ones((), requires_grad=True)
     (found.logp * factor).sum().backward()  # saves logp for the backward pass
@@ -293,7 +293,7 @@ def test_frequencies_of_samples_are_the_models_probabilities():
     """20,000 first tokens, 10 degrees of freedom: 35.56 is passed once in 10,000."""
     model = perturbed("kgram")
     found = generate(
-        model, [([1, 2], [[3]])], STOP,
+        model, [([1, 2], [[3]])], EOS,
         sampling=Sampling(0.8), num_samples=20_000, max_new_tokens=1, seed=9,
     )  # fmt: skip
     expected = 20_000 * (next_logits(model, [1, 2, 3]) / 0.8).softmax(-1)

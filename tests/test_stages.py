@@ -43,7 +43,7 @@ from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.constants import CORRUPTIONS, MODEL_TYPES
 from src.utils.payload import file_hash, save_payload
 
-STOP = 0
+EOS = 0
 CPU = torch.device("cpu")
 SHAPE = {"vocab_size": 23, "n_embd": 16, "n_layer": 1}
 
@@ -71,8 +71,8 @@ def trees_of(answers, contexts=8, seed=0) -> list[Tree]:
 
 def flags_of(**values):
     defaults = {
-        "micro_batch_size": None, "lm_weight": 0.3, "beta": 0.1, "label_smoothing": 0.0,
-        "loss_type": "sigmoid", "nll_weight": 0.0,
+        "micro_batch_size": None, "micro_batch_tokens": 10**9, "lm_weight": 0.3, "beta": 0.1,
+        "label_smoothing": 0.0, "loss_type": "sigmoid", "nll_weight": 0.0,
     }  # fmt: skip
     return argparse.Namespace(**{**defaults, **values})
 
@@ -82,11 +82,11 @@ def gradients(model):
 
 
 BACKWARD = {
-    "sft": (1, lambda model, trees, args: main_squad.sft_backward(model, trees, STOP, args, CPU)),
+    "sft": (1, lambda model, trees, args: main_squad.sft_backward(model, trees, EOS, args, CPU)),
     "dpo": (2, lambda model, trees, args: train_dpo.dpo_backward(
-        model, trees, torch.linspace(-9, -2, 2 * pairs_in(trees)).view(-1, 2), STOP, args, CPU)),
+        model, trees, torch.linspace(-9, -2, 2 * pairs_in(trees)).view(-1, 2), EOS, args, CPU)),
     "reward": (2, lambda model, trees, args: train_reward_model.reward_backward(
-        model, trees, STOP, args, CPU)),
+        model, trees, EOS, args, CPU)),
 }  # fmt: skip
 
 
@@ -97,15 +97,17 @@ def pairs_in(trees):
 @pytest.mark.parametrize("stage", BACKWARD)
 @pytest.mark.parametrize("name", MODEL_TYPES)
 def test_gradients_do_not_depend_on_the_micro_batch(name, stage):
-    """8 contexts at once, 4 + 4, 3 + 3 + 2 and one at a time, with ragged numbers of tokens."""
+    """8 contexts at once, 4 + 4, 3 + 3 + 2 and one at a time, with ragged numbers of tokens; and as
+    many as have 60 tokens, or 30."""
     answers, backward = BACKWARD[stage]
     trees = trees_of(answers)
     found = []
-    for size in (None, 8, 4, 3, 1):
+    for size, tokens in ((None, 10**9), (8, 60), (4, 10**9), (3, 30), (1, 10**9)):
         model = model_of(name)
         if stage == "reward":
             model = RewardModel(model)
-        figures = backward(model, trees, flags_of(micro_batch_size=size, nll_weight=0.5))
+        args = flags_of(micro_batch_size=size, micro_batch_tokens=tokens, nll_weight=0.5)
+        figures = backward(model, trees, args)
         found.append((gradients(model), figures))
     whole, whole_figures = found[0]
     assert max(g.abs().max() for g in whole.values()) > 1e-4
@@ -122,7 +124,7 @@ def test_sft_loss_counts_each_token_once_by_hand():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    figures = main_squad.sft_backward(model, trees_of(1), STOP, flags_of(), CPU)
+    figures = main_squad.sft_backward(model, trees_of(1), EOS, flags_of(), CPU)
     uniform = math.log(23)
     assert figures["answer_loss_nats"] == pytest.approx(uniform, abs=1e-5)
     assert figures["text_loss_nats"] == pytest.approx(uniform, abs=1e-5)
@@ -156,14 +158,14 @@ def test_a_control_run_empties_contexts_or_deals_answers_out_anew():
 
 def nats_of(model, trees):
     pairs = PairTrees(trees, [], 0)
-    return policy_scores(model, pairs.trees, STOP)
+    return policy_scores(model, pairs.trees, EOS)
 
 
 @pytest.mark.parametrize("name", MODEL_TYPES)
 def test_dpo_starts_at_ln_2_with_rewards_0_and_a_gradient(name):
     model, trees = model_of(name), trees_of(2)
     reference = nats_of(model, trees).clone()
-    figures = train_dpo.dpo_backward(model, trees, reference, STOP, flags_of(), CPU)
+    figures = train_dpo.dpo_backward(model, trees, reference, EOS, flags_of(), CPU)
     assert figures["loss"] == pytest.approx(0.693147, abs=1e-5)
     for name in ("chosen_reward", "rejected_reward", "reward_margin"):
         assert figures[name] == pytest.approx(0, abs=1e-5)
@@ -178,7 +180,7 @@ def train_on_pairs(name, steps, **values):
     reference = nats_of(model, trees).clone()
     optimizer = make_optimizer({"model": model})
     for _ in range(steps):
-        figures = train_dpo.dpo_backward(model, trees, reference, STOP, flags_of(**values), CPU)
+        figures = train_dpo.dpo_backward(model, trees, reference, EOS, flags_of(**values), CPU)
         optimizer_step(optimizer, 3e-3, 1.0, figures["loss"], False)
     return reference, nats_of(model, trees), figures
 
@@ -213,7 +215,7 @@ def test_the_dpo_loss_is_the_one_that_the_flags_name(values):
         right = math.log1p(math.exp(-args.beta * h))
         smoothed = (1 - args.label_smoothing) * right + args.label_smoothing * wrong
         losses.append((h - 5) ** 2 if args.loss_type == "ipo" else smoothed)  # 1 / (2 * 0.1) = 5
-    figures = train_dpo.dpo_backward(model, trees, reference, STOP, args, CPU)
+    figures = train_dpo.dpo_backward(model, trees, reference, EOS, args, CPU)
     assert figures["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert figures["total_loss"] == pytest.approx(figures["loss"])
 
@@ -422,7 +424,7 @@ def test_a_reward_model_learns_a_toy(name):
     optimizer = make_optimizer({"reward": reward})
     losses = []
     for _ in range(40):
-        figures = train_reward_model.reward_backward(reward, trees, STOP, flags_of(), CPU)
+        figures = train_reward_model.reward_backward(reward, trees, EOS, flags_of(), CPU)
         losses.append(figures["loss"])
         optimizer_step(optimizer, 1e-2, 1.0, figures["loss"], False)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
@@ -468,7 +470,7 @@ def test_accuracy_by_kind_by_hand():
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("name", MODEL_TYPES)
 def test_a_compiled_model_has_the_same_gradients(name):
-    """To rounding, in another forest than the one it was compiled for, too."""
+    """To rounding, also in another tree batch than the one it was compiled for."""
     found = []
     replaced = "read_packed" if name == "transformer" else "forward"
     for compiled in (False, True):
@@ -478,7 +480,7 @@ def test_a_compiled_model_has_the_same_gradients(name):
         # An attribute of its own stands before the class's method.
         assert (replaced in vars(model)) == compiled
         for contexts in (4, 2):
-            main_squad.sft_backward(model, trees_of(1, contexts), STOP, flags_of(), CPU)
+            main_squad.sft_backward(model, trees_of(1, contexts), EOS, flags_of(), CPU)
         found.append(gradients(model))
     plain, compiled = found
     assert max(g.abs().max() for g in plain.values()) > 1e-3 and plain.keys() == compiled.keys()
@@ -498,9 +500,9 @@ def test_a_dealt_answer_is_cut_to_the_room_its_question_leaves():
 def test_scores_that_do_not_differ_keep_their_scale(capsys):
     """A rounding's worth of spread is no unit: rewards would be millions of it."""
     reward, golds = RewardModel(model_of("kgram")), [([1], [([2], [[3]])] * 4)]
-    normalise_on(reward, golds, STOP)
+    normalise_on(reward, golds, EOS)
     assert reward.std == 1 and "scores of 4 gold answers do not differ" in capsys.readouterr().err
-    assert model_rewards(reward, golds, STOP).tolist() == pytest.approx([0] * 4, abs=1e-6)
+    assert model_rewards(reward, golds, EOS).tolist() == pytest.approx([0] * 4, abs=1e-6)
     reward.set_normalisation(torch.tensor([1.0, 3.0, 5.0]))
     assert reward.mean == 3 and float(reward.std) == pytest.approx((8 / 3) ** 0.5)
 

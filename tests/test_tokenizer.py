@@ -43,7 +43,7 @@ def pico() -> Tokenizer:
 
 
 def pretrained(pattern: str, ranks: dict[bytes, int]) -> Tokenizer:
-    """A tokenizer of a pretrained model, its stop token the id after the ranks."""
+    """A tokenizer of a pretrained model, its EOS the id after the ranks."""
     eos_id, cut = len(ranks), PATTERNS[pattern]
     vocabulary = Vocabulary("pretrained", ranks, cut, {EOS: eos_id}, eos_id, eos_id + 1)
     return Tokenizer.from_vocabulary(vocabulary)
@@ -80,7 +80,7 @@ def test_encoding_by_hand(hand_file):
 
 
 def test_special_text_is_plain_text(each):
-    """A context that contains the stop token's name round-trips and has no stop token in it."""
+    """A context that contains EOS's name round-trips and has no EOS in it."""
     text = "He wrote <|endoftext|> and <|endoftext|>."
     ids = each.encode(text)
     assert each.eos_id not in ids

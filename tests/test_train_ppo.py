@@ -79,7 +79,7 @@ CPU = torch.device("cpu")
 def test_the_critic_starts_as_the_reward_model_where_there_is_one(
     chain_of, model_type, monkeypatch
 ):
-    """Its values at the stop token are the normalised scores; without a reward model they are 0,
+    """Its values at EOS are the normalised scores; without a reward model they are 0,
     and only PPO has a critic."""
     monkeypatch.chdir(chain_of(model_type).folder)
 
@@ -111,7 +111,7 @@ def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
     torch.manual_seed(0)
     policy = build_model("transformer", {**config, "block_size": block})
     reference = copy.deepcopy(policy)
-    # Both are uniform, but for the stop token, which is out of the policy's reach.
+    # Both are uniform, but for EOS, which is out of the policy's reach.
     never = torch.zeros(tokenizer.vocab_size).index_fill(0, torch.tensor([stop]), -torch.inf)
     policy.logits = lambda hidden: never.expand(*hidden.shape[:-1], -1)
     reference.logits = lambda hidden: torch.zeros(*hidden.shape[:-1], len(never))

@@ -1,6 +1,7 @@
-"""Windows: contexts alone are cut, golds stay in training, evaluation is shown no answer."""
+"""Windows: only contexts are cut, golds stay in training, evaluation does not use answers."""
 
 import inspect
+import itertools
 from itertools import islice
 from pathlib import Path
 
@@ -9,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.data import windows as squad_windows
+from src.data import windows
 from src.data.encoding import encode_paragraphs
 from src.data.pico import generate_articles
 from src.data.squad_dataset import context_groups, evaluate_on, indexed_batches, training_trees
 from src.data.squad_loader import load_squad
 from src.data.squad_splits import count_questions
-from src.data.squad_types import Paragraph, Question
+from src.data.squad_types import NO_PLACE, Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
-from src.data.windows import attach_answers, evaluation_trees, golds_lost
+from src.data.windows import attach_answers, evaluation_trees, golds_lost, tree_tokens
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "squad"
 PICO = load_tokenizer("pico")
@@ -46,7 +47,7 @@ def all_trees(paragraphs, block, rng, max_questions=16, gold="random"):
 
 
 def path_lengths(trees, stop=1):
-    """Tokens from root to leaf, the stop token included."""
+    """Tokens of every path from root to completion, EOS included."""
     for context, questions in trees:
         for question, answers in questions:
             for answer in answers:
@@ -67,7 +68,7 @@ def test_gold_spans_cover_their_gold(text, data):
     start = data.draw(st.integers(0, len(text) - 1))
     end = data.draw(st.integers(start + 1, len(text)))
     [paragraph] = encoded(Paragraph("T", text, (Question("1", "q", (text[start:end],), (start,)),)))
-    first, last = squad_windows.gold_span(paragraph, start, text[start:end])
+    first, last = windows.gold_span(paragraph, start, text[start:end])
     whole = "Context: " + text + "\n"
     sizes = [len(PICO._encoding.decode_single_token_bytes(i)) for i in paragraph.tokens]
     byte_ends = np.cumsum([0, *sizes])
@@ -87,11 +88,11 @@ def test_window_starts_are_uniform(size, places):
     words = [f"w{i}" for i in range(100)]
     # Two-digit names are 2 tokens each (" w", "17"), so a gold of 1 word is 2 tokens.
     [paragraph] = encoded(paragraph_of(words, (50, 1)))
-    per_word = squad_windows.gold_span(paragraph, *_only_gold(paragraph))
+    per_word = windows.gold_span(paragraph, *_only_gold(paragraph))
     assert per_word[1] - per_word[0] == 2
     if size > 1:
         [paragraph] = encoded(paragraph_of(words, (50, 6)))
-    span = squad_windows.gold_span(paragraph, *_only_gold(paragraph))
+    span = windows.gold_span(paragraph, *_only_gold(paragraph))
     width = span[1] - span[0]
     room = width + places - 1
     question = paragraph.questions[0]
@@ -173,7 +174,7 @@ def test_nothing_but_the_context_is_ever_cut(block, seed, number, max_questions)
             paragraph, known = by_question[tuple(question), tuple(answer)]
             if tuple(context) not in whole:
                 start, text = known.starts[0], known.texts[0]
-                first, end = squad_windows.gold_span(paragraph, start, text)
+                first, end = windows.gold_span(paragraph, start, text)
                 body = context[len(HEAD) : -1]
                 assert has_run(paragraph.tokens, body)
                 assert has_run(body, paragraph.tokens[first:end])
@@ -212,7 +213,8 @@ def test_many_questions_on_one_context_are_dealt_in_groups():
 
 def test_the_evaluation_builder_is_shown_no_answers():
     assert set(inspect.signature(evaluation_trees).parameters) == {
-        "contexts", "questions", "block_size", "answer_budget", "max_questions",
+        "contexts", "questions", "block_size", "answer_budget", "max_questions", "doc_stride",
+        "heads",
     }  # fmt: skip
 
 
@@ -229,6 +231,62 @@ def test_evaluation_takes_the_first_tokens():
         assert context == paragraphs[0].tokens[:kept] + LINE_END
         assert answers == [] and evaluation.index == [[(0, 0)]]
         assert golds_lost(paragraphs, evaluation) == (1.0 if source is late else 0.0)
+
+
+@pytest.mark.parametrize("stride", [1, 7, 30, 1000])
+def test_overlapping_windows_read_all_of_a_long_context(stride):
+    """100 words of 2 tokens: each is in a window, windows are full, start `stride` tokens apart (no
+    more than a window holds, the last one at the end), and the first is the only one without."""
+    words = [f"w{i}" for i in range(100)]
+    [paragraph] = encoded(paragraph_of(words, (98, 1), (1, 1)))
+    options = {"block_size": 100, "answer_budget": 8}
+    first = evaluate_on([paragraph], **options)
+    evaluation = evaluate_on([paragraph], **options, doc_stride=stride)
+    assert evaluation[:3] == first[:3] and first.later == []
+    room = len(first.trees[0][0])
+    size, step = room - 3, min(stride, room - 3)
+    starts = [window.first for window in evaluation.later]
+    gaps = [b - a for a, b in itertools.pairwise([2, *starts])]
+    assert set(gaps[:-1]) <= {step} and 0 < gaps[-1] <= step
+    assert starts[-1] + size == len(paragraph.tokens) - 1
+    text = PICO.decode(first.trees[0][0])
+    for (context, questions), index, _ in evaluation.later:
+        assert len(context) == room and questions == first.trees[0][1] and index == first.index[0]
+        assert context[:2] == HEAD and context[-1:] == LINE_END
+        assert has_run(paragraph.tokens, context[2:-1])
+        text += PICO.decode(context)
+    assert all(word in text for word in words)
+    assert golds_lost([paragraph], first) == 0.5 and golds_lost([paragraph], evaluation) == 0
+
+
+def test_a_context_that_fits_has_one_window():
+    paragraphs = encoded(paragraph_of([f"w{i}" for i in range(10)], (3, 1)))
+    assert evaluate_on(paragraphs, block_size=200, answer_budget=8, doc_stride=5).later == []
+
+
+def test_golds_without_a_place_are_in_no_window_and_not_lost():
+    """Where the context fits they are learnt from; where it is cut they are dropped, counted."""
+    source = paragraph_of([f"w{i}" for i in range(100)], (98, 1))
+    unknown = source.questions[0]._replace(starts=(NO_PLACE,))
+    paragraphs = encoded(source._replace(questions=(unknown,)))
+    assert context_groups(paragraphs, 1000).dropped == 0
+    assert context_groups(paragraphs, 100).dropped == 1
+    evaluation = evaluate_on(paragraphs, block_size=100, answer_budget=8)
+    assert golds_lost(paragraphs, evaluation) == 0
+
+
+def test_a_batch_reads_no_more_of_a_long_context_than_of_others():
+    """300 questions all over a context of 60 windows: as many windows a batch as it has units, not
+    sixteen times as many, and each question once an epoch."""
+    words = [f"w{i}" for i in range(3000)]
+    paragraphs = encoded(paragraph_of(words, *[(10 * (37 * i % 300), 1) for i in range(300)]))
+    units = context_groups(paragraphs, 128)
+    batches = list(islice(indexed_batches(paragraphs, units, batch_size=8, seed=0),
+                          -(-len(units.groups) // 8)))  # fmt: skip
+    assert max(len(batch.trees) for batch in batches) == 8
+    assert sum(map(tree_tokens, batches[0].trees)) <= 8 * (128 + 16 * 20)
+    places = [place for batch in batches for row in batch.index for place in row]
+    assert sorted(places) == [(0, q) for q in range(300)]
 
 
 def test_golds_are_lost_exactly_where_the_cut_text_lacks_them():
@@ -266,7 +324,7 @@ def test_answers_are_attached_where_they_belong():
     evaluation = evaluate_on(paragraphs, block_size=500, answer_budget=6, max_questions=3)
     answers = {(0, 1): [[5, 6]], (1, 0): [[7]], (1, 2): [[8, 8, 8, 8, 8, 8]]}
     trees, index = attach_answers(evaluation, answers, 6)
-    assert index == [[(0, 1)], [(1, 0)]]  # the third has no room for its stop token
+    assert index == [[(0, 1)], [(1, 0)]]  # the third has no room for its EOS
     assert trees[0] == (paragraphs[0].tokens, [(paragraphs[0].questions[1].tokens, [[5, 6]])])
 
 
@@ -289,7 +347,7 @@ def test_real_squad_golds_stand_in_their_tokens():
     for paragraph in paragraphs:
         for question in paragraph.questions:
             for start, text in zip(question.starts, question.texts, strict=True):
-                first, end = squad_windows.gold_span(paragraph, start, text)
+                first, end = windows.gold_span(paragraph, start, text)
                 assert text in PICO.decode(paragraph.tokens[first:end])
     trees = all_trees(paragraphs, 128, np.random.default_rng(0))
     assert max(path_lengths(trees)) == 128

@@ -63,7 +63,7 @@ def prompt_text(context: str, asked: list[tuple[str, str]]) -> str:
 
 
 def train(texts: list[str], vocab_size: int, pattern: str) -> dict[bytes, int]:
-    """Ranks of a BPE with `vocab_size` ids, the stop token's included: bytes, digits, then merges.
+    """Ranks of a BPE with `vocab_size` ids, EOS's included: bytes, digits, then merges.
 
     The trainer takes the most frequent pair, ties by the pair's ids, so the same texts give the
     same ranks. One and two digits are tokens from the start, with and without a blank before: left
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> dict[bytes, int]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, required=True, help="official SQuAD JSON file")
     parser.add_argument(
-        "--vocab_size", type=int, default=2048, help="ids, the stop token included (default 2048)"
+        "--vocab_size", type=int, default=2048, help="ids, EOS included (default 2048)"
     )
     parser.add_argument(
         "--pico_share", type=float, default=0.3, help="generated share of the text (default 0.3)"

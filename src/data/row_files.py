@@ -23,7 +23,7 @@ _EXPECTED = "expected JSON, JSON Lines or parquet, or CSV in a file named .csv, 
 
 
 class BadLine:
-    """What stands for a line of JSON Lines that is no JSON."""
+    """Stands in for a line of a JSON Lines file that is not JSON."""
 
 
 def read_rows(path: Path) -> Any:

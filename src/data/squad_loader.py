@@ -32,6 +32,7 @@ from src.data.squad_splits import (
     with_places,
 )
 from src.data.squad_types import Paragraph, Question
+from src.utils.constants import DEFAULT_DIFFICULTY
 from src.utils.errors import UserError
 
 __all__ = ["Paragraph", "Question", "SquadData", "load_from_identity", "load_squad"]
@@ -81,7 +82,7 @@ def load_squad(
     dataset: str = "auto",
     *,
     seed: int = 0,
-    difficulty: int = 2,
+    difficulty: int = DEFAULT_DIFFICULTY,
     num_examples: int | None = None,
     strict: bool = False,
     evaluate: bool = False,

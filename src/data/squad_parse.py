@@ -112,8 +112,10 @@ def _list(holder: Any, key: str, place: str) -> list:
     found = holder.get(key, BadRow) if isinstance(holder, dict) else holder
     if isinstance(found, list) and isinstance(holder, dict):
         return found
-    said = f"no {key!r}" if found is BadRow else f"{kind_of(found)} where a list {key!r} belongs"
-    raise UserError(f"{place}: {said}; expected SQuAD's layout: articles, paragraphs, qas, answers")
+    fault = f"no {key!r}" if found is BadRow else f"{kind_of(found)} where a list {key!r} belongs"
+    raise UserError(
+        f"{place}: {fault}; expected SQuAD's layout: articles, paragraphs, qas, answers"
+    )
 
 
 def parse_rows(rows: Iterable[tuple[str, Any]], report: LoadReport) -> list[Paragraph]:
@@ -161,7 +163,7 @@ def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str,
     key = _id(row, context, question)
     if str(row.get("is_impossible")).lower() in ("true", "1", "1.0"):
         raise BadRow("unanswerable (v2.0)")
-    if "answers" not in row and (template or "completion" not in row):
+    if "answers" not in row and "completion" not in row:
         raise BadRow("no 'answers'" if template else "no 'completion' and no 'answers'")
     golds = _golds(row["answers"] if "answers" in row else row["completion"])
     if not golds:
@@ -293,5 +295,5 @@ def with_id(place: str, row: Any) -> str:
 
 def shorten(text: str) -> str:
     """A text for a message: one printable line of at most 40 characters."""
-    shown = (c if c.isprintable() else ascii(c)[1:-1] for c in text[:40])
-    return "".join(shown) or "empty text"
+    printable = (c if c.isprintable() else ascii(c)[1:-1] for c in text[:40])
+    return "".join(printable) or "empty text"

@@ -6,6 +6,9 @@ count relative to each other among the kinds that apply to a question.
 A pair is a pure function of the seed, the data set's name, the question's id and its paragraph; of
 the user's own prompts also of those next to it.
 
+A rejected answer that the model's block cannot hold is no candidate: were such pairs dropped once
+they are drawn, the shorter rejections would be left, and length would give the answer away.
+
 Length must not give the answer away. Some kinds only lengthen (`sentence`), some only shorten
 (`truncated`), some keep the length (`shuffled`); the others can do either. So, question by
 question, the kind is drawn by weight, and those that can do either are tilted, all by the same
@@ -15,6 +18,7 @@ chances.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -23,6 +27,8 @@ from src.data.squad_types import NO_PLACE, Paragraph
 from src.utils.constants import CORRUPTIONS as KINDS
 from src.utils.errors import UserError
 
+# (paragraph number, question number, gold number, text) -> whether the text can be an answer there.
+Fits = Callable[[int, int, int, str], bool]
 Corruption = Callable[[corrupt.Scene, Random], Sequence[str]]
 
 # kind -> (weight, what makes it, what it teaches)
@@ -96,11 +102,14 @@ def make_pairs(
     data_name: str,
     corruptions: dict[str, float] | None = None,
     metric: str = "squad",
+    fits: Fits | None = None,
 ) -> list[Pair]:
     """One pair a question, in order; a question that no kind can spoil has none.
 
     corruptions: weights by kind, as parse_corruptions gives them. metric: how answers are compared;
-    no rejected text is the same as a gold of its question by it, and none is empty.
+    no rejected text is the same as a gold of its question by it, and none is empty. fits: which
+    golds and rejected texts may be taken, None: all; where none may, a pair is made that does not
+    fit, to be counted.
     """
     weights = parse_corruptions(None) if corruptions is None else corruptions
     weights = {kind: weights[kind] for kind in KINDS if weights.get(kind, 0) > 0}
@@ -110,9 +119,13 @@ def make_pairs(
         for q, question in enumerate(paragraph.questions):
             key = f"{seed}\n{data_name}\n{question.id}".encode()
             rng = Random(int.from_bytes(hashlib.sha256(key).digest()))
-            gold = int(rng.random() * len(question.answers))
+            golds = range(len(question.answers))
+            if fits is not None:
+                golds = [g for g in golds if fits(number, q, g, question.answers[g])] or golds
+            gold = golds[int(rng.random() * len(golds))]
             scene = corrupt.make_scene(view, q, gold)
-            spoiled = _spoil(scene, weights, rng)
+            allowed = None if fits is None else partial(fits, number, q, gold)
+            spoiled = _spoil(scene, weights, rng, allowed)
             if spoiled is not None:
                 rejected, kind = spoiled
                 pairs.append(Pair(question.id, number, q, scene.chosen, rejected, kind, gold))
@@ -133,19 +146,24 @@ def _with_neighbours(paragraphs: Sequence[Paragraph], number: int) -> Paragraph:
 
 
 def _spoil(
-    scene: corrupt.Scene, weights: dict[str, float], rng: Random
+    scene: corrupt.Scene,
+    weights: dict[str, float],
+    rng: Random,
+    fits: Callable[[str], bool] | None,
 ) -> tuple[str, str] | None:
     """(rejected, kind), or None where no kind has a candidate that is wrong."""
     golds = scene.view.paragraph.questions[scene.question].answers
     right = {scene.view.normal(gold) for gold in golds} | {""}
-    sides = {}
+    wrong = {}
     for kind in weights:
         if scene.start == NO_PLACE and kind in _NEED_A_PLACE:
             continue
         candidates = CORRUPTIONS[kind][1](scene, rng)
-        found = [text for text in candidates if scene.view.normal(text) not in right]
-        if found:
-            sides[kind] = _by_length(found, len(scene.chosen))
+        wrong[kind] = [text for text in candidates if scene.view.normal(text) not in right]
+    if fits is not None:
+        fitting = {kind: list(filter(fits, texts)) for kind, texts in wrong.items()}
+        wrong = fitting if any(fitting.values()) else wrong
+    sides = {kind: _by_length(texts, len(scene.chosen)) for kind, texts in wrong.items() if texts}
     if not sides:
         return None
     tilt, balanced = _balance(sides, weights)

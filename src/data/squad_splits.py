@@ -11,6 +11,8 @@ from src.data.squad_types import NO_PLACE, Paragraph
 from src.utils.errors import UserError
 
 VALIDATION_SHARE = 0.1  # of the questions of data without a split of their own
+# A beginning that prompts share is a context from here on: a batch counts contexts.
+SHARED_CHARACTERS = 200
 
 
 def count_questions(paragraphs: Sequence[Paragraph]) -> int:
@@ -22,8 +24,8 @@ def content_hash(paragraphs: Sequence[Paragraph]) -> str:
     """sha256 over all text and positions, as JSON, so that no two contents look alike."""
     digest = hashlib.sha256()
     for paragraph in paragraphs:
-        told = paragraph[:3] if paragraph.template else paragraph
-        digest.update(json.dumps(told).encode())
+        fields = paragraph[:3] if paragraph.template else paragraph
+        digest.update(json.dumps(fields).encode())
     return digest.hexdigest()
 
 
@@ -163,31 +165,35 @@ def first(paragraphs: list[Paragraph], questions: int) -> list[Paragraph]:
 
 
 def share_beginnings(paragraphs: list[Paragraph]) -> list[Paragraph]:
-    """Prompts of the user's own, those of which at least half is the same beginning as paragraphs
-    of that beginning: a batch reads it once. Other paragraphs stay as they are.
+    """Training prompts of the user's own: those that begin alike, for SHARED_CHARACTERS and half of
+    each at least, as one paragraph of that context, which a batch reads once.
     """
-    groups: list[tuple[str, list[Paragraph]]] = []
+    if paragraphs[0].template:
+        return paragraphs
+    groups: list[tuple[str, list[int]]] = []  # (beginning, paragraphs)
     longest = 0
-    for paragraph in sorted((p for p in paragraphs if not p.template), key=_prompt):
-        prompt = _prompt(paragraph)
-        if groups:
-            shared = os.path.commonprefix([groups[-1][0], prompt])
-            if 2 * len(shared) >= max(longest, len(prompt)):
-                groups[-1][1].append(paragraph)
-                groups[-1] = (shared, groups[-1][1])
-                longest = max(longest, len(prompt))
-                continue
-        groups.append((prompt, [paragraph]))
-        longest = len(prompt)
-    joined = (p for shared, members in groups for p in _join(len(shared), members))
-    return [*(p for p in paragraphs if p.template), *joined]
+    for i in sorted(range(len(paragraphs)), key=lambda i: _prompt(paragraphs[i])):
+        prompt = _prompt(paragraphs[i])
+        shared = os.path.commonprefix([groups[-1][0], prompt]) if groups else ""
+        longest = max(longest, len(prompt))
+        if len(shared) >= max(SHARED_CHARACTERS, longest / 2):
+            groups[-1] = (shared, groups[-1][1])
+            groups[-1][1].append(i)
+        else:
+            groups.append((prompt, [i]))
+            longest = len(prompt)
+    return [
+        paragraph
+        for shared, members in groups
+        for paragraph in _joined(len(shared), [paragraphs[i] for i in sorted(members)])
+    ]
 
 
 def _prompt(paragraph: Paragraph) -> str:
     return paragraph.questions[0].text
 
 
-def _join(shared: int, members: list[Paragraph]) -> list[Paragraph]:
+def _joined(shared: int, members: list[Paragraph]) -> list[Paragraph]:
     """One paragraph of prompts that share so many characters, or all of them as they are."""
     prompts = [_prompt(p) for p in members]
     ends = range(min(shared, min(map(len, prompts)) - 1), 0, -1)

@@ -99,6 +99,17 @@ def make_ask(
     return Ask(question.tokens, answers, need, span)
 
 
+def longest_answer(
+    paragraph: EncodedParagraph, question: EncodedQuestion, gold: int, block_size: int
+) -> int:
+    """Tokens, without the stop token, of the longest answer with which `make_ask` finds a window.
+    """
+    first, end = gold_span(paragraph, question.starts[gold], question.texts[gold])
+    need = len(question.tokens) + EOS_TOKENS
+    window = _room(paragraph, need, block_size) - (end - first)
+    return max(window, block_size - len(paragraph.tokens) - need)
+
+
 def gold_asks(
     paragraph: EncodedParagraph, question: EncodedQuestion, block_size: int, answer_budget: int = 0
 ) -> Iterator[Ask]:

@@ -166,7 +166,7 @@ def rule_rows(baselines: Baselines, held_out: EvaluationSet) -> dict[str, dict[s
     """EM and F1 of the baselines, the upper bound of perfect copying included."""
     rows = {}
     for name, answers in baselines._asdict().items():
-        em, f1 = em_and_f1(answers, held_out.asked)
+        em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
         percent, groups = [0.01] * len(em), held_out.groups
         figures = {"em": (em, percent, groups), "f1": (f1, percent, groups)}
         rows[f"rule: {name.replace('_', ' ')}"] = intervals(figures)

@@ -33,7 +33,8 @@ class EvaluationSet(NamedTuple):
     groups: the context of each question, for intervals. lost: share of questions of which the
     window keeps no gold; dropped: questions that leave no room for a context.
     later: the same questions below later windows of contexts that are cut, where --doc_stride asks
-    for them; later_of: the number of each question there.
+    for them; later_of: the number of each question there. metric: how answers are compared with
+    golds.
     """
 
     prompts: list[PromptTree]
@@ -45,6 +46,7 @@ class EvaluationSet(NamedTuple):
     dropped: int
     later: Sequence[PromptTree] = ()
     later_of: Sequence[int] = ()
+    metric: str = "squad"
 
     def gold_tokens(self) -> list[int]:
         """Tokens of each gold with its EOS, (Q,); 0 if there are more than MAX_ANSWER_TOKENS. The
@@ -99,6 +101,7 @@ def held_out_questions(
     encoded: Sequence[EncodedParagraph],
     block_size: int,
     doc_stride: int | None = None,
+    metric: str = "squad",
 ) -> EvaluationSet:
     """All questions of some paragraphs, each context read from its start, wherever its golds are,
     and in windows that start every `doc_stride` tokens if that is given.
@@ -125,6 +128,7 @@ def held_out_questions(
         len(trees.dropped),
         [(context, [q for q, _ in qs]) for (context, qs), _, _ in trees.later],
         [number[where] for _, index, _ in trees.later for where in index],
+        metric,
     )
 
 
@@ -172,7 +176,7 @@ def evaluate_policy(
         more = [row for part in map_over_ranks(model, held_out.later, answer) for row in part]
         ids, read = best_of_windows(model, held_out, ids, more, eos_id, device)
     answers = [tokenizer.decode(answer).strip() for answer in ids]
-    em, f1 = em_and_f1(answers, held_out.asked)
+    em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
     tokens = held_out.gold_tokens()
     golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
     trees = held_out.with_answers(golds)
@@ -242,6 +246,7 @@ def sample_lines(
     lines = []
     for number, index in enumerate(evenly_spaced(len(answers))):
         example, old = held_out.asked[index], before[number : number + 1]
-        line = f"  Q: {example.question}  gold: {example.golds[0]!r}  answer: {answers[index]!r}"
+        question = " ".join(example.question.split())[-300:]  # a prompt of one's own may be long
+        line = f"  Q: {question}  gold: {example.golds[0]!r}  answer: {answers[index]!r}"
         lines.append(line + (f"  before: {old[0]!r}" if old else ""))
     return lines

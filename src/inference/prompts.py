@@ -81,7 +81,7 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
     paragraphs = load_from_identity(checkpoint.data).validation[:3]
     asked = [(p.context if p.template else None, p.questions[0]) for p in paragraphs]
     for _, question in asked:
-        say(f"  Q: {question.text}  gold: {question.answers[0]!r}")
+        say(f"  Q: {' '.join(question.text.split())[-300:]}  gold: {question.answers[0]!r}")
     return [(context, question.text) for context, question in asked]
 
 

@@ -181,7 +181,7 @@ def answer(
     for row, reward, (row_tokens, logp), done in zip(ids, rewards, tokens, stopped, strict=True):
         text = tokenizer.decode(row).strip()
         kl = None if policy.parent is None else sum(t.kl_nats for t in row_tokens)
-        f1 = f1_score(text, example.golds) if example.golds else None
+        f1 = f1_score(text, example.golds, policy.metric) if example.golds else None
         samples.append(Sample(text, row_tokens, logp, kl, reward, f1, done))
     return PolicyAnswers(
         policy.name, samples, policy.parent_name, len(prompt.context), prompt.dropped
@@ -253,10 +253,10 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
 
     A token that ends inside a character adds nothing; the one that completes it adds all of it.
     """
-    texts, shown = [], 0
+    texts, done = [], 0
     for end in range(1, len(ids) + 1):
         text = tokenizer.decode(ids[:end])
         whole = text if end == len(ids) else text.rstrip("\ufffd")  # U+FFFD: perhaps incomplete
-        texts.append(whole[shown:])
-        shown = max(shown, len(whole))
+        texts.append(whole[done:])
+        done = max(done, len(whole))
     return texts

@@ -26,6 +26,7 @@ class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None if it is not loaded.
 
     trained: False for the initial weights of an SFT run. template: as `Paragraph.template`.
+    metric: how answers are compared with golds.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Policy(NamedTuple):
     parent_name: str = ""
     trained: bool = True
     template: bool = True
+    metric: str = "squad"
 
 
 class LoadedRewardModel(NamedTuple):
@@ -132,10 +134,16 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
             if start not in bases:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
                 model, base_name = bases[start]
-                base = Policy(base_name, model, c.tokenizer, trained=False, template=template)
+                base = Policy(
+                    base_name, model, c.tokenizer, trained=False, template=template,
+                    metric=c.answer_metric,
+                )  # fmt: skip
                 policies.append(base)
             parent, parent_name = bases[start]
         policies.append(
-            Policy(name, c.model, c.tokenizer, parent, parent_name, template=template)
+            Policy(
+                name, c.model, c.tokenizer, parent, parent_name, template=template,
+                metric=c.answer_metric,
+            )  # fmt: skip
         )
     return policies

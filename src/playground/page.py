@@ -66,12 +66,12 @@ def responder(
         reward_model = loaded.reward_models.get(reward_name)
         results: list[PolicyAnswers] = []
 
-        def shown(status: str) -> tuple[str, str]:
+        def page_of(status: str) -> tuple[str, str]:
             name = reward_model.name if reward_model else ""
             return status, render.render_all(results, example, name)
 
         if not chosen:
-            yield shown(render.note("No checkpoint chosen, expected at least one.", True))
+            yield page_of(render.note("No checkpoint chosen, expected at least one.", True))
             return
         arriving = answers(chosen, reward_model, example, settings, device)
         started = time.monotonic()
@@ -80,13 +80,13 @@ def responder(
                 work = workers.submit(next, arriving)
                 while not work.done():
                     busy = f"{policy.name} is answering ({number} of {len(chosen)})"
-                    yield shown(render.note(f"{busy}, {time.monotonic() - started:.0f} s\u2026"))
+                    yield page_of(render.note(f"{busy}, {time.monotonic() - started:.0f} s\u2026"))
                     wait([work], timeout=TICK)
                 results.append(work.result())
         except UserError as error:
-            yield shown(render.note(str(error), True))
+            yield page_of(render.note(str(error), True))
         else:
-            yield shown(render.note(f"Done in {time.monotonic() - started:.2f} s."))
+            yield page_of(render.note(f"Done in {time.monotonic() - started:.2f} s."))
         finally:
             work.cancel()  # if it has not begun
 

@@ -6,12 +6,13 @@ of a pair hold for the whole run. Epochs only change their order.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from src.data.encoding import EncodedParagraph, answer_text
 from src.data.random_streams import Stream, stream
 from src.data.squad_dataset import batch_order, evaluate_on, steps_per_epoch
-from src.data.squad_preferences import Pair
+from src.data.squad_preferences import Fits, Pair
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import (
     EOS_TOKENS,
@@ -20,6 +21,7 @@ from src.data.windows import (
     attach_answers,
     chunks,
     cut_context,
+    longest_answer,
     make_ask,
     place,
 )
@@ -48,6 +50,27 @@ def count_pairs(trees: Sequence[Tree]) -> int:
     3
     """
     return sum(len(answers) // 2 for _, questions in trees for _, answers in questions)
+
+
+def fits_block(encoded: Sequence[EncodedParagraph], tokenizer: Tokenizer, block_size: int) -> Fits:
+    """Which answers `preference_trees` finds a window of the block for."""
+
+    @cache
+    def longest(p: int, q: int, gold: int) -> int:
+        return longest_answer(encoded[p], encoded[p].questions[q], gold, block_size)
+
+    return lambda p, q, gold, text: _is_within(text, longest(p, q, gold), tokenizer)
+
+
+def fits_budget(tokenizer: Tokenizer, answer_budget: int) -> Fits:
+    """Which answers `evaluation_pair_trees` keeps."""
+    return lambda p, q, gold, text: _is_within(text, answer_budget - EOS_TOKENS, tokenizer)
+
+
+def _is_within(text: str, tokens: int, tokenizer: Tokenizer) -> bool:
+    """Whether an answer has at most so many tokens. A token is of one byte or more."""
+    answer = answer_text(text)
+    return len(answer.encode()) <= tokens or len(tokenizer.encode(answer)) <= tokens
 
 
 def preference_trees(

@@ -198,8 +198,8 @@ def pair_questions(rows: Sequence[PreferenceRow]) -> PairQuestions:
         Paragraph(context, context, tuple(questions.values()))
         for context, questions in asked.items()
     ]
-    paragraphs += [Paragraph(text, "", (prompt,), False) for text, prompt in prompts.items()]
-    paragraphs = share_beginnings(paragraphs)
+    alone = [Paragraph(text, "", (prompt,), False) for text, prompt in prompts.items()]
+    paragraphs += share_beginnings(alone) if alone else []
     places = {
         (paragraph.context if paragraph.template else None, question.text): (p, q, question.id)
         for p, paragraph in enumerate(paragraphs)

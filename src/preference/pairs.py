@@ -24,6 +24,8 @@ from src.model.heads import RewardModel, scores_differ
 from src.preference.pair_batches import (
     PairTrees,
     evaluation_pair_trees,
+    fits_block,
+    fits_budget,
     given_pair_trees,
     pair_batches,
     preference_trees,
@@ -80,9 +82,11 @@ def training_pairs(
     data_name: str,
     weights: dict[str, float],
     seed: int,
+    metric: str = "squad",
 ) -> PairSet:
-    """One pair a training question, in windows that hold its gold."""
-    pairs = make_pairs(paragraphs, seed, data_name, weights)
+    """One pair a training question, in windows that hold its gold; answers that fit, if any do."""
+    fits = fits_block(encoded, tokenizer, block_size)
+    pairs = make_pairs(paragraphs, seed, data_name, weights, metric, fits)
     trees = preference_trees(encoded, pairs, tokenizer, block_size, seed=seed)
     return PairSet(pairs, trees, paragraphs=paragraphs)
 
@@ -94,10 +98,11 @@ def held_out_pairs(
     block_size: int,
     data_name: str,
     weights: dict[str, float],
+    metric: str = "squad",
 ) -> PairSet:
     """One pair a held-out question, below the context's first tokens; the same for every seed."""
-    pairs = make_pairs(paragraphs, 0, data_name, weights)
     room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
+    pairs = make_pairs(paragraphs, 0, data_name, weights, metric, fits_budget(tokenizer, room))
     trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_budget=room)
     return PairSet(pairs, trees, context_numbers(paragraphs), paragraphs)
 

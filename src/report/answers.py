@@ -3,27 +3,31 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from src.data.answer_text import normalize_answer
+from src.data.answer_text import answer_tokens
+from src.data.segmentation import pieces
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.squad_metrics import f1_score
 from src.report.html import Markup, join, tag
 
 
-def marked_words(answer: str, golds: Sequence[str]) -> list[tuple[str, bool | None]]:
+def marked_words(
+    answer: str, golds: Sequence[str], metric: str = "squad"
+) -> list[tuple[str, bool | None]]:
     """The answer's words, each right or wrong against the gold that it is nearest to; None for
-    words that do not count (articles, bare punctuation).
+    words that do not count (articles, bare punctuation). By the mixed metric, words are characters
+    where a script has no blanks.
 
     A word is right as often as the gold has it, so right words are those that F1 counts.
 
     >>> marked_words("the red red fox", ["Red Fox"])
     [('the', None), ('red', True), ('red', False), ('fox', True)]
     """
-    gold = max(golds, key=lambda g: f1_score(answer, [g]))
-    left = Counter(normalize_answer(gold).split())
+    gold = max(golds, key=lambda g: f1_score(answer, [g], metric))
+    left = Counter(answer_tokens(gold, metric))
     words: list[tuple[str, bool | None]] = []
-    for word in answer.split():
+    for word in pieces(answer) if metric == "mixed" else answer.split():
         # One written word can be several to the metric, as "a.b" is one and "an–other" two.
-        parts = normalize_answer(word).split()
+        parts = answer_tokens(word, metric)
         right = bool(parts) and all(left[part] > 0 for part in parts)
         if right:
             left.subtract(parts)
@@ -31,12 +35,17 @@ def marked_words(answer: str, golds: Sequence[str]) -> list[tuple[str, bool | No
     return words
 
 
-def answer_cell(name: str, answer: str, golds: Sequence[str], exact: bool) -> Markup:
+def answer_cell(
+    name: str, answer: str, golds: Sequence[str], exact: bool, metric: str = "squad"
+) -> Markup:
     """A cell: whether the answer is exact, and its words marked by more than colour."""
     pieces: list[object] = []
-    for word, right in marked_words(answer, golds):
-        if pieces:
+    end = 0
+    for word, right in marked_words(answer, golds, metric):
+        start = answer.index(word, end)
+        if pieces and start > end:
             pieces.append(" ")
+        end = start + len(word)
         kind = {True: "right", False: "wrong", None: None}[right]
         pieces.append(tag("mark", word, class_=kind) if kind else word)
     if not pieces:
@@ -51,21 +60,21 @@ def answers_table(
     """The table and its sorting; rows start in the order of where the policies differ most."""
     names, results = list(policies), list(policies.values())
     rows = []
-    for place, about in enumerate(held_out.asked):
-        points = [result.f1[place] for result in results]
-        answers = [result.answers[place] for result in results]
+    for index, example in enumerate(held_out.asked):
+        points = [result.f1[index] for result in results]
+        answers = [result.answers[index] for result in results]
         differ = max(points) - min(points) + 0.01 * (len(set(answers)) - 1)
-        shown = [
-            tag("details", tag("summary", "context"), about.context) if context else None,
+        cells = [
+            tag("details", tag("summary", "context"), example.context) if context else None,
             *(
-                answer_cell(name, answer, about.golds, bool(result.em[place]))
+                answer_cell(name, answer, example.golds, bool(result.em[index]), held_out.metric)
                 for name, answer, result in zip(names, answers, results, strict=True)
             ),
         ]
-        question = tag("td", about.question, shown[0])
-        gold = tag("td", " / ".join(dict.fromkeys(about.golds)), data_policy="gold")
+        question = tag("td", example.question, cells[0])
+        gold = tag("td", " / ".join(dict.fromkeys(example.golds)), data_policy="gold")
         rows.append((differ, tag(
-            "tr", question, gold, *shown[1:], data_order=place, data_differ=f"{differ:.4f}",
+            "tr", question, gold, *cells[1:], data_order=index, data_differ=f"{differ:.4f}",
             data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",
         )))  # fmt: skip
     rows.sort(key=lambda row: -row[0])

@@ -15,7 +15,7 @@ LEGEND_ROW = 0.19  # inches
 
 
 class Theme(NamedTuple):
-    """colours: told apart by the colour-blind too (Okabe and Ito 2008), in this order."""
+    """colours: distinguishable for the colour-blind (Okabe and Ito 2008), in this order."""
 
     background: str
     ink: str

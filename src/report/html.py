@@ -43,6 +43,6 @@ def join(content: Iterable[object]) -> Markup:
 
 def _escaped(value: object) -> str:
     """Text as HTML has it; what HTML forbids (control characters, halves of surrogate pairs, what
-    Unicode calls no character) is shown as U+FFFD.
+    Unicode calls no character) is replaced by U+FFFD.
     """
     return html.escape(_FORBIDDEN.sub("\ufffd", str(value)))

@@ -42,7 +42,7 @@ class KindScores(NamedTuple):
 class Measured(NamedTuple):
     """What was measured of one pipeline. table: policy or rule -> metric -> value with interval;
     answers: policy's stage -> its greedy answers; kinds: corruption -> scores, if there is a reward
-    model; gold_tokens: mean length of the golds, stop tokens included.
+    model; gold_tokens: mean length of the golds, EOS included.
     """
 
     held_out: EvaluationSet
@@ -101,9 +101,10 @@ def measure_pipeline(
     block = min(model.config.block_size for model in readers)
     chosen = choose_questions(data.validation, limit, seed)
     encoded = encode_paragraphs(chosen, first.tokenizer)
-    held_out = held_out_questions(chosen, encoded, block)
+    metric = first.answer_metric
+    held_out = held_out_questions(chosen, encoded, block, metric=metric)
     name = data.identity["dataset"]
-    pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None)
+    pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None, metric)
     reward_model = reward.model if reward else None
     setting = comparison(held_out, pairs, first.tokenizer, first.model, reward_model, device)
     table = {BASE: row} if (row := base_row(pipeline)) else {}
@@ -134,7 +135,7 @@ def _start(policies: dict[str, Checkpoint]) -> Checkpoint:
 
 
 def _form(result: PolicyResult, held_out: EvaluationSet) -> dict[str, Interval]:
-    """How long the greedy answers are, in tokens with the stop token, and how many end by it."""
+    """Length of the greedy answers in tokens, EOS included, and the share that end with EOS."""
     stopped = [len(ids) < MAX_ANSWER_TOKENS for ids in result.ids]
     lengths = [len(ids) + end for ids, end in zip(result.ids, stopped, strict=True)]
     ones = np.ones(len(lengths))

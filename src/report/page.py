@@ -86,17 +86,17 @@ def verdicts(pipeline: Pipeline) -> list[str]:
     for name, stage in pipeline.stages.items():
         stored = stage.checkpoint.metrics if stage.checkpoint else {}
         metrics = {k: v for k, v in stored.items() if isinstance(v, int | float)}
-        told, gains = [], {}
+        texts, gains = [], {}
         for metric, (words, unit) in GAINS.items():
             gain = _gain_of(metrics, metric)
             if gain is not None:
                 gains[metric] = gain
                 verdict = VERDICTS[gain.verdict()]
-                told.append(f"{words} {verdict} ({gain.in_words(sign='+')} {unit})")
-        if told:
+                texts.append(f"{words} {verdict} ({gain.in_words(sign='+')} {unit})")
+        if texts:
             warning = caution(gains.values())
             lines.append(
-                f"{NAMES[name]} against the model it started from: {'; '.join(told)}"
+                f"{NAMES[name]} against the model it started from: {'; '.join(texts)}"
                 f"{warning and f' ({warning})'}."
             )
         signs = [gains[n].verdict() if n in gains else None for n in ("reward", "f1")]
@@ -115,7 +115,9 @@ def _gain_of(metrics: dict, name: str) -> Interval | None:
     return Interval(*ends, metrics.get(f"{name}_gain_contexts"))
 
 
-def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: bool) -> Markup:
+def figures_table(
+    table: dict[str, dict[str, Interval]], questions: int, base: bool, metric: str
+) -> Markup:
     """Every policy and rule with every metric and its interval."""
     columns = [n for n in COLUMNS if any(n in row for row in table.values())]
     heads = [tag("th", "", scope="col")]
@@ -131,12 +133,12 @@ def figures_table(table: dict[str, dict[str, Interval]], questions: int, base: b
                 cells.append(tag("td", "–", class_="number"))
                 continue
             places = 1 if COLUMNS[column][1] == "%" else 2
-            shown, _, ends = value.in_words(places).partition(" ")
-            cells.append(tag("td", shown, tag("small", f" {ends}"), class_="number"))
+            text, _, ends = value.in_words(places).partition(" ")
+            cells.append(tag("td", text, tag("small", f" {ends}"), class_="number"))
         rows.append(tag("tr", tag("th", NAMES.get(name, name), scope="row"), *cells))
     words = (
         f"{questions} held-out questions, greedy answers, 95% bootstrap intervals over contexts; "
-        "start: the SFT model that the last stage started from"
+        f"start: the SFT model that the last stage started from; answers compared by {metric}"
     )
     if base:
         words += "; base: as main_squad.py logged it before its first step, on its eval_limit"
@@ -191,16 +193,16 @@ def run_table(pipeline: Pipeline) -> Markup:
 def answer_sections(contents: Contents) -> list[Markup]:
     """A table for each set of questions; policies that met the same questions share one."""
     tables: dict[tuple, tuple] = {}
-    names, shown = names_of(contents.pipelines), set()
+    names, done = names_of(contents.pipelines), set()
     for place, measured in contents.measured.items():
         key = tuple(measured.held_out.ids), tuple(measured.held_out.asked)
         _, policies = tables.setdefault(key, (measured.held_out, {}))
         checkpoints = contents.pipelines[place].policies()
         for stage, result in measured.answers.items():
             same = (key, checkpoints[stage].sha256)
-            if same in shown:  # an ancestor of several pipelines
+            if same in done:  # an ancestor of several pipelines
                 continue
-            shown.add(same)
+            done.add(same)
             prefix = f"{names[place]} " if len(names) > 1 else ""
             policies[f"{prefix}{NAMES[stage]}"] = result
     return [answers_table(n, *table) for n, table in enumerate(tables.values(), 1)]
@@ -221,7 +223,8 @@ def page(contents: Contents) -> str:
     for place, measured in contents.measured.items():
         head = tag("h3", names[place]) if len(pipelines) > 1 else None
         found = measured.table
-        table = figures_table(found, len(measured.held_out.asked), BASE in found)
+        held_out = measured.held_out
+        table = figures_table(found, len(held_out.asked), BASE in found, held_out.metric)
         figures.append(join([head, table]))
     plots = {name: [tag("div", *map(figure_of, found), class_="plots")]
              for name, found in contents.plots.items() if found}  # fmt: skip

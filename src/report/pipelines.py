@@ -10,7 +10,6 @@ from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
 from src.utils.constants import MODEL_TYPES, POLICY_STAGES, PPO, STAGES
 from src.utils.errors import UserError
 
-# What SFT was on its way, where the later stages start from that.
 # Flags in which two runs may differ and still be repetitions of one another.
 REPETITION_FLAGS = {
     "seed", "output_dir", "checkpoint", "reward_checkpoint", "device", "threads", "tracker",

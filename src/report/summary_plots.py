@@ -52,7 +52,7 @@ def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]
     def draw(axes: Axes, theme: Theme) -> None:
         for number, (label, runs) in enumerate(tables):
             shift = 0.6 * ((number + 0.5) / len(tables) - 0.5)
-            shown = False
+            labelled = False
             for row, name in enumerate(rows):
                 point, rule = point_of(name, runs), name.startswith("rule:")
                 if point is None or (name in shared and number):
@@ -63,9 +63,9 @@ def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]
                     xerr=bounds(point.low, point.value, point.high), capsize=2.5, markersize=6,
                     color=theme.faint if one else theme.colours[number % len(theme.colours)],
                     marker="|" if rule else MARKERS[number % len(MARKERS)],
-                    label=None if rule or shown else label,
+                    label=None if rule or labelled else label,
                 )  # fmt: skip
-                shown = shown or not rule
+                labelled = labelled or not rule
                 if len(tables) == 1:
                     axes.annotate(
                         f"{point.value:.1f}", (point.value, -row), xytext=(0, 5),

@@ -93,7 +93,9 @@ def reward_and_kl(
     """
     before = held_out.prompts[: rank_partition(held_out.prompts).start]
     first_row = sum(len(questions) for _, questions in before)
-    reward_of = reward_of_trees(args.reward, reward, tokenizer, held_out.asked, device)
+    reward_of = reward_of_trees(
+        args.reward, reward, tokenizer, held_out.asked, device, held_out.metric
+    )
 
     def more(result: PolicyResult) -> Figures:
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:

@@ -17,12 +17,15 @@ from src.utils.errors import UserError
 RewardFunction = Callable[[str, Sequence[str], str, str], float]
 
 
-def reward_function(name: str) -> RewardFunction:
-    """The function behind `--reward f1|em|module:function`; UserError when there is none."""
+def reward_function(name: str, metric: str = "squad") -> RewardFunction:
+    """The function behind `--reward f1|em|module:function`; UserError when there is none.
+
+    metric: how f1 and em compare answers.
+    """
     if name == "f1":
-        return lambda prediction, golds, context, question: f1_score(prediction, golds)
+        return lambda prediction, golds, context, question: f1_score(prediction, golds, metric)
     if name == "em":
-        return lambda prediction, golds, context, question: exact_match(prediction, golds)
+        return lambda prediction, golds, context, question: exact_match(prediction, golds, metric)
     module, _, attribute = name.partition(":")
     if not attribute:
         raise UserError(f"--reward {name} given, expected model, f1, em or module:function")
@@ -95,6 +98,7 @@ def reward_of_trees(
     tokenizer: Tokenizer,
     asked: Sequence[QAExample],
     device: torch.device | str = "cpu",
+    metric: str = "squad",
 ) -> Callable[[Sequence[Tree]], Tensor]:
     """A function from trees with answers to their rewards (N,), as `--reward name` says.
 
@@ -102,7 +106,7 @@ def reward_of_trees(
     """
     if reward is not None:
         return lambda trees: model_rewards(reward, trees, tokenizer.eos_id, device)
-    function = reward_function(name)
+    function = reward_function(name, metric)
 
     def score(trees: Sequence[Tree]) -> Tensor:
         answers = [answers for _, questions in trees for _, answers in questions]

@@ -77,10 +77,10 @@ def compare(stage: str, before: Figures, after: Figures) -> dict[str, float | No
         if name in GOOD:
             verdict = VERDICTS[None if sign is None else GOOD[name] * sign]
             verdicts[verdict].append(f"{name} ({gain.value:+.2f})")
-    told = [f"{verdict} in {', '.join(names)}" for verdict, names in verdicts.items() if names]
+    parts = [f"{verdict} in {', '.join(names)}" for verdict, names in verdicts.items() if names]
     warning = caution(gains)
     say(
-        f"{stage}, against the model it started from: {'; '.join(told)}"
+        f"{stage}, against the model it started from: {'; '.join(parts)}"
         f"{warning and f' ({warning})'}"
     )
     return metrics

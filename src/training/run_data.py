@@ -31,7 +31,7 @@ from src.preference.pairs import (
 from src.training.distributed import first_alone
 from src.training.run import Run, say
 from src.utils.checkpoint_utils import Checkpoint
-from src.utils.constants import PAIRS_EPOCHS, SFT
+from src.utils.constants import DEFAULT_DIFFICULTY, PAIRS_EPOCHS, SFT
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
@@ -86,7 +86,7 @@ def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
     data = load_squad(
         stored["dataset"] if inherited else args.dataset,
         seed=stored.get("seed", args.seed),
-        difficulty=args.difficulty or stored.get("difficulty") or 2,
+        difficulty=args.difficulty or stored.get("difficulty") or DEFAULT_DIFFICULTY,
         num_examples=args.num_examples or (stored.get("num_examples") if inherited else None),
         strict=args.strict_data,
     )
@@ -94,6 +94,16 @@ def _data_of(args: argparse.Namespace, parent: Checkpoint | None) -> SquadData:
         require_difficulties(data.identity["dataset"], args.difficulty)
     say(f"data: {data.identity['dataset']}, as the flags say")
     return data
+
+
+def _metric_of(args: argparse.Namespace, parent: Checkpoint | None) -> str:
+    """How answers are compared: --answer_metric, or where it is left out the parent's."""
+    if parent is None:
+        return args.answer_metric
+    metric = args.answer_metric or parent.answer_metric
+    source = "as the flag says" if args.answer_metric else f"inherited from {parent.path}"
+    say(f"answer metric: {metric}, {source}")
+    return metric
 
 
 @first_alone()
@@ -123,8 +133,9 @@ def load_questions(
         return _pairs_alone(args, parent, block_size)
     shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
     train = _train_of_role(data, shares, stage)
-    for name in ("dataset", "difficulty", "num_examples"):
-        setattr(args, name, data.identity.get(name))
+    identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
+    for name in ("dataset", "difficulty", "num_examples", "answer_metric"):
+        setattr(args, name, identity.get(name))
     for line in data.report.lines():
         say(f"data: {line}")
     if not data.validation:
@@ -134,14 +145,15 @@ def load_questions(
     chosen = choose_questions(data.validation, args.eval_limit, seed=0)
     encoded = encode_paragraphs(train, tokenizer, CACHE_DIR)
     chosen_encoded = encode_paragraphs(chosen, tokenizer)
-    held_out = held_out_questions(chosen, chosen_encoded, block_size)
+    held_out = held_out_questions(
+        chosen, chosen_encoded, block_size, metric=args.answer_metric
+    )
     units = context_groups(encoded, block_size, answer_budget=answer_budget)
     asked = sum(len(p.questions) for p in train)
     say(
         f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
         f"{held_out.summary()}"
     )
-    identity = {**data.identity, "shares": shares}
     given = _given_pairs(args, data.identity["template"], data.train, data.validation)
     if given is not None:
         identity["pairs"] = given.identity
@@ -180,8 +192,11 @@ def _pairs_alone(args: argparse.Namespace, parent: Checkpoint, block_size: int) 
     given = _given_pairs(args, parent.data.get("template", True))
     for name in ("dataset", "difficulty", "num_examples"):
         setattr(args, name, parent.data.get(name))
+    args.answer_metric = _metric_of(args, parent)
     none = ContextGroups([], 0, block_size, 0)
-    return Questions([], [], none, [], [], None, {**parent.data, "pairs": given.identity}, given)
+    identity = {k: v for k, v in parent.data.items() if k != "pairs"}
+    identity |= {"answer_metric": args.answer_metric, "pairs": given.identity}
+    return Questions([], [], none, [], [], None, identity, given)
 
 
 def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Paragraph]:
@@ -300,10 +315,12 @@ def load_pairs(
         name,
         weights,
         args.seed,
+        questions.held_out.metric,
     )
     unseen = held_out_pairs(
-        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights
-    )
+        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights,
+        questions.held_out.metric,
+    )  # fmt: skip
     for what, pair_set, of in (("training", train, asked), ("held-out", unseen, questions.chosen)):
         kinds = Counter(pair.kind for pair in pair_set.in_order())
         mix = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())

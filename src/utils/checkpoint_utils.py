@@ -16,7 +16,15 @@ from src.model.heads import RewardModel
 from src.model.model import build_model
 from src.training.distributed import gather, rank
 from src.training.sharding import full_tensors
-from src.utils.constants import MAX_BLOCK_SIZE, MODEL_TYPES, POLICY_STAGES, REWARD, SFT, STAGES
+from src.utils.constants import (
+    ANSWER_METRICS,
+    MAX_BLOCK_SIZE,
+    MODEL_TYPES,
+    POLICY_STAGES,
+    REWARD,
+    SFT,
+    STAGES,
+)
 from src.utils.errors import UserError
 from src.utils.payload import file_hash, load_payload, save_payload
 
@@ -46,6 +54,17 @@ class Checkpoint:
     metrics: dict
     path: str = ""
     sha256: str = ""
+
+    @property
+    def answer_metric(self) -> str:
+        """How its stage compared answers; what was trained before there was a choice: squad."""
+        metric = self.data.get("answer_metric", ANSWER_METRICS[0])
+        if metric not in ANSWER_METRICS:
+            raise UserError(
+                f"{self.path} given, it compares answers by {str(metric)[:40]!r}, expected "
+                f"{' or '.join(ANSWER_METRICS)}"
+            )
+        return metric
 
     def as_ancestor(self) -> dict:
         """What a child's lineage says about this checkpoint."""

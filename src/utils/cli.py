@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from src.utils.constants import (
+    ANSWER_METRICS,
+    DEFAULT_DIFFICULTY,
     MAX_BLOCK_SIZE,
     MICRO_BATCH_TOKENS,
     MODEL_TYPES,
@@ -39,8 +41,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Defaults, **options)
 
     def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
-        """As argparse; refuses an empty name, as an unset variable of a shell gives it, and a
-        difficulty of data that have none.
+        """As argparse. Refuses an empty name, which an unset shell variable gives, and a difficulty
+        of data that have none.
         """
         found = super().parse_args(args, namespace)
         for name in NAMING_FLAGS:
@@ -61,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
     def typed(self, argv: Sequence[str] | None) -> set[str]:
-        """Names of the flags that stand in argv, as opposed to those left at their defaults."""
+        """Names of the flags given in argv, as opposed to those left at their defaults."""
         words = sys.argv[1:] if argv is None else argv
         given = {word.split("=", 1)[0] for word in words if word.startswith("--")}
         return {a.dest for a in self._actions if given & set(a.option_strings)}
@@ -202,7 +204,7 @@ SHAPE_FLAGS = {
     "n_head": "attention heads, transformer only; default: 4",
     "n_kv_head": "key-value heads, transformer only; default: as many as heads",
     "kgram_k": "tokens that a k-gram sees, k-gram only; default: 16",
-    "block_size": "most tokens of context, question, answer and stop token together; default: 1024",
+    "block_size": "most tokens of context, question, answer and EOS together; default: 1024",
 }
 OF_ONE_MODEL = {"n_head": "transformer", "n_kv_head": "transformer", "kgram_k": "kgram"}
 
@@ -227,7 +229,9 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
-    """--dataset --difficulty --num_examples --strict_data; later stages inherit the first three."""
+    """--dataset --difficulty --num_examples --strict_data --answer_metric; later stages inherit all
+    but --strict_data.
+    """
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
         "--dataset",
@@ -241,7 +245,7 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
         "--difficulty",
         type=number(int, 1, 5),
         help="of the embedded data, 1 to 5: entities, types, paraphrase"
-        + (" (2 if left out)" if default else inherited),
+        + (f" ({DEFAULT_DIFFICULTY} if left out)" if default else inherited),
     )
     if trains:
         parser.add_argument(
@@ -252,6 +256,11 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
         )
     parser.add_argument("--strict_data", action="store_true",
                         help="refuse a file with unusable rows instead of dropping them")
+    parser.add_argument("--answer_metric", choices=ANSWER_METRICS,
+                        default=ANSWER_METRICS[0] if default else None,
+                        help="what EM, F1, rewards and pairs compare: squad: words, as SQuAD v1.1 "
+                        "has it; mixed: characters where a script has no blanks between words, "
+                        "punctuation of every script left out" + inherited)
 
 
 def add_training_flags(
@@ -302,7 +311,7 @@ def add_training_flags(
 
 
 def note_pretrained_defaults(parser: Parser, stage: str) -> None:
-    """Say in the help which defaults another start has; `Run.take_defaults` sets them."""
+    """Add the defaults of a pretrained start to the help; `Run.take_defaults` sets them."""
     when = "with --init_from" if stage == SFT else "from a pretrained start"
     for action in parser._actions:
         if action.dest in PRETRAINED_DEFAULTS[stage]:

@@ -57,3 +57,6 @@ PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
         "lr": 3e-5, "warmup": 0.06, "batch_size": 8, "micro_batch_size": 1, "save_every": 1,
     },
 }  # fmt: skip
+
+# Of the embedded data: a finished SFT model still has room for feedback to improve it.
+DEFAULT_DIFFICULTY = 3

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A user's mistake, told in one line: what was given, what was expected, what to do.
+    """A user's mistake, reported in one line: value given, what was expected, what to do.
 
     Scripts print the line on stderr and end with exit code 2.
     """

@@ -1,4 +1,7 @@
-"""How a script ends: one line and an exit code, whatever happened. Imports nothing heavy."""
+"""Exit handling: a script ends with one line on stderr and an exit code, not with a traceback.
+
+Imports nothing heavy.
+"""
 
 import contextlib
 import errno
@@ -17,8 +20,9 @@ ENVIRONMENT = (
 
 
 class Stopped(BaseException):
-    """A signal asked the run to stop; what was finished is saved. `code` is 128 + the signal's
-    number. Like KeyboardInterrupt no Exception: nothing that expects a fault may swallow it.
+    """A signal stopped the run; finished steps are saved. `code` is 128 + the signal's number.
+
+    Not an Exception, like KeyboardInterrupt, so that no handler of errors catches it.
     """
 
     def __init__(self, message: str, code: int) -> None:
@@ -27,16 +31,16 @@ class Stopped(BaseException):
 
 
 class NonFiniteError(Exception):
-    """A loss, gradient or reward stopped being a finite number."""
+    """A loss, gradient or reward is not a finite number."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is Python's or torch's way to say that no more memory can be had."""
+    """Whether Python or torch could not allocate memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     words = ("can't allocate memory", "not enough memory", "out of memory")
-    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    return told or isinstance(error, MemoryError)
+    of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return of_torch or isinstance(error, MemoryError)
 
 
 @contextlib.contextmanager
@@ -101,7 +105,7 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
                 raise
         except KeyboardInterrupt:
             message, code = "interrupted", 130
-        if not rank() or own_fault:  # what all ranks raise is said once
+        if not rank() or own_fault:  # an error of all ranks is printed once
             where = f"rank {rank()}: " if rank() else ""
             print(f"{name}: {where}{' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""The machine in words, for the report and for people who compare times."""
+"""Describe the machine, for the report and for comparisons of times."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ import torch
 
 
 def machine_in_words() -> dict[str, str | int]:
-    """Where and with what this process computes."""
+    """Operating system, hardware and versions of this process."""
     return {
         "system": platform.platform(),
         "processor": platform.processor() or platform.machine(),

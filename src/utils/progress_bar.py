@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar on a terminal, plain lines elsewhere, of rank 0."""
+"""Progress output of rank 0: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -9,22 +9,22 @@ from src.utils.ranks import rank
 
 
 class Bar:
-    """How far a stage is; nothing is shown before the first `show`."""
+    """The progress of a stage; nothing is displayed before the first `show`."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._bar: tqdm | None = None
         self._last_line = 0.0
-        self._started: tuple[float, int] | None = None  # when plain lines began, and after what
+        self._started: tuple[float, int] | None = None  # time and step of the first plain line
 
-    def show(self, step: int, max_steps: int, **figures: float) -> None:
+    def show(self, step: int, max_steps: int, **metrics: float) -> None:
         """A tqdm bar on a terminal; elsewhere a plain line every ten seconds and at the end."""
         if rank():
             return
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=max_steps, initial=step - 1, unit="step", dynamic_ncols=True)
-            self._bar.set_postfix({k: _short(v) for k, v in figures.items()}, refresh=False)
+            self._bar.set_postfix({k: _short(v) for k, v in metrics.items()}, refresh=False)
             self._bar.update(step - self._bar.n)
             return
         now = time.monotonic()
@@ -33,19 +33,19 @@ class Bar:
         if now - self._last_line >= 10 or step == max_steps:
             self._last_line = now
             done = step - self._started[1]
-            words = " ".join(f"{k} {_short(v)}" for k, v in figures.items())
-            if done:  # the first step shown tells nothing yet of the time that a step takes
+            words = " ".join(f"{k} {_short(v)}" for k, v in metrics.items())
+            if done:  # the first step has no duration to extrapolate from
                 words += f" left {(now - self._started[0]) / done * (max_steps - step):.0f} s"
             say(f"{self._stage} step {step}/{max_steps} {words}")
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar and leave it on the terminal."""
         if self._bar is not None:
             self._bar.close()
 
 
 def _short(value: float) -> str:
-    """Four digits, and no power of ten for a speed.
+    """Four digits, without an exponent for speeds.
 
     >>> _short(12345.6), _short(0.123456)
     ('12346', '0.1235')
@@ -54,6 +54,6 @@ def _short(value: float) -> str:
 
 
 def say(text: str) -> None:
-    """A line for people, on stderr, past a progress bar if there is one; of rank 0."""
+    """Print a line on stderr, above a progress bar if there is one; on rank 0 only."""
     if not rank():
         tqdm.write(text, file=sys.stderr)

@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 
 import main_squad
+from src.data.row_files import read_rows
 from src.data.squad_dataset import indexed_batches
+from src.data.squad_parse import LoadReport, rows_of
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.evaluation.evaluation_set import evaluate_policy
 from src.model.model import build_model
@@ -43,6 +45,7 @@ FILLERS = (" ", "\n", "\t", "\u3000", "a", "7", "\u0301", "!", "\U0001f642", "a 
 TEXT_PLACES = ("context", "question", "text", "title", "id")
 # Counted by the answer, or by the paragraph: they take no question away by themselves.
 NO_QUESTIONS = ("empty answer", "answer not at its answer_start", "paragraph without questions")
+DROPPED = "data: dropped: "
 
 
 def places(value, path=()):
@@ -189,7 +192,8 @@ def through(path: Path, model_type: str) -> dict:
     """Load, encode, train a step, evaluate: {"refused": line}, or what was used and dropped."""
     args = argparse.Namespace(
         dataset=str(path), difficulty=None, num_examples=None, strict_data=False, eval_limit=4,
-        seed=0, micro_batch_size=None, lm_weight=0.3, max_steps=1, eval_every=1, epochs=1.0,
+        seed=0, micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.3, max_steps=1,
+        eval_every=1, epochs=1.0, answer_metric="squad",
     )  # fmt: skip
     tokenizer = load_tokenizer("pico")
     said = io.StringIO()
@@ -205,7 +209,8 @@ def through(path: Path, model_type: str) -> dict:
     record = main_squad.sft_backward(model, batch.trees, tokenizer.eos_id, args, "cpu")
     evaluate_policy(model, tokenizer, questions.held_out)
     identity = questions.identity
-    dropped = [line for line in said.getvalue().splitlines() if line.startswith("data dropped: ")]
+    lines = said.getvalue().splitlines()
+    dropped = [line.removeprefix(DROPPED) for line in lines if line.startswith(DROPPED)]
     return {
         "used": identity["train_questions"] + identity["validation_questions"],
         "dropped": dropped,
@@ -219,9 +224,9 @@ def judge(path: Path, outcome: dict) -> str:
         line = outcome["refused"]
         good = "\n" not in line and str(path) in line and len(line) < 600
         return "" if good else f"no clear line: {line!r}"
-    root = json.loads(path.read_bytes().decode("utf-8-sig"))
-    asked = sum(len(p["qas"]) for a in root["data"] for p in a["paragraphs"])
-    counts = re.findall(r"(\d+) ([^,]+)", "".join(outcome["dropped"]).partition(": ")[2])
+    root = read_rows(path)
+    asked = len(list(rows_of(root, str(path), LoadReport())))
+    counts = [re.match(r"(\d+) ([^;]+);", line).groups() for line in outcome["dropped"]]
     dropped = sum(int(n) for n, reason in counts if reason not in NO_QUESTIONS)
     if asked != outcome["used"] + dropped:
         return f"{asked} questions, {outcome['used']} used, told: {outcome['dropped']}"

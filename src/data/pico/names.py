@@ -24,7 +24,7 @@ def is_validation_name(word: str) -> bool:
 
 EVERYDAY = {
     "woman": """
-        Nora Sue Mei Anna Ada Alice Amelia Amina Amira Ana Anita Astrid Aisha Ayesha
+        Anna Ada Alice Amelia Amina Amira Ana Anita Astrid Aisha Ayesha
         Beatrice Bella Birgit Bridget Camille Carla Carmen Caroline Cecilia Chiara Chloe
         Clara Claire Daniela Daria Deborah Diana Dolores Doris Edith Elena Eleanor Eliza
         Elsa Emily Emma Esther Eva Fatima Fiona Florence Freya Frida Gabriela Gemma Georgia
@@ -39,7 +39,7 @@ EVERYDAY = {
         Xin Yara Yasmin Yuki Yvonne Zahra Zainab Zoë Zofia Zuzana
         """,
     "man": """
-        Ben Erik Ivan Aaron Abdul Adam Ahmed Akira Alan Albert Alejandro Alexander Ali
+        Aaron Abdul Adam Ahmed Akira Alan Albert Alejandro Alexander Ali
         Alfred Andrei Andrew Antonio Anton Arjun Arthur Axel Bashir Bernard Bjørn Boris
         Brian Bruno Carlos Charles Chidi Christopher Claude Colin Cyril Daniel David Deepak
         Dennis Diego Dmitri Donald Edgar Edward Elias Emil Emeka Enzo Ernest Farid Felix
@@ -55,7 +55,7 @@ EVERYDAY = {
         Yusuf Zoltán
         """,
     "surname": """
-        Blake Lund Carter Ellis Petrov Lin Abbott Abe Acosta Adeyemi Ahlberg Allen Almeida
+        Abbott Abe Acosta Adeyemi Ahlberg Allen Almeida
         Andersen Andrade Archer Bailey Baker Banerjee Barnes Becker Bell Bennett Berg
         Bianchi Bishop Björk Blanco Bogdanov Bondarenko Bose Boyle Braun Brennan Brooks
         Brown Burke Burton Byrne Campbell Cardoso Castillo Chang Chapman Chaudhry Chen Choi
@@ -82,7 +82,7 @@ EVERYDAY = {
         Ziegler Zhu
         """,
     "town": """
-        Oslo Bergen Aberdeen Accra Adelaide Agra Ajaccio Aleppo Algiers Almaty Amman
+        Aberdeen Accra Adelaide Agra Ajaccio Aleppo Algiers Almaty Amman
         Amsterdam Ankara Antwerp Arequipa Århus Asmara Athens Auckland Avignon Baghdad Baku
         Bamako Bangkok Barcelona Basel Bath Beirut Belfast Belgrade Berlin Bern Bilbao
         Birmingham Bogotá Bologna Bombay Bordeaux Boston Bratislava Bremen Brisbane Bristol
@@ -130,7 +130,7 @@ EVERYDAY = {
         """,
     # What comes before the noun of a title, a building, a fair.
     "title": """
-        Spring Autumn Summer Winter Glass Corn Amber Silver Golden Iron Copper Marble Paper
+        Summer Winter Amber Silver Golden Iron Copper Marble Paper
         Velvet Ivory Crystal Wooden Stone Broken Burning Hidden Lost Secret Silent Sleeping
         Wandering Forgotten Frozen Painted Crooked Grand Royal Ancient Quiet Wild Lonely
         Distant Merry Bitter Blind Bright Dark Pale Blue Green Red White Black Yellow

@@ -101,13 +101,13 @@ class Values:
 
     def clock(self) -> Value:
         hour = 1 + self.dice.below(12)
-        part = "morning" if self.dice.chance(0.5) else "afternoon" if hour < 6 else "evening"
+        word = ("one", *words.NUMBER_WORDS)[hour - 1]
         form = self.dice.below(4)
         text = (
             f"{hour} o'clock",
-            f"half past {('one', *words.NUMBER_WORDS)[hour - 1]}",
+            f"half past {word}",
             f"{hour}:{5 + 5 * self.dice.below(11):02d}",
-            f"{hour} in the {part}" if hour < 12 else self.dice.pick(("noon", "midnight")),
+            f"a quarter past {word}",
         )[form]
         return Value(text, "at") if self._take(text) else self.clock()
 
