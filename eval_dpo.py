@@ -19,6 +19,7 @@ from src.utils.exit_handling import command
 UNITS = {
     "em": "%",
     "f1": "%",
+    "metric": "own",
     "answer_loss_nats": "nats/token",
     "preference_accuracy": "%",
     "reward": "sd",
@@ -80,10 +81,13 @@ def load_held_out(args, policy, block_size: int):
     from src.data.encoding import encode_paragraphs
     from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
     from src.evaluation.evaluation_set import choose_questions, held_out_questions
+    from src.evaluation.user_functions import load_function
     from src.training.run import say
 
     metric = args.answer_metric or policy.answer_metric
     stored = policy.data
+    own = args.metric or (None if args.dataset else stored.get("metric"))
+    own_metric = load_function(own, "--metric") if own else None
     train = load_from_identity(stored)
     if args.dataset is None and args.difficulty is None and args.split is None:
         data, source = train, train.validation
@@ -104,7 +108,9 @@ def load_held_out(args, policy, block_size: int):
         say(f"{data.identity['dataset']}: {line}")
     chosen = choose_questions(source, args.limit, args.seed)
     encoded = encode_paragraphs(chosen, policy.tokenizer)
-    held_out = held_out_questions(chosen, encoded, block_size, args.doc_stride, metric)
+    held_out = held_out_questions(
+        chosen, encoded, block_size, args.doc_stride, metric, own_metric
+    )
     return train.train, chosen, encoded, held_out, data.identity["dataset"]
 
 

@@ -25,7 +25,7 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
     add("--reward", default="model", help="model, f1, em, or module:function of your own, called "
-        "with (prediction, golds, context, question)")  # fmt: skip
+        "with (prediction, golds, context, question); or several with weights: model=1,a:f=0.2")
     add("--algorithm", choices=("ppo", "rloo", "reinforce"), default="ppo",
         help="ppo: a critic; rloo: leave-one-out baseline; reinforce: mean baseline")
     add("--num_samples", type=cli.positive_int, default=2, help="answers sampled a question")
@@ -137,6 +137,7 @@ def main(argv=None) -> dict:
             )
             rollout = ppo.collect(models, prompts, reward_of, extra["kl_coef"], step, settings)
             record = {"kl_coef": extra["kl_coef"], **ppo_figures.describe(rollout, settings)}
+            record |= reward_of.means()
             # ... then learn from it for a few epochs.
             record |= ppo.learn(
                 models, rollout, step, settings,

@@ -15,6 +15,7 @@ from src.data.windows import golds_lost
 from src.evaluation.baselines import Baselines, baseline_predictions
 from src.evaluation.intervals import Figures
 from src.evaluation.squad_metrics import QAExample, em_and_f1, qa_example
+from src.evaluation.user_functions import Function, call_function
 from src.inference.logprobs import Tree, completion_logps
 from src.inference.sampling import PromptTree, generate_all
 from src.training.distributed import map_over_ranks
@@ -34,7 +35,7 @@ class EvaluationSet(NamedTuple):
     window keeps no gold; dropped: questions that leave no room for a context.
     later: the same questions below later windows of contexts that are cut, where --doc_stride asks
     for them; later_of: the number of each question there. metric: how answers are compared with
-    golds.
+    golds; own_metric: the function of --metric.
     """
 
     prompts: list[PromptTree]
@@ -47,6 +48,7 @@ class EvaluationSet(NamedTuple):
     later: Sequence[PromptTree] = ()
     later_of: Sequence[int] = ()
     metric: str = "squad"
+    own_metric: Function | None = None
 
     def gold_tokens(self) -> list[int]:
         """Tokens of each gold with its EOS, (Q,); 0 if there are more than MAX_ANSWER_TOKENS. The
@@ -102,6 +104,7 @@ def held_out_questions(
     block_size: int,
     doc_stride: int | None = None,
     metric: str = "squad",
+    own_metric: Function | None = None,
 ) -> EvaluationSet:
     """All questions of some paragraphs, each context read from its start, wherever its golds are,
     and in windows that start every `doc_stride` tokens if that is given.
@@ -129,13 +132,14 @@ def held_out_questions(
         [(context, [q for q, _ in qs]) for (context, qs), _, _ in trees.later],
         [number[where] for _, index, _ in trees.later for where in index],
         metric,
+        own_metric,
     )
 
 
 class PolicyResult(NamedTuple):
     """answers, ids: greedy texts and tokens; em, f1: points (Q,); nats, tokens: of the first gold
     and its EOS (Q,), 0 if that gold is longer than MAX_ANSWER_TOKENS. trees: the answers below the
-    windows that they were read from.
+    windows that they were read from. own: what the function of --metric gives, by name.
     """
 
     answers: list[str]
@@ -145,14 +149,20 @@ class PolicyResult(NamedTuple):
     nats: list[float]
     tokens: list[int]
     trees: list[Tree]
+    own: dict[str, list[float]] = {}
 
     def figures(self, groups: Sequence[int]) -> Figures:
-        """EM and F1 in percent and the answer loss in nats a token."""
-        percent = [0.01] * len(self.em)
+        """EM and F1 in percent, the answer loss in nats a token, and the user's own metric."""
+        percent, ones = [0.01] * len(self.em), [1.0] * len(self.em)
+        own = {
+            name if name == "metric" else f"metric_{name}": (values, ones, groups)
+            for name, values in self.own.items()
+        }
         return {
             "em": (self.em, percent, groups),
             "f1": (self.f1, percent, groups),
             "answer_loss_nats": (self.nats, self.tokens, groups),
+            **own,
         }
 
 
@@ -184,7 +194,10 @@ def evaluate_policy(
         map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id, device))
     )
     nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
-    return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens, read)
+    own = {}
+    if held_out.own_metric is not None:
+        own = call_function(held_out.own_metric, answers, held_out.asked, "metric")
+    return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens, read, own)
 
 
 def best_of_windows(

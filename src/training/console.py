@@ -14,6 +14,7 @@ from src.training.run import say
 # Metrics for which higher (1) or lower (-1) is better; others, such as KL, are neither.
 GOOD = {
     "em": 1, "f1": 1, "answer_loss_nats": -1, "preference_accuracy": 1, "accuracy": 1, "reward": 1,
+    "metric": 1,
 }  # fmt: skip
 # What `Interval.verdict`, times GOOD, is called.
 VERDICTS = {1: "better", -1: "worse", 0: "not clearly different", None: "no verdict"}

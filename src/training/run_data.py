@@ -18,6 +18,7 @@ from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from src.evaluation.evaluation_set import EvaluationSet, choose_questions, held_out_questions
+from src.evaluation.user_functions import load_function
 from src.inference.logprobs import Tree
 from src.interop.llama_folder import pretrained_hash
 from src.preference.pair_files import GivenPairs, load_given_pairs, unit_of
@@ -134,7 +135,9 @@ def load_questions(
     shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
     train = _train_of_role(data, shares, stage)
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
-    for name in ("dataset", "difficulty", "num_examples", "answer_metric"):
+    identity["metric"] = args.metric or (parent.data.get("metric") if inherited else None)
+    own_metric = load_function(identity["metric"], "--metric") if identity["metric"] else None
+    for name in ("dataset", "difficulty", "num_examples", "answer_metric", "metric"):
         setattr(args, name, identity.get(name))
     for line in data.report.lines():
         say(f"data: {line}")
@@ -146,7 +149,7 @@ def load_questions(
     encoded = encode_paragraphs(train, tokenizer, CACHE_DIR)
     chosen_encoded = encode_paragraphs(chosen, tokenizer)
     held_out = held_out_questions(
-        chosen, chosen_encoded, block_size, metric=args.answer_metric
+        chosen, chosen_encoded, block_size, metric=args.answer_metric, own_metric=own_metric
     )
     units = context_groups(encoded, block_size, answer_budget=answer_budget)
     asked = sum(len(p.questions) for p in train)

@@ -23,7 +23,7 @@ LARGEST_INT = 2**63 - 1
 # Flags that name something, where nothing is no name.
 NAMING_FLAGS = (
     "output_dir", "checkpoint", "checkpoints", "reward_checkpoint", "dataset", "tokenizer",
-    "init_from", "pairs",
+    "init_from", "pairs", "metric",
 )  # fmt: skip
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults in the help, but for those that the text itself explains."""
@@ -229,8 +229,8 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
-    """--dataset --difficulty --num_examples --strict_data --answer_metric; later stages inherit all
-    but --strict_data.
+    """--dataset --difficulty --num_examples --strict_data --answer_metric --metric; later stages
+    inherit all but --strict_data.
     """
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
@@ -261,6 +261,10 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
                         help="what EM, F1, rewards and pairs compare: squad: words, as SQuAD v1.1 "
                         "has it; mixed: characters where a script has no blanks between words, "
                         "punctuation of every script left out" + inherited)
+    parser.add_argument("--metric", metavar="MODULE:FUNCTION",
+                        help="a function of your own, called as that of train_ppo.py --reward, "
+                        "whose mean over the held-out answers is shown beside EM and F1"
+                        + (inherited or "; none if left out"))
 
 
 def add_training_flags(
