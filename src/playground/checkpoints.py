@@ -26,7 +26,7 @@ class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None if it is not loaded.
 
     trained: False for the initial weights of an SFT run. template: as `Paragraph.template`.
-    metric: how answers are compared with golds.
+    metric: how answers are compared with golds. sha256: of its file, "" where it has none.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Policy(NamedTuple):
     trained: bool = True
     template: bool = True
     metric: str = "squad"
+    sha256: str = ""
 
 
 class LoadedRewardModel(NamedTuple):
@@ -143,7 +144,7 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
         policies.append(
             Policy(
                 name, c.model, c.tokenizer, parent, parent_name, template=template,
-                metric=c.answer_metric,
+                metric=c.answer_metric, sha256=c.sha256,
             )  # fmt: skip
         )
     return policies

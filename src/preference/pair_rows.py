@@ -62,6 +62,8 @@ def read_pair(row: Any) -> PreferenceRow:
     """A row's pair; BadRow, with the reason, where it cannot be used."""
     if not isinstance(row, dict):
         raise BadRow(f"{kind_of(row)} where an object belongs")
+    if row.get("vote") == "tie":
+        raise BadRow("a tie")
     for key in ("chosen", "rejected"):
         if key not in row:
             raise BadRow(f"no {key!r}")
