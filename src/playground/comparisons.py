@@ -119,7 +119,8 @@ def _two_answers(
     for _ in range(DRAWS):
         policy, seed = policies[len(found)], rng.randrange(2**31)
         text = sample_text(policy, example, temperature, seed, device)
-        if text and text not in [candidate.text for candidate in found]:
+        sound = text and "\x00" not in text  # which --pairs would drop
+        if sound and text not in [candidate.text for candidate in found]:
             found.append(Candidate(text, policy.name, policy.sha256, seed, temperature))
         if len(found) == len(policies):
             return found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -84,16 +85,21 @@ class Voter:
         self.after(lambda: self.browser.key(key))
 
 
+def visible(texts):
+    """What of some texts a page shows for sure: a model that has learnt nothing says anything."""
+    return ["".join(re.findall(r"[\w.,]", text)) for text in texts]
+
+
 def test_mouse_and_keys_vote(served, browser):
     one = Voter(browser(), served.url)
     first = one.answers()
     assert len(first) == 2 and first[0] != first[1]
     assert "kgram" not in one.browser.find("#comparison")[0].text
     one.click("a")
-    assert (served.votes()[0]["chosen"], served.votes()[0]["rejected"]) == tuple(first)
+    assert visible([served.votes()[0][key] for key in ("chosen", "rejected")]) == visible(first)
     second = one.answers()
     one.key(Keys.ARROW_RIGHT)
-    assert served.votes()[1]["chosen"] == second[1]
+    assert visible([served.votes()[1]["chosen"]]) == visible(second[1:])
     one.key("t")
     one.key("s")
     assert [row["vote"] for row in served.votes()] == ["a", "b", "tie"]
@@ -104,7 +110,7 @@ def test_mouse_and_keys_vote(served, browser):
     one.click("undo")
     assert one.answers() == second and len(served.votes()) == 1
     one.key("1")
-    assert served.votes()[1]["chosen"] == second[0]
+    assert visible([served.votes()[1]["chosen"]]) == visible(second[:1])
     assert one.browser.driver.get_log("browser") == []
 
 
@@ -157,8 +163,8 @@ def test_kills_lose_none_and_double_none(served, browser):
             one.browser.key("b")
         served.kill()
         found = served.votes()
-        mine = [(row["chosen"], row["rejected"]) for row in found if row["vote"] == "a"]
-        assert mine == [tuple(pair) for pair in confirmed]
+        mine = [[row["chosen"], row["rejected"]] for row in found if row["vote"] == "a"]
+        assert [visible(pair) for pair in mine] == [visible(pair) for pair in confirmed]
         assert len({row["id"] for row in found}) == len(found)
         served.start()
         one = Voter(one.browser, served.url)
