@@ -44,8 +44,13 @@ def build_parser() -> cli.Parser:
         "default: only its first window")  # fmt: skip
     add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
     add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights")
-    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file; "
-        "null: no interval")  # fmt: skip
+    add("--best_of", type=cli.sizes, metavar="1,2,4,...", help="sample as many answers a question "
+        "as the largest of these, and report the best by the reward model of so many of them")
+    add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file, "
+        "with a list 'best_of' where it was measured; null: no interval; beside it counts of "
+        "questions: measured, trained on, left out")
+    add("--per_question", help="write {'policies': {path: {metric: {values, denominators, "
+        "contexts}}}}, an entry a question or pair, to this file")
     add("--predictions", help="write the first policy's {question id: answer} to this file")
     return parser
 
@@ -57,7 +62,12 @@ def check(args) -> None:
             "--strict_data given without --dataset, --difficulty or --split, expected one of them: "
             "the checkpoint's own held-out questions were checked when it was trained"
         )
-    for flag in ("output", "predictions"):
+    if args.best_of and args.doc_stride:
+        raise UserError(
+            "--best_of given with --doc_stride, expected one of them: samples are drawn from the "
+            "first window of a context"
+        )
+    for flag in ("output", "per_question", "predictions"):
         path = getattr(args, flag)
         if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
             raise UserError(f"--{flag} {path} given, expected a file in a folder that exists")
@@ -75,16 +85,13 @@ def load_policies(args) -> list:
     return [policy, sft_ancestor(policy)]
 
 
-def load_held_out(args, policy, block_size: int):
-    """(training paragraphs, held-out paragraphs, their encodings, held-out questions, data name).
-    """
-    from src.data.encoding import encode_paragraphs
+def load_held_out(args, policy, trained_on, block_size: int):
+    """(training paragraphs, what is held out, data name); trained_on: contexts that are not."""
     from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
-    from src.evaluation.evaluation_set import choose_questions, held_out_questions
+    from src.evaluation.evaluation_set import hold_out
     from src.evaluation.user_functions import load_function
     from src.training.run import say
 
-    metric = args.answer_metric or policy.answer_metric
     stored = policy.data
     own = args.metric or (None if args.dataset else stored.get("metric"))
     own_metric = load_function(own, "--metric") if own else None
@@ -106,33 +113,43 @@ def load_held_out(args, policy, block_size: int):
         source = data.validation
     for line in data.report.lines():
         say(f"{data.identity['dataset']}: {line}")
-    chosen = choose_questions(source, args.limit, args.seed)
-    encoded = encode_paragraphs(chosen, policy.tokenizer)
-    held_out = held_out_questions(
-        chosen, encoded, block_size, args.doc_stride, metric, own_metric
-    )
-    return train.train, chosen, encoded, held_out, data.identity["dataset"]
+    name = data.identity["dataset"]
+    split = f" --split {args.split}" if args.split else ""
+    held = hold_out(
+        source, trained_on, policy.tokenizer, block_size,
+        args.max_answer_tokens or policy.max_answer_tokens, source=f"--dataset {name}{split}",
+        limit=args.limit, seed=args.seed, include_trained=args.include_trained,
+        doc_stride=args.doc_stride, metric=args.answer_metric or policy.answer_metric,
+        own_metric=own_metric,
+    )  # fmt: skip
+    return train.train, held, name
 
 
 @command
 def main(argv=None) -> dict:
-    """Print the table; returns {"policies": {path: {metric: {"value", "low", "high"}}}}."""
+    """Print the table; returns {"policies": {path: {metric: {"value", "low", "high"}}}}, with
+    --best_of beside the metrics "best_of": [{"n", "f1", "reward", "kl_bound", ...}].
+    """
     args = build_parser().parse_args(argv)
     check(args)
 
     from src.data.squad_preferences import parse_corruptions
+    from src.data.trained_contexts import union
+    from src.evaluation.best_of_n import best_of_lines, best_of_n_rows
     from src.evaluation.compare_policies import (
         check_parents,
         comparison,
         load_reward,
-        measure_policy,
+        policy_figures,
         print_table,
         rule_rows,
         sft_ancestor,
     )
     from src.evaluation.evaluation_set import baselines_of, sample_lines
+    from src.evaluation.intervals import intervals, question_figures
     from src.preference.pairs import held_out_pairs
     from src.training.run import say, set_up_torch
+    from src.training.run_data import say_remedy
     from src.utils.checkpoint_utils import require_same_tokenizer
     from src.utils.payload import write_atomically
 
@@ -142,32 +159,55 @@ def main(argv=None) -> dict:
         require_same_tokenizer(policies[0], policy)
     parent = sft_ancestor(policies[0], policies)
     scored_by = load_reward(args, policies[0])
+    if args.best_of and scored_by is None:
+        raise UserError(
+            "--best_of given without a reward model, which chooses the best: expected "
+            f"--reward_checkpoint, or run: python train_reward_model.py --model_type "
+            f"{args.model_type}"
+        )
     check_parents(policies, parent, scored_by)
     reward = scored_by.model if scored_by else None
     readers = [p.model for p in (*policies, parent)] + ([reward.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
-    train, chosen, encoded, held_out, name = load_held_out(args, policies[0], block)
+    # What any of them was trained on is held out for none.
+    measured = [*policies, parent, *([scored_by] if scored_by else [])]
+    trained_on = union(checkpoint.trained_on for checkpoint in measured)
+    train, held, name = load_held_out(args, policies[0], trained_on, block)
+    held_out = held.questions
     pairs = held_out_pairs(
-        chosen, encoded, policies[0].tokenizer, block, name, parse_corruptions(args.corruptions),
-        held_out.metric,
+        held.chosen, held.encoded, policies[0].tokenizer, block, name,
+        parse_corruptions(args.corruptions), held_out.metric,
     )  # fmt: skip
     say(
         f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block; "
         f"answers compared by {held_out.metric}"
     )
+    say_remedy(held_out, held.encoded, policies[0].tokenizer)
     setting = comparison(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
-    results = {p.path: measure_policy(setting, p.model) for p in policies}
+    results = {p.path: policy_figures(setting, p.model) for p in policies}
     for path, (result, _) in results.items():
         print(f"\n{path}")
         print("\n".join(sample_lines(held_out, result.answers)))
-    table = {path: metrics for path, (_, metrics) in results.items()}
+    table = {path: intervals(figures) for path, (_, figures) in results.items()}
     rules = rule_rows(baselines_of(held_out, policies[0].tokenizer, train), held_out)
-    print_table({**table, **rules}, UNITS)
+    print_table({**table, **rules}, UNITS, held_out.kind)
     values = {path: {k: v.as_json() for k, v in row.items()} for path, row in table.items()}
-    report = {"policies": values}
+    counts = {"questions": len(held_out.asked), "trained_on": held_out.seen,
+              "left_out_as_trained_on": held.left_out}  # fmt: skip
+    report = {"policies": values, **counts}
+    by_question = {path: question_figures(figures) for path, (_, figures) in results.items()}
+    for policy in policies if args.best_of else ():
+        rows, of_questions = best_of_n_rows(setting, policy.model, args.best_of, args.seed)
+        values[policy.path]["best_of"] = rows
+        by_question[policy.path] |= of_questions
+        print(f"\n{policy.path}: best of n by {scored_by.path}")
+        print("\n".join(best_of_lines(rows)))
     if args.output:
         text = json.dumps(report, indent=1)
         write_atomically(Path(args.output), lambda file: file.write(text.encode()))
+    if args.per_question:
+        text = json.dumps({"policies": by_question})
+        write_atomically(Path(args.per_question), lambda file: file.write(text.encode()))
     if args.predictions:
         answers = next(iter(results.values()))[0].answers
         text = json.dumps(dict(zip(held_out.ids, answers, strict=True)), ensure_ascii=False)

@@ -35,7 +35,8 @@ def build_parser() -> cli.Parser:
     add("--top_p", type=cli.number(float, 0, 1, above=True), default=1.0,
         help="sample from the smallest set of this probability")  # fmt: skip
     add("--num_samples", type=cli.positive_int, default=1, help="answers a prompt")
-    add("--max_new_tokens", type=cli.positive_int, default=32, help="longest answer, in tokens")
+    add("--max_new_tokens", type=cli.positive_int,
+        help="longest answer in tokens, with EOS; default: the checkpoint's --max_answer_tokens")
     add("--json", action="store_true", help="one JSON object a line: prompt, answers, log-probs")
     cli.add_machine_flags(parser)
     return parser
@@ -65,9 +66,10 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
     from src.inference.sampling import Sampling, generate
 
     backbone = checkpoint.model
-    room = backbone.config.block_size - args.max_new_tokens
+    longest = args.max_new_tokens or checkpoint.max_answer_tokens
+    room = backbone.config.block_size - longest
     if room < 1:
-        raise UserError(f"--max_new_tokens {args.max_new_tokens} given, expected less than the "
+        raise UserError(f"--max_new_tokens {longest} given, expected less than the "
                         f"model's block of {backbone.config.block_size}")  # fmt: skip
     context, question = encode_within(
         checkpoint.tokenizer, prompt, room, "shorten it or lower --max_new_tokens",
@@ -79,7 +81,7 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
         checkpoint.tokenizer.eos_id,
         sampling=Sampling(args.temperature, args.top_k, args.top_p),
         num_samples=args.num_samples,
-        max_new_tokens=args.max_new_tokens,
+        max_new_tokens=longest,
         seed=[args.seed, place],
         device=device,
     )

@@ -104,7 +104,7 @@ def main(argv=None) -> dict:
         model, tokenizer, parents = start_of(run)
         model.to(device)
         block = model.config.block_size
-        questions = run_data.load_questions(args, tokenizer, block, STAGE)
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, shares=args.shares)
         held_out = questions.held_out
         if args.control == "no_context":
             prompts = apply_control(held_out.prompts, args.control, "", block)
@@ -139,8 +139,8 @@ def main(argv=None) -> dict:
             )  # fmt: skip
             if stages.due(run, step):
                 evaluate(step + 1)
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.publish(run, model, tokenizer, questions.identity, metrics, parents)
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
+        return stages.publish(run, model, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

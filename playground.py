@@ -32,24 +32,32 @@ def build_parser() -> cli.Parser:
     return parser
 
 
-def questions_to_pick(dataset: str | None, stored: dict, seed: int) -> list:
-    """Held-out questions of --dataset, else of the data that a checkpoint was trained on.
+def questions_to_pick(dataset: str | None, stored: dict, trained_on, seed: int) -> list:
+    """Held-out questions of --dataset, else of the data that a checkpoint was trained on, without
+    the contexts of trained_on.
 
-    A lone file was split for training, so that all of it has to be loaded to know what was held
-    out; other data need no training questions made.
+    Files and hub sets may have been split for training, so that all of them have to be loaded to
+    know what was held out; the embedded data need no training questions made.
     """
     from src.data.squad_loader import load_from_identity, load_squad
+    from src.data.trained_contexts import split_by_training
     from src.evaluation.evaluation_set import choose_questions
     from src.playground.page import known_questions
 
     if dataset:
         data = load_squad(dataset, evaluate=True)
-    elif Path(stored["dataset"]).is_file():
+    elif stored["dataset"] != "pico":
         data = load_from_identity(stored)
     else:
         kept = {name: stored[name] for name in ("seed", "difficulty")}
         data = load_squad(stored["dataset"], evaluate=True, **kept)
-    return known_questions(choose_questions(data.validation, OFFERED, seed))
+    unseen, seen = split_by_training(data.validation, trained_on)
+    if not unseen:
+        raise UserError(
+            f"--dataset {data.identity['dataset']} given, but all {len(seen)} contexts of it were "
+            "trained on, expected some that were not, name other data with --dataset"
+        )
+    return known_questions(choose_questions(unseen, OFFERED, seed))
 
 
 @command
@@ -72,7 +80,7 @@ def main(argv=None) -> dict:
     for line in loaded.refused:
         say(f"not loaded: {line}")
     try:
-        known = questions_to_pick(args.dataset, loaded.data, args.seed)
+        known = questions_to_pick(args.dataset, loaded.data, loaded.trained_on, args.seed)
     except UserError as error:
         if args.dataset:
             raise

@@ -83,7 +83,9 @@ if [[ $model == smollm2 ]]; then
         --eval_every 0 --eval_limit 300)
     compared_on=150 shown=60  # a question takes a second of each policy
 elif [[ $dataset_named == no ]]; then
-    sft+=(--dataset pico)
+    # Three roles: SFT learns from demonstrations, DPO and reward model from comparisons, PPO answers
+    # prompts. A flag given here comes later and wins.
+    sft=(--dataset pico --shares 30,40,30 ${sft[@]+"${sft[@]}"})
 fi
 sft_final=${dir}_main_squad/final.pt
 

@@ -1,16 +1,27 @@
-"""PPO: sample answers, score them with the reward model, make the better ones more probable.
+"""PPO and its relatives: sample answers, score them, make the better ones more probable.
 
     PYTHONPATH=src python train_ppo.py --model_type transformer
 
 Starts from the SFT checkpoint (--checkpoint: any policy) and the reward checkpoint. One step is one
-batch of sampled answers and several epochs of updates on it. Writes
+batch of sampled answers (src/rl/rollout.py) and several epochs of updates on it
+(src/rl/update.py); --algorithm names a row of choices (src/rl/algorithm_table.py). Writes
 checkpoints/{model_type}_train_ppo/.
 """
 
 import time
+from functools import partial
 
+from src.rl.algorithm_table import (
+    ROWS,
+    Algorithm,
+    Selection,
+    fill_choices,
+    row_of,
+    values_of,
+)
 from src.utils import cli
 from src.utils.constants import PPO as STAGE
+from src.utils.errors import UserError
 from src.utils.exit_handling import command
 
 
@@ -26,19 +37,37 @@ def build_parser() -> cli.Parser:
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
     add("--reward", default="model", help="model, f1, em, or module:function of your own, called "
         "with (prediction, golds, context, question); or several with weights: model=1,a:f=0.2")
-    add("--algorithm", choices=("ppo", "rloo", "reinforce"), default="ppo",
-        help="ppo: a critic; rloo: leave-one-out baseline; reinforce: mean baseline")
+    add("--algorithm", choices=tuple(ROWS), default="ppo",
+        help="a row of src/rl/algorithm_table.py: ppo has a critic, reinforce the batch's mean as "
+        "baseline, rloo, grpo, dr_grpo, dapo, gspo and cispo the question's other answers; raft "
+        "learns from the best answer, online_dpo from the best and the worst")
+    add("--advantage", choices=values_of("advantage"),
+        help="what a reward is compared with; default: the row's, as all choices")
+    add("--ratio", choices=values_of("ratio"), help="of token or sequence probabilities")
+    add("--clip", choices=values_of("clip"), help="of the ratio, at both ends alike or higher "
+        "above; of the weight (CISPO); none")
+    add("--mean", choices=values_of("mean"),
+        help="of the loss: over tokens, over answers' means, over answers' sums by a constant")
+    add("--kl_in", choices=values_of("kl_in"), help="where the KL's coefficient counts")
+    add("--kl_estimator", choices=values_of("kl_estimator"), help="k1, k2 or k3 of that KL")
+    add("--clip_low", type=cli.non_negative, help="the ratio's range begins at 1 less this")
+    add("--clip_high", type=cli.positive, help="the ratio's range ends at 1 and this")
     add("--num_samples", type=cli.positive_int, default=2, help="answers sampled a question")
-    add("--max_new_tokens", type=cli.positive_int, default=16, help="longest answer, stop included")
+    add("--max_new_tokens", type=cli.positive_int,
+        help="longest sampled answer, EOS included; default: --max_answer_tokens")
     add("--temperature", type=cli.sampling_temperature, default=1.0,
         help="of sampling and of log-probs")
-    add("--kl_coef", type=cli.non_negative, default=0.05, help="reward lost per nat of KL")
+    add("--kl_coef", type=cli.non_negative,
+        help="reward, or loss, per nat of KL; default: the row's (ppo, rloo, reinforce: 0.05)")
+    add("--beta", type=cli.positive, help="of online_dpo, per nat; default: 0.1")
     add("--kl_target", type=cli.positive, help="nats an answer to steer --kl_coef to, if any")
-    add("--kl_horizon", type=cli.positive_int, default=10_000, help="episodes of the steering")
+    add("--kl_horizon", type=cli.positive_int,
+        help="episodes over which a KL off target by 20%% or more moves --kl_coef by a fifth; "
+        "default: a tenth of the run's")
     add("--kl_limit", type=cli.positive, default=20.0, help="nats an answer at which to stop")
     add("--gamma", type=cli.share, default=1.0, help="discount a token")
     add("--lam", type=cli.share, default=0.95, help="GAE's lambda")
-    add("--clip_range", type=cli.positive, default=0.2, help="policy ratio's distance from 1")
+    add("--clip_range", type=cli.positive, help="--clip_low and --clip_high in one")
     add("--value_clip_range", type=cli.positive, default=0.2, help="values' distance from the old")
     add("--value_coef", type=cli.non_negative, default=0.1, help="weight of the value loss")
     add("--missing_eos_penalty", type=cli.non_negative, default=1.0,
@@ -49,31 +78,35 @@ def build_parser() -> cli.Parser:
     return parser
 
 
-def check(args, parser) -> None:
-    """Refuse combinations that mean nothing; fill in what depends on the algorithm."""
-    from src.utils.errors import UserError
-
-    on_policy = args.algorithm == "reinforce"
+def check(args, parser) -> Algorithm | Selection:
+    """Refuse combinations that mean nothing; fill in what depends on the algorithm, and return its
+    row.
+    """
+    row = row_of(args)
+    fill_choices(args, row)
     for name, value in (("ppo_epochs", 4), ("minibatches", 4)):
         given = getattr(args, name)
         if given is None:
-            setattr(args, name, 1 if on_policy else value)
-        elif on_policy and given > 1:
+            setattr(args, name, 1 if row.on_policy else value)
+        elif row.on_policy and given > 1:
             raise UserError(
-                f"--{name} {given} given with reinforce, whose gradient holds for fresh "
-                "samples only, expected 1"
+                f"--{name} {given} given with {args.algorithm} unclipped, whose gradient holds for "
+                "fresh samples only, expected 1"
             )
-    if args.algorithm == "rloo" and args.num_samples < 2:
-        raise UserError("--num_samples 1 given with rloo, expected 2 or more to leave one out")
+    if args.num_samples < row.fewest_samples:
+        raise UserError(
+            f"--num_samples {args.num_samples} given with {args.algorithm}, which compares the "
+            f"answers to a question, expected {row.fewest_samples} or more"
+        )
     for used, names, why in (
-        (args.algorithm == "ppo", ("gamma", "lam", "value_clip_range", "value_coef"),
-         f"with --algorithm {args.algorithm}, which has no critic"),
-        (not on_policy, ("clip_range",), "with reinforce, which clips nothing"),
+        (row.has_critic, ("gamma", "lam", "value_clip_range", "value_coef"),
+         f"with --algorithm {args.algorithm}, which has no critic here"),
         (args.kl_target, ("kl_horizon",), "without --kl_target"),
     ):  # fmt: skip
         changed = [n for n in names if getattr(args, n) != parser.get_default(n)]
         if changed and not used:
             raise UserError(f"--{changed[0]} given {why}, expected it left out")
+    return row
 
 
 @command
@@ -85,36 +118,38 @@ def main(argv=None) -> dict:
     from src.data.squad_dataset import indexed_batches
     from src.evaluation.intervals import Figures
     from src.interop.pretrained import take_parents_defaults
-    from src.rl import metrics as ppo_figures
-    from src.rl import ppo
+    from src.rl import metrics as rl_metrics
     from src.rl.models import load_models, reward_and_kl
     from src.rl.rewards import reward_of_trees
+    from src.rl.rollout import rollout_prompts, sample_rollout, select_answers, settings_of
+    from src.rl.update import update_policy
     from src.training import run_data, stages
     from src.training.console import compare
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
-    from src.training.run import Run, set_up_torch
+    from src.training.run import Run, say, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
-        check(args, parser)
+        row = check(args, parser)
         if run.finished:
             return run_data.finished_metrics(run)
         device = set_up_torch(args)
-        parents, reward, models = load_models(args, device)
+        parents, reward, models = load_models(args, row.has_critic, device)
         take_parents_defaults(run, parents[0])
         policy, tokenizer = models.policy, parents[0].tokenizer
-        block, room = policy.config.block_size, args.max_new_tokens + 1
-        questions = run_data.load_questions(
-            args, tokenizer, block, STAGE, parents[0], answer_budget=room
-        )
+        block = policy.config.block_size
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, parents, samples=True)
+        too_long = run_data.out_of_reach(questions, args.max_new_tokens)
+        say(rl_metrics.reach(len(too_long), questions.units, args.max_new_tokens))
         max_steps = stages.plan_steps(args, questions.units)
+        rl_metrics.set_horizon(args, questions.units)
         trained = prepare(models.trained(), args, device)
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
-        settings = ppo.settings_of(args, tokenizer.eos_id, device)
+        settings = settings_of(args, tokenizer.eos_id, device)
         more = reward_and_kl(args, reward, models, tokenizer, questions.held_out, device)
         run.start(run_data.inputs_of(questions, parents, tokenizer))
-        extra = {"kl_coef": args.kl_coef}  # and figures from before training
+        extra = {"kl_coef": args.kl_coef or 0.0}  # and figures from before training
 
         def evaluate(step: int) -> Figures:
             """Greedy answers with their metrics, their reward, and the KL that it has cost."""
@@ -130,31 +165,36 @@ def main(argv=None) -> dict:
         )  # fmt: skip
         for step in steps(run, max_steps, trained, optimizer, extra, several_updates=True):
             started = time.perf_counter()
-            # Collect a batch of episodes with the policy as it is ...
-            prompts, asked = ppo.ask(next(batches), questions.train)
+            # Sample a batch of answers with the policy as it is ...
+            prompts, asked, excused = rollout_prompts(
+                next(batches), questions.train, too_long
+            )
             reward_of = reward_of_trees(
                 args.reward, reward, tokenizer, asked, device, args.answer_metric
             )
-            rollout = ppo.collect(models, prompts, reward_of, extra["kl_coef"], step, settings)
-            record = {"kl_coef": extra["kl_coef"], **ppo_figures.describe(rollout, settings)}
+            kl_coef = extra["kl_coef"]
+            rollout = sample_rollout(
+                models, prompts, reward_of, kl_coef, step, settings, excused
+            )
+            record = {"kl_coef": kl_coef, **rl_metrics.describe(rollout, settings)}
             record |= reward_of.means()
-            # ... then learn from it for a few epochs.
-            record |= ppo.learn(
-                models, rollout, step, settings,
-                lambda loss, step=step: update(run, optimizer, step, max_steps, loss),
-            )  # fmt: skip
+            # ... then update the policy with them for a few epochs.
+            chosen = select_answers(rollout, settings)
+            optimizer_step = partial(update, run, optimizer, step, max_steps)
+            record |= update_policy(models, chosen, kl_coef, step, settings, optimizer_step)
+            record |= rl_metrics.describe_chosen(chosen, settings)
             episodes, kl = len(rollout.score), record["kl_nats"]
             displayed = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
             stages.log_step(run, step, started, episodes, rollout.trees, record, **displayed)
-            extra["kl_coef"] = ppo_figures.next_kl_coef(args, extra["kl_coef"], kl, episodes)
+            extra["kl_coef"] = rl_metrics.next_kl_coef(args, extra["kl_coef"], kl, episodes)
             if kl > args.kl_limit:
-                run.stop_after_step(ppo_figures.collapse(kl, args.kl_limit))
+                run.stop_after_step(rl_metrics.collapse(kl, args.kl_limit))
             if stages.due(run, step):
                 evaluate(step + 1)
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps))
-        return stages.publish(run, policy, tokenizer, questions.identity, metrics, parents)
+        metrics = compare(STAGE, extra["before"], evaluate(max_steps), questions.held_out)
+        return stages.publish(run, policy, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def main(argv=None) -> dict:
         tokenizer, eos_id = parent.tokenizer, parent.tokenizer.eos_id
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
-        questions = run_data.load_questions(args, tokenizer, block, STAGE, parent)
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
         asked_steps = run.asked["max_steps"]
         made_of = None if args.pairs else questions.units
         planned = stages.steps_for_pairs(args, asked_steps, made_of)
@@ -102,7 +102,8 @@ def main(argv=None) -> dict:
             table["margin_nats"] = pairs.margin(scores, unseen)
             by_kind = pairs.accuracy_by_kind(scores, unseen)
             table |= {f"accuracy_{kind}": interval for kind, interval in by_kind.items()}
-            stages.log_intervals(run, step, table)
+            measured = unseen if unseen.given else questions.held_out
+            stages.log_intervals(run, step, table, measured)
             say_pairs(extra, scores, unseen)
             values = {name: interval.value for name, interval in table.items()}
             return {"accuracy": pairs.pair_points(scores, unseen)}, values
@@ -127,8 +128,9 @@ def main(argv=None) -> dict:
         golds = run_data.gold_trees(questions, train, args.seed)
         pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
-        metrics |= compare(STAGE, extra["before"], figures)
-        return stages.publish(run, reward, tokenizer, questions.identity, metrics, [parent])
+        measured = unseen if unseen.given else questions.held_out
+        metrics |= compare(STAGE, extra["before"], figures, measured)
+        return stages.publish(run, reward, tokenizer, questions, metrics, [parent])
 
 
 if __name__ == "__main__":

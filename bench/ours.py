@@ -18,9 +18,11 @@ from src.inference.sampling import generate
 from src.losses import sequence_sum
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
+from src.rl.algorithm_table import ALGORITHMS
 from src.rl.models import Models
-from src.rl.ppo import Settings, collect, learn
 from src.rl.rewards import model_rewards
+from src.rl.rollout import Settings, sample_rollout
+from src.rl.update import update_policy
 from src.training.loop import prepare
 from src.training.optimizer import make_optimizer, optimizer_step
 from train_dpo import dpo_backward
@@ -135,14 +137,14 @@ def ppo(side: Side) -> Step:
 
     def step(trees: list[Tree]) -> dict:
         settings = Settings(
-            algorithm="ppo", eos_id=side.eos_id, num_samples=side.samples,
-            max_new_tokens=NEW_TOKENS, temperature=1.0, gamma=1.0, lam=0.95, clip_range=0.2,
-            value_clip_range=0.2, value_coef=0.1, missing_eos_penalty=1.0, epochs=4, minibatches=1,
+            algorithm=ALGORITHMS["ppo"], eos_id=side.eos_id, num_samples=side.samples,
+            max_new_tokens=NEW_TOKENS, temperature=1.0, gamma=1.0, lam=0.95, value_clip_range=0.2,
+            value_coef=0.1, beta=None, missing_eos_penalty=1.0, epochs=4, minibatches=1,
             micro_contexts=len(trees), seed=0, device=CPU,
         )  # fmt: skip
         prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
         side.steps += 1
-        rollout = collect(
+        rollout = sample_rollout(
             models, prompts, lambda answered: model_rewards(reward, answered, side.eos_id, CPU),
             0.05, side.steps, settings,
         )  # fmt: skip
@@ -151,7 +153,7 @@ def ppo(side: Side) -> Step:
             side.update(optimizer, loss)
             return {}
 
-        figures = learn(models, rollout, side.steps, settings, update)
+        figures = update_policy(models, rollout, 0.05, side.steps, settings, update)
         return {"loss": figures["loss"], "tokens": int(rollout.mask.sum())}
 
     return step

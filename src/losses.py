@@ -371,7 +371,7 @@ def pairwise_reward_loss(chosen: Tensor, rejected: Tensor, *, count: Count = Non
 
 def kl_penalised_rewards(
     score: Tensor, logp: Tensor, reference_logp: Tensor, mask: Tensor, beta: float,
-    stopped: Tensor | None = None, no_stop_penalty: float = 0.0,
+    stopped: Tensor | None = None, no_stop_penalty: float = 0.0, estimator: str = "k1",
 ) -> Tensor:
     """Reward of each token: -beta * k1 everywhere, and the answer's score once, on its last token.
 
@@ -379,13 +379,23 @@ def kl_penalised_rewards(
     stopped: (B,) bool, False where sampling ran out of room: that answer's score is lowered by
     no_stop_penalty. Returns (B, T), 0 at False; a row sums to score - beta * sum(logp - reference).
     The last token is the stop token where there is one (TRL#3750 pays one token late).
+    estimator: k1 only makes the penalty KL(policy || reference), in value and in gradient. k3 has
+        the same mean, but rewards that change with the policy push by their value alone, not by
+        their slope: with k3 that is the gradient of KL(policy || reference) less that of
+        KL(reference || policy), near the reference 0. Log-ratios below -60 nats count as 60 there.
     """
     if stopped is not None:
         score = score - no_stop_penalty * (~stopped).to(score.dtype)
     real_from_here = mask.flip(-1).cumsum(-1).flip(-1)  # (B, T)
     last = mask & (real_from_here == 1)
-    k1 = kl_estimates(select(logp, mask), select(reference_logp, mask)).k1
-    return select(-beta * k1, mask) + select(score[:, None].expand(mask.shape), last)
+    log_ratio = select(logp, mask) - select(reference_logp, mask)
+    if estimator == "k3":
+        log_ratio = log_ratio.clamp(min=-LARGEST_LOG_RATIO)
+    estimates = kl_estimates(log_ratio, torch.zeros_like(log_ratio))._asdict()
+    if estimator not in estimates:
+        raise ValueError(f"estimator {estimator!r}: expected 'k1', 'k2' or 'k3'")
+    penalty = select(-beta * estimates[estimator], mask)
+    return penalty + select(score[:, None].expand(mask.shape), last)
 
 
 def adaptive_kl_coefficient(beta: float, kl: float, target: float, n: int, horizon: int) -> float:

@@ -1,4 +1,4 @@
-"""The table of src/algorithms.py: every row by hand, and PPO's, RLOO's and REINFORCE's as they
+"""The tables of src/rl/algorithm_table.py: every row by hand; PPO, RLOO and REINFORCE as they
 were before there was a table."""
 
 import math
@@ -10,6 +10,7 @@ from torch import Tensor, tensor
 
 from src import losses
 from src.rl import algorithms
+from src.rl.algorithm_table import SELECTIONS
 from src.rl.algorithms import ALGORITHMS
 from tests.test_losses import PADDING, close, ragged
 
@@ -256,3 +257,36 @@ def test_an_empty_batch_has_loss_0_and_gradient_0(name):
     )
     out.loss.backward()
     assert out.loss == 0 and not logp.grad.any()
+
+
+def test_chosen_answers_by_hand():
+    rewards = tensor([[1.0, 3.0, 2.0], [4.0, 4.0, 4.0], [0.0, -1.0, 0.0]])
+    assert algorithms.chosen_answers(SELECTIONS["raft"], rewards) == [[1], [0], [0]]
+    assert algorithms.chosen_answers(SELECTIONS["online_dpo"], rewards) == [[1, 0], [], [0, 1]]
+
+
+def test_losses_of_chosen_answers_by_hand():
+    """Answers of 2 and 4 tokens at -1 each: the mean is 1 nat a token. As a pair, the reference at
+    -1.5 and -1.25: h = 1 - 1 = 0 nats where all are counted, and 1 with the last one at -2."""
+    logp = torch.full((2, 4), -1.0, dtype=torch.float64)
+    reference = tensor([[-1.5] * 4, [-1.25] * 4], dtype=torch.float64)
+    reference = torch.where(MASK, reference, 7.0)
+    out = algorithms.selection_loss(SELECTIONS["raft"], logp, logp, MASK, reference_logp=reference)
+    close(out.loss, 1.0)
+    moved = logp.clone().requires_grad_()
+    loss = algorithms.selection_loss(
+        SELECTIONS["raft"], moved, logp, MASK, reference_logp=reference, tokens=12
+    ).loss
+    loss.backward()
+    close(moved.grad, torch.where(MASK, tensor(-1 / 12, dtype=torch.float64), 0.0))
+    worse = torch.where(MASK, logp, 0.0)
+    worse[1, 3] = -2.0
+    for policy, h in ((logp, 0.0), (worse, 1.0)):
+        out = algorithms.selection_loss(
+            SELECTIONS["online_dpo"], policy, logp, MASK, reference_logp=reference, beta=0.5,
+            answers=4,
+        )  # fmt: skip
+        close(out.loss, math.log(1 + math.exp(-0.5 * h)) / 2)
+    # The moved token: r - 1 - log r of r = 1/e, one of six.
+    close(out.approx_kl, math.exp(-1) / 6)
+    assert out.clip_share == 0 and out.kl == 0

@@ -1,4 +1,4 @@
-"""The pages of docs/ say what the code does: quotations, links, names, flags, commands, figures.
+"""The pages of docs/ say what the code does: quotations, links, names, flags, commands, metrics.
 
 Their examples run as doctests (`--doctest-glob` in pyproject.toml). All that is read here stands in
 the pages; what the pages should hold is not listed again.
@@ -21,20 +21,32 @@ from src.utils.constants import CORRUPTIONS, STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-# In reading order, with the stage whose log a page explains.
+OUTSIDE = [ROOT / "README.md", ROOT / "bench/README.md"]
+# The lessons in reading order, with the stage whose log a page explains.
 STAGE_OF = {
-    "sft.md": STAGES[0], "preference_pairs.md": None, "dpo.md": STAGES[1],
-    "reward_model.md": STAGES[2], "ppo.md": STAGES[3], "evaluation.md": None,
+    "sft.md": STAGES[0], "pointer.md": None, "preference_pairs.md": None, "dpo.md": STAGES[1],
+    "reward_model.md": STAGES[2], "ppo.md": STAGES[3], "algorithms.md": None, "evaluation.md": None,
 }  # fmt: skip
-
-OTHERS = {"README.md", "measured.md", "reference.md", "your_own_task.md", "be_the_human.md"}
+OTHER_PAGES = {
+    "README.md", "measured.md", "reference.md", "your_own_task.md", "be_the_human.md"
+}  # fmt: skip
 
 QUOTATION = re.compile(r"<!-- from (\S+): (\w+) -->\n```python\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z]\w*")
 COMMAND = re.compile(r"(?:^|`)\s*python (\w+\.py)([^`\n]*)", re.MULTILINE)
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# Flags of what is not a script at the root: torchrun, pip, tests.faults.
+FOREIGN = re.compile(r"torchrun --nproc_per_node|pip install .*|-m tests\.faults [^`\n]*")
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+every_page = pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=name_of)
+linking_page = pytest.mark.parametrize("page", [*PAGES, *OUTSIDE], ids=name_of)
 
 
 @cache
@@ -75,8 +87,14 @@ def parsers():
 
 def commands(page):
     """(script, flags) of every `python SCRIPT.py ...` of a page, in order."""
-    text = page.read_text(encoding="utf-8")
-    return [(script, shlex.split(rest)) for script, rest in COMMAND.findall(text)]
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    return [(script, shlex.split(rest, comments=True)) for script, rest in COMMAND.findall(text)]
+
+
+def anchors(path):
+    """What GitHub calls the headings of a page."""
+    headings = HEADING.findall(path.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def documented(page, heading):
@@ -105,11 +123,13 @@ def test_a_quotation_that_was_changed_is_found():
     assert not stands_in("a = 1\n    b = 2\n", lines), "another indentation"
 
 
-@every_page
+@linking_page
 def test_links_lead_somewhere_and_named_things_exist(page):
     for words, target in LINK.findall(page.read_text(encoding="utf-8")):
-        path = (page.parent / target).resolve()
+        target, _, anchor = target.partition("#")
+        path = (page.parent / target).resolve() if target else page
         assert path.is_relative_to(ROOT) and path.exists(), f"{page.name} links {target}"
+        assert not anchor or anchor in anchors(path), f"{page.name} links {target}#{anchor}"
         name = re.fullmatch(r"`(\w+)`", words)
         if name and path.suffix == ".py":
             assert name[1] in definitions(path), f"{target} defines no {name[1]}"
@@ -119,7 +139,7 @@ def test_links_lead_somewhere_and_named_things_exist(page):
 def test_named_tests_and_flags_exist(page):
     text = page.read_text(encoding="utf-8")
     known = {option for p in parsers().values() for a in p._actions for option in a.option_strings}
-    assert set(FLAG.findall(text)) <= known
+    assert set(FLAG.findall(FOREIGN.sub("", text))) <= known
     tests = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("*.py"))
     for name in re.findall(r"`(test_\w+)`", text):
         assert f"def {name}(" in tests, name
@@ -133,13 +153,13 @@ def test_commands_parse(page):
 
 def test_examples_are_run(pytestconfig):
     assert "docs/*.md" in pytestconfig.getoption("doctestglob")
-    assert {page.name for page in PAGES} == {*STAGE_OF, *OTHERS}
+    assert {page.name for page in PAGES} == {*STAGE_OF, *OTHER_PAGES}
     for name in STAGE_OF:
         assert ">>> " in (ROOT / "docs" / name).read_text(encoding="utf-8"), name
 
 
 @pytest.mark.parametrize("name", [name for name, stage in STAGE_OF.items() if stage])
-def test_every_logged_figure_is_explained(name, chain_of):
+def test_every_logged_metric_is_explained(name, chain_of):
     folder = chain_of("kgram").folder / f"checkpoints/kgram_{STAGE_OF[name]}"
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     logged = {re.sub("_(low|high)$", "", key) for line in lines for key in json.loads(line)}

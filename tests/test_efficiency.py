@@ -7,24 +7,26 @@ import copy
 import pytest
 import torch
 from test_logprobs import CONFIGS, EOS, TREES, perturbed
-from test_ppo import ALGORITHMS, PROMPTS, length_of_answers, models_of, settings
+from test_ppo import PROMPTS, length_of_answers, models_of, settings
 from test_stages import BACKWARD, flags_of, model_of, trees_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.inference.logprobs import build_tree_batch, last_hidden, score_completions, score_text
 from src.model.heads import RewardModel
-from src.model.transformer import transformer
-from src.rl.ppo import collect, learn
+from src.model.prefix_sharing import one_pass
+from src.rl.rollout import sample_rollout
+from src.rl.update import update_policy
 from src.utils.constants import MODEL_TYPES
 
 
 def counted(name):
     """A model that counts, and its counts: tokens that it has read, rows of logits it has made."""
     model = copy.deepcopy(perturbed(name))
+    plain = getattr(model, "base", model)  # below a pointer
     counts, calls = {"tokens": 0, "logits": 0}, []
 
     def watch(method, kind, size):
-        inner = getattr(model, method)
+        inner = getattr(plain, method)
 
         def watched(*args):
             if not calls:  # an LSTM's read is a forward
@@ -35,7 +37,7 @@ def counted(name):
             finally:
                 calls.pop()
 
-        setattr(model, method, watched)
+        setattr(plain, method, watched)
 
     watch("forward", "tokens", lambda tokens, lengths, state=None: int(lengths.sum()))
     if name.startswith("transformer"):
@@ -88,7 +90,7 @@ def test_a_race_is_seen():
 def name(request, monkeypatch):
     """Each model, the transformer by parts and in rows."""
     by_parts = request.param[1]
-    monkeypatch.setattr(transformer, "parts_pay", lambda levels, width: by_parts)
+    monkeypatch.setattr(one_pass, "parts_pay", lambda levels, width: by_parts)
     return request.param[0]
 
 
@@ -102,12 +104,12 @@ def test_no_gradient_is_added_up_in_a_race(name, stage):
     assert not races.found
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "grpo"])
 def test_no_gradient_of_ppo_is_added_up_in_a_race(name, algorithm):
     models, s = models_of(name, critic=algorithm == "ppo"), settings(algorithm=algorithm)
-    rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
     with Races() as races:
-        learn(models, rollout, 0, s, lambda loss: {})
+        update_policy(models, rollout, 0.1, 0, s, lambda loss: {})
     assert not races.found
 
 

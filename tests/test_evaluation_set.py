@@ -127,7 +127,8 @@ def test_the_summary_counts_what_was_dropped_or_has_no_loss():
     summary = HELD_OUT._replace(lost=0.25, dropped=2).summary()
     assert summary == (
         "3 held out (2 more leave no room for an answer); windows cut off 25.0% of the held-out "
-        "golds; 1 are longer than an answer may be and have no loss"
+        "golds; 1 are longer than an answer may be and have no loss; perfect copy within 32 tokens "
+        "(--max_answer_tokens): EM 100.0"
     )
 
 

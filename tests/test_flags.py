@@ -144,7 +144,8 @@ def questions_of(content, **values):
     """The questions of a file with this content, of 30 articles with 2 questions each."""
     Path("mine.json").write_text(json.dumps(content))
     defaults = {"difficulty": None, "num_examples": None, "strict_data": False, "seed": 0,
-                "eval_limit": None, "metric": None, "answer_metric": "squad"}  # fmt: skip
+                "eval_limit": None, "answer_metric": "squad", "metric": None,
+                "max_answer_tokens": None}  # fmt: skip
     args = argparse.Namespace(dataset="mine.json", **{**defaults, **values})
     return load_questions(args, PICO, 512, "main_squad")
 
@@ -152,10 +153,10 @@ def questions_of(content, **values):
 def test_a_file_with_a_row_of_no_use_is_refused_where_the_flag_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = small_squad(30)
-    content["data"][3]["paragraphs"][0]["qas"][0]["answers"][0]["answer_start"] += 1
+    content["data"][3]["paragraphs"][0]["qas"][0]["answers"][0]["text"] = " "
     found = questions_of(content)
     assert sum(len(p.questions) for p in found.train) + len(found.held_out.asked) == 59
-    with pytest.raises(UserError, match="answer_start"):
+    with pytest.raises(UserError, match="empty answer"):
         questions_of(content, strict_data=True)
 
 

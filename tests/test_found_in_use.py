@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import dataclasses
 import io
 import json
 import math
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import flags, outcome, refusal
+from src.rl.ppo import collect
+from test_ppo import STOP, VOCAB, models_of, settings
 
 import main_squad
 import train_dpo
@@ -19,19 +22,26 @@ import train_ppo
 import train_reward_model
 from src.data.encoding import encode_paragraphs
 from src.data.squad_dataset import ContextGroups, context_groups
+from src.data.squad_loader import load_from_identity
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
+from src.data.trained_contexts import context_hash
 from src.evaluation.compare_policies import print_table
-from src.evaluation.evaluation_set import held_out_questions
+from src.evaluation.evaluation_set import baselines_of, held_out_questions
 from src.evaluation.intervals import Interval, bootstrap_interval, caution, win_rate
+from src.inference.prompts import prompts_of_flags
 from src.preference.pairs import held_out_pairs, pair_points
+from src.report.measure import measure_pipeline
 from src.report.page import verdicts
-from src.report.pipelines import Chain, Stage
+from src.report.pipelines import Pipeline, Stage, find_pipelines
+from src.rl import metrics as ppo_metrics
 from src.training import run_data, stages
 from src.training.console import compare
 from src.training.optimizer import learning_rate
-from src.utils.checkpoint_utils import Checkpoint
+from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
 from src.utils.constants import PRETRAINED_DEFAULTS, STAGES
+from src.utils.errors import UserError
+from src.utils.payload import load_payload, save_payload
 from tests.faults.runs import small_squad
 
 PICO = load_tokenizer("pico")
@@ -100,10 +110,10 @@ def test_the_table_has_no_interval_of_one_context(capsys):
     assert "100.00 [100.00, 100.00]" in said and "caution" not in said
 
 
-def chain_with(tmp_path, **metrics):
+def pipeline_with(tmp_path, **metrics):
     found = Checkpoint("train_dpo", "kgram", None, PICO, {}, {}, [], metrics)
     stage = Stage(tmp_path, found, None, [], [], {}, {})
-    return Chain(tmp_path, "kgram", {"train_dpo": stage}, [])
+    return Pipeline(tmp_path, "kgram", {"train_dpo": stage}, [])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +126,7 @@ def test_the_report_gives_no_verdict_from_few_contexts(contexts, word, tmp_path)
         gain |= {"em_gain_low": None, "em_gain_high": None}
     if contexts:
         gain["em_gain_contexts"] = contexts
-    (line,) = verdicts(chain_with(tmp_path, **gain))
+    (line,) = verdicts(pipeline_with(tmp_path, **gain))
     assert f"EM {word} (+16.67" in line and ("expected at least 10" in line) == (word != "better")
 
 
@@ -359,3 +369,337 @@ def test_ppo_says_that_its_reward_model_is_of_an_earlier_sft_model(kgram):
     assert ended.code == 0, ended.err
     line = f"{path_of('train_reward_model')} started from an earlier {path_of('main_squad')} than"
     assert any(said.startswith(line) for said in ended.err)
+
+
+# --- the longest answer ---
+
+
+def with_golds(lengths):
+    """A paragraph whose questions have golds of so many tokens (digits are one each)."""
+    golds = ["1" * n for n in lengths]
+    context = "a " + " b ".join(golds)
+    questions = tuple(
+        Question(f"q{n}", "Which?", (gold,), (context.index(gold),)) for n, gold in enumerate(golds)
+    )
+    return Paragraph("t", context, questions)
+
+
+def encoded_tokens(paragraph):
+    (encoded,) = encode_paragraphs([paragraph], PICO)
+    return [len(question.golds[0]) + 1 for question in encoded.questions]
+
+
+def test_the_longest_answer_is_what_99_of_100_training_answers_need():
+    """32 tokens were fixed, and 16 in PPO: of SQuAD's golds, 94.8% and 85.2%."""
+    short, long = encoded_tokens(with_golds([60, 90]))
+    for lengths, block, wanted in (
+        ([60] * 99 + [90], 1024, short),  # one in a hundred is longer
+        ([60] * 98 + [90] * 2, 1024, long),
+        ([1] * 100, 1024, 16),
+        ([900] * 100, 1024, 128),
+        ([900] * 100, 100, 25),
+    ):
+        encoded = encode_paragraphs([with_golds(lengths)], PICO)
+        assert run_data.longest_answer(encoded, block) == wanted
+    assert 16 < short < long < 128
+
+
+def test_the_ceiling_is_what_can_be_written_and_is_in_the_window():
+    """Golds of 2, 4 and 12 tokens and one that the window cuts off."""
+    paragraph = with_golds([1, 3, 11, 25])
+    encoded = encode_paragraphs([paragraph], PICO)
+    lengths = encoded_tokens(paragraph)
+    assert lengths == sorted(set(lengths))
+    for number, longest in enumerate(lengths, 1):
+        found = held_out_questions([paragraph], encoded, 1024, longest)
+        assert found.ceiling == 25 * number and found.max_answer_tokens == longest
+        assert f"perfect copy within {longest} tokens" in found.summary()
+        assert f"EM {25 * number:.1f}" in found.summary()
+        copies = baselines_of(found, PICO, []).perfect_copy
+        assert sum(map(bool, copies)) == number
+        assert found.gold_tokens() == [n if n <= longest else 0 for n in lengths]
+    need = len(encoded[0].questions[0].tokens) + lengths[-1] + 1
+    cut = held_out_questions([paragraph], encoded, need + len(encoded[0].tokens) - 2, lengths[-1])
+    assert cut.ceiling == 75 and cut.lost == 0.25
+
+
+def test_a_ceiling_of_golds_that_the_context_does_not_hold_is_0():
+    paragraph = Paragraph("t", "Ada met Bo.", (Question("q", "Who?", ("Eve",), (0,)),))
+    encoded = encode_paragraphs([paragraph], PICO)
+    assert held_out_questions([paragraph], encoded, 1024).ceiling == 0
+
+
+def stored_flag(path, name):
+    return load_checkpoint(path).flags[name]
+
+
+def test_the_longest_answer_is_stored_inherited_and_a_flag(workplace):
+    workplace("kgram", [])
+    content = small_squad(8)
+    Path("mine.json").write_text(json.dumps(content))
+    first = [*flags("main_squad", "kgram"), "--dataset", "mine.json"]
+    ended = outcome("main_squad", [*first, "--max_answer_tokens", "7"])
+    assert ended.code == 0, ended.err
+    assert any("perfect copy within 7 tokens (--max_answer_tokens): EM " in line
+               for line in ended.err)  # fmt: skip
+    assert outcome("train_dpo", flags("train_dpo", "kgram")).code == 0
+    assert stored_flag(path_of("train_dpo"), "max_answer_tokens") == 7
+    ended = outcome("eval_dpo", ["--model_type", "kgram"])
+    assert ended.code == 0 and "rule: perfect copy within 7 tokens" in "\n".join(ended.out)
+    ended = outcome("eval_dpo", ["--model_type", "kgram", "--max_answer_tokens", "3"])
+    assert "perfect copy within 3 tokens" in "\n".join(ended.err)
+    argv = flags("train_ppo", "kgram")
+    at = argv.index("--max_new_tokens")
+    ended = outcome("train_ppo", [*argv[:at], *argv[at + 2 :], "--reward", "f1"])
+    assert ended.code == 0, ended.err
+    assert stored_flag(path_of("train_ppo"), "max_new_tokens") == 7
+    seven, twelve = (generated("--prompt", PROMPT, "--max_new_tokens", n) for n in ("7", "12"))
+    assert generated("--prompt", PROMPT) == seven != twelve
+    # Other data of a later stage have a default of their own.
+    Path("other.json").write_text(json.dumps(small_squad(12)))
+    argv = [*flags("train_reward_model", "kgram"), "--dataset", "other.json"]
+    ended = outcome("train_reward_model", argv)
+    assert ended.code == 0, ended.err
+    assert stored_flag(path_of("train_reward_model"), "max_answer_tokens") == 16
+
+
+def test_golds_too_long_to_be_sampled_are_counted(capsys):
+    paragraph = with_golds([1, 3, 11])
+    encoded = encode_paragraphs([paragraph], PICO)
+    units = context_groups(encoded, 512)
+    questions = run_data.Questions([paragraph], encoded, units, [], [], None, {})
+    for number, longest in enumerate(encoded_tokens(paragraph), 1):
+        missed = run_data.out_of_reach(questions, longest)
+        assert missed == {(0, q) for q in range(number, 3)}
+        line = ppo_metrics.reach(len(missed), units, longest)
+        start = f"{3 - number} of 3 training questions have no gold within --max_new_tokens"
+        assert line.startswith(f"{start} {longest}") == (number < 3)
+    assert line == f"all 3 training questions have a gold within --max_new_tokens {longest}"
+
+
+def test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached():
+    """Three samples of two questions, none of which stops; the second question is excused."""
+    models = models_of("kgram", critic=False)
+    s = settings(algorithm="rloo", num_samples=3, max_new_tokens=2, missing_eos_penalty=5.0)
+    never = torch.zeros(VOCAB).index_fill(0, torch.tensor([STOP]), -torch.inf)
+    models.policy.logits = lambda hidden: never.expand(*hidden.shape[:-1], -1)
+    prompts = [([1], [[2], [3]])]
+
+    def total(excused):
+        score = torch.ones(6)
+        found = collect(models, prompts, lambda trees: score, 0.0, 0, s, excused)
+        assert not found.stopped.any()
+        return found.rewards.sum(1).tolist()
+
+    assert total(None) == total([False, False]) == [-4.0] * 6
+    assert total([False, True]) == [-4.0] * 3 + [1.0] * 3
+
+
+# --- the KL controller ---
+
+
+def test_a_default_run_can_move_its_coefficient():
+    """57 steps of 128 episodes: with a horizon of 10,000 at most by 16%, now sevenfold."""
+    units = ContextGroups([(p, (0, 1, 2, 3)) for p in range(30_000)], 0, 1024, 0)
+    args = train_ppo.build_parser().parse_args(["--kl_target", "1"])
+    args.max_steps = 57
+    ppo_metrics.set_horizon(args, units)
+    assert args.kl_horizon == round(57 * 16 * 4 * 2 / 10)
+    for kl, factor in ((9.0, 7.2), (0.0, 1 / 7.5)):
+        coefficient = 1.0
+        for _ in range(57):
+            coefficient = ppo_metrics.next_kl_coef(args, coefficient, kl, 128)
+        assert coefficient == pytest.approx(factor, rel=0.03)
+    args.max_steps, args.kl_horizon = 1, None  # of a small set: one step of 128 episodes
+    ppo_metrics.set_horizon(args, units)
+    assert args.kl_horizon == 128
+    given = train_ppo.build_parser().parse_args(["--kl_target", "1", "--kl_horizon", "50"])
+    ppo_metrics.set_horizon(given, units)
+    without = train_ppo.build_parser().parse_args([])
+    ppo_metrics.set_horizon(without, units)
+    assert given.kl_horizon == 50 and without.kl_horizon is None
+
+
+# --- what was trained on is not held out ---
+
+
+def four_by_four(path, first=0):
+    """The file of the finding: 4 titles, each of 4 contexts with 4 questions."""
+    data = []
+    for a in range(first, first + 4):
+        paragraphs = []
+        for c in range(4):
+            names = [f"Ada{a}{c}{n}" for n in range(4)]
+            context = f"In 12{a}{c} " + ", ".join(names) + " met."
+            qas = [
+                {"id": f"{a}-{c}-{n}", "question": f"Who came as number {n}?",
+                 "answers": [{"text": name, "answer_start": context.index(name)}]}
+                for n, name in enumerate(names)
+            ]  # fmt: skip
+            paragraphs.append({"context": context, "qas": qas})
+        data.append({"title": f"Meeting {a}", "paragraphs": paragraphs})
+    Path(path).write_text(json.dumps({"version": "1.1", "data": data}))
+
+
+def contexts_in(path):
+    articles = json.loads(Path(path).read_text())["data"]
+    return {paragraph["context"] for article in articles for paragraph in article["paragraphs"]}
+
+
+@pytest.fixture
+def trained_on_four(workplace):
+    """SFT trained on four.json: 12 contexts to train on, 4 held out."""
+    workplace("kgram", [])
+    four_by_four("four.json")
+    ended = outcome("main_squad", [*flags("main_squad", "kgram"), "--dataset", "four.json"])
+    assert ended.code == 0, ended.err
+    return path_of("main_squad")
+
+
+def measured(*argv):
+    ended = outcome("eval_dpo", ["--model_type", "kgram", "--predictions", "out.json", *argv])
+    return ended, json.loads(Path("out.json").read_text()) if ended.code == 0 else {}
+
+
+def test_a_file_that_was_trained_on_is_not_held_out(trained_on_four):
+    """`eval_dpo.py --dataset four.json`: "64 held out", of which 48 were trained on."""
+    sft = ["--checkpoint", trained_on_four, "--dataset", "four.json"]
+    ended, answers = measured(*sft)
+    assert ended.code == 0 and len(answers) == 16, ended.err
+    assert "four.json: 16 held out" in "\n".join(ended.err)
+    line = "--dataset four.json: 48 of 64 questions are left out, their contexts were trained on"
+    assert any(said.startswith(line) for said in ended.err)
+    counts = {"questions": 16, "trained_on": 0, "left_out_as_trained_on": 48}
+    assert ended.result.items() >= counts.items()
+    # All of them, where that is asked for, and marked beside every metric.
+    ended, answers = measured(*sft, "--include_trained")
+    assert len(answers) == 64 and "48 of 64 trained on" in "\n".join(ended.err)
+    rows = [line for line in ended.out if line.startswith(("checkpoints/", "rule: "))]
+    assert all("(48 of 64 trained on)" in row for row in rows if "[" in row) and len(rows) > 4
+    assert (ended.result["questions"], ended.result["trained_on"]) == (64, 48)
+
+
+def test_blanks_and_file_names_do_not_hide_what_was_trained_on(trained_on_four):
+    content = json.loads(Path("four.json").read_text())
+    for article in content["data"]:
+        article["title"] += " anew"
+        for paragraph in article["paragraphs"]:
+            paragraph["context"] += "  \n"
+    Path("again").mkdir()
+    Path("again/dev.json").write_text(json.dumps(content))
+    four_by_four("again/train.json", first=5)
+    ended, answers = measured("--checkpoint", trained_on_four, "--dataset", "again")
+    assert ended.code == 0 and len(answers) == 16, ended.err
+    # Of what was never seen, nothing is left out.
+    ended, answers = measured("--checkpoint", trained_on_four, "--dataset", "again",
+                              "--split", "train")  # fmt: skip
+    assert len(answers) == 64 and not any("left out, their" in line for line in ended.err)
+
+
+def test_a_split_of_which_nothing_is_held_out_is_refused_in_one_line(workplace):
+    workplace("kgram", [])
+    Path("data").mkdir()
+    four_by_four("data/train.json")
+    four_by_four("data/dev.json", first=5)
+    data = ["--dataset", "data", "--num_examples", "64"]
+    ended = outcome("main_squad", [*flags("main_squad", "kgram"), *data])
+    assert ended.code == 0, ended.err
+    split = ["--checkpoint", path_of("main_squad"), "--split", "train"]
+    ended, _ = measured(*split)
+    assert ended.code == 2 and not ended.out
+    line = "--dataset data --split train given, but nothing of it is held out: all 16 contexts"
+    assert line in ended.err[-1]
+    assert "add --include_trained" in ended.err[-1]
+    ended, answers = measured(*split, "--include_trained")
+    assert ended.code == 0 and len(answers) == 64
+    assert any("64 trained on (0 more" in line for line in ended.err)
+    assert any(line.startswith("trained on ") for line in ended.out)
+
+
+@pytest.mark.parametrize("stage", ["train_dpo", "train_reward_model", "train_ppo"])
+def test_later_stages_hold_out_only_what_no_ancestor_was_trained_on(stage, trained_on_four):
+    """`--dataset OTHER`, whose dev file was trained on in part, and then as a whole."""
+    Path("other").mkdir()
+    four_by_four("other/train.json", first=5)
+    shutil.copy("four.json", "other/dev.json")
+    own = ["--reward", "f1"] if stage == "train_ppo" else []
+    argv = [*flags(stage, "kgram"), *own, "--dataset", "other", "--eval_limit", "100"]
+    ended = outcome(stage, argv)
+    assert ended.code == 0, ended.err
+    assert any("48 of 64 questions are left out" in line for line in ended.err)
+    found = load_checkpoint(path_of(stage))
+    trained = contexts_in("other/train.json") | contexts_in("four.json")
+    assert len(found.trained_on) == 12 + 16 and len(trained) == 32
+    # What this stage was trained on is held out for nobody, nor what its parent was.
+    kept = {context_hash(context) for context in trained} & set(found.trained_on.tolist())
+    assert len(kept) == 28
+    content = json.loads(Path("four.json").read_text())
+    encoded = {context_hash(c) for c in contexts_in("four.json")} & kept
+    content["data"] = [a for a in content["data"]
+                       if context_hash(a["paragraphs"][0]["context"]) in encoded]  # fmt: skip
+    Path("other/dev.json").write_text(json.dumps(content))
+    again = [*argv, "--overwrite"]
+    ended = outcome(stage, again)
+    assert ended.code == 2 and "nothing of it is held out: all 12 contexts" in ended.err[-1]
+    ended = outcome(stage, [*again, "--include_trained"])
+    assert ended.code == 0, ended.err
+    assert any(line.startswith(f"{stage} trained on, after step 0") for line in ended.err)
+    assert any("against the model it started from (trained on):" in line for line in ended.err)
+    assert load_checkpoint(path_of(stage)).metrics["trained_on_questions"] == 48
+
+
+def test_what_the_reward_model_was_trained_on_is_held_out_for_no_policy(trained_on_four):
+    """Its scores there are not what they are elsewhere."""
+    four_by_four("other.json", first=5)
+    argv = [*flags("train_reward_model", "kgram"), "--dataset", "other.json"]
+    assert outcome("train_reward_model", argv).code == 0
+    ended, answers = measured("--checkpoint", trained_on_four, "--dataset", "other.json")
+    assert ended.code == 0 and len(answers) == 16, ended.err
+    Path(path_of("train_reward_model")).unlink()
+    assert len(measured("--checkpoint", trained_on_four, "--dataset", "other.json")[1]) == 64
+
+
+NO_PROMPT = argparse.Namespace(prompt=None, question=None, prompts_file=None)
+
+
+def test_the_report_and_generation_leave_out_what_was_trained_on(trained_on_four, monkeypatch):
+    """DPO was trained on contexts that are held out in the data of SFT."""
+    held = [p.context for p in load_from_identity(load_checkpoint(trained_on_four).data).validation]
+    content = json.loads(Path("four.json").read_text())
+    (article,) = [a for a in content["data"] if a["paragraphs"][0]["context"] in held]
+    Path("mine").mkdir()
+    four_by_four("mine/dev.json", first=5)
+    Path("mine/train.json").write_text(json.dumps({"version": "1.1", "data": [
+        {**article, "paragraphs": article["paragraphs"][:3]}]}))  # fmt: skip
+    argv = [*flags("train_dpo", "kgram"), "--dataset", "mine"]
+    assert outcome("train_dpo", argv).code == 0
+    ended = outcome("report", ["--limit", "100"])
+    assert ended.code == 0, ended.err
+    assert any("12 questions of four.json are left out" in line for line in ended.err)
+    assert "4 held-out questions, greedy answers" in Path("report/report.html").read_text()
+    # SFT's own checkpoint saw none of them; DPO's data are others.
+    monkeypatch.setattr(sys, "stdin", None)
+    assert {answered["context"] for answered in generated()} <= set(held)
+    (prompts,) = [prompts_of_flags(NO_PROMPT, load_checkpoint(path)) for path in [trained_on_four]]
+    assert len(prompts) == 3
+    dpo = load_checkpoint(path_of("train_dpo"))
+    sft_data = dataclasses.replace(dpo, data=load_checkpoint(trained_on_four).data)
+    assert len(prompts_of_flags(NO_PROMPT, sft_data)) == 1
+    Path("mine/train.json").write_text(json.dumps({"version": "1.1", "data": [article]}))
+    assert outcome("train_dpo", [*argv, "--overwrite"]).code == 0
+    pipeline = find_pipelines(["checkpoints"])[0]
+    assert measure_pipeline(pipeline, 100, 0, torch.device("cpu"), {}) is None
+    assert any("nothing of it is held out" in note for note in pipeline.notes)
+
+
+def test_the_set_of_contexts_is_small_and_checked(trained_on_four):
+    found = load_checkpoint(trained_on_four)
+    held_out = load_from_identity(found.data).validation
+    trained = contexts_in("four.json") - {p.context for p in held_out}
+    assert found.trained_on.tolist() == sorted(map(context_hash, trained))
+    assert context_hash("a  b\nc ") == context_hash("a b c") != context_hash("a bc")
+    payload = load_payload(trained_on_four)
+    for wrong in (None, [1, 2], torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64)):
+        save_payload("wrong.pt", {**payload, "trained_on": wrong})
+        with pytest.raises(UserError, match="found no trained_on in it"):
+            load_checkpoint("wrong.pt")

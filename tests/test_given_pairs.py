@@ -16,6 +16,7 @@ from conftest import flags, outcome, refusal
 from src.data.squad_loader import load_squad
 from src.data.squad_parse import BadRow
 from src.data.tokenizers.tokenizer import load_tokenizer
+from src.data.trained_contexts import context_hash
 from src.preference.pair_batches import count_pairs
 from src.preference.pair_files import load_given_pairs, unit_of
 from src.preference.pair_rows import in_template, read_pair
@@ -163,6 +164,7 @@ def test_a_prompt_is_on_one_side_only(shape, tmp_path):
     given = load_given_pairs(path)
     assert len(given.train) + len(given.held_out) == 300
     assert 26 <= len(given.held_out) <= 34
+    assert given.trained_on == frozenset()
     assert not {unit_of(r) for r in given.train} & {unit_of(r) for r in given.held_out}
     counts = f"{len(given.train)} pairs to train on, {len(given.held_out)} held out"
     assert counts in given.report.notes[-1]
@@ -184,6 +186,22 @@ def test_reserved_prompts_are_never_trained_on(tmp_path):
     assert "28 pairs are of held-out contexts or prompts" in given.report.notes[0]
     with pytest.raises(UserError, match="all 300 pairs are of held-out contexts"):
         load_given_pairs(path, reserved=every)
+
+
+def test_what_earlier_stages_have_not_read_is_held_out_first(tmp_path):
+    """All but 15 prompts (30 pairs) were trained on: those are held out; else it is counted."""
+    path = json_lines(tmp_path / "a.jsonl", rows_of("prompt"))
+    prompts = [f"Say number {n}." for n in range(150)]
+    known = frozenset(map(context_hash, prompts[15:]))
+    given = load_given_pairs(path, trained_on=known)
+    assert {unit_of(row) for row in given.held_out} == set(prompts[:15])
+    unseen = given_pairs(given.held_out, PICO, 512, trained_on=known)
+    assert (unseen.seen, unseen.kind) == (0, "held out")
+    every = frozenset(map(context_hash, prompts))
+    unseen = given_pairs(given.held_out, PICO, 512, trained_on=every)
+    assert (unseen.seen, unseen.kind) == (30, "trained on")
+    unseen = given_pairs(given.held_out, PICO, 512, trained_on={context_hash(prompts[3])})
+    assert (unseen.seen, unseen.kind) == (2, "2 of 30 trained on")
 
 
 def test_one_context_is_split_by_question(tmp_path):
@@ -340,6 +358,26 @@ def test_epochs_are_over_all_pairs(kgram):
         ended = outcome(REWARD, [*argv, "--output_dir", out, *more])
         assert ended.code == 0, ended.err
         assert load_checkpoint(f"{out}/final.pt").flags["max_steps"] == epochs * 7
+
+
+@pytest.mark.parametrize("loss", ["kto", "simpo", "orpo", "nll", "hinge", "ipo"])
+def test_every_loss_takes_several_pairs_of_a_prompt(loss, kgram):
+    """One question of two pairs each; kto needs an answer of another question below each pair."""
+    path = json_lines(Path("mine.jsonl"), rows_of("prompt"))
+    argv = [*flags(DPO, "kgram"), "--pairs", path, "--output_dir", "new", "--loss_type", loss]
+    ended = outcome(DPO, argv)
+    assert ended.code == 0, ended.err
+
+
+def test_what_pairs_trained_on_is_held_out_for_nobody(kgram):
+    """Their contexts are in the checkpoint; the questions of its data, not trained on, are not."""
+    path = json_lines(Path("mine.jsonl"), rows_of("context"))
+    ended = outcome(DPO, [*flags(DPO, "kgram"), "--pairs", path, "--output_dir", "new"])
+    assert ended.code == 0, ended.err
+    parent = set(load_checkpoint("checkpoints/kgram_main_squad/final.pt").trained_on.tolist())
+    mine = set(load_checkpoint("new/final.pt").trained_on.tolist()) - parent
+    given = load_given_pairs(path)
+    assert mine == {context_hash(unit_of(row)) for row in given.train}
 
 
 def test_nothing_inherits_pairs(kgram):

@@ -1,6 +1,11 @@
 """Words, sentences, types and corruptions in languages other than English."""
 
+import codecs
+import contextlib
+import io
+import sys
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,19 +17,33 @@ from hypothesis import strategies as st
 from src.data import corruptions as corrupt
 from src.data.answer_text import answer_tokens, answer_type, typed_spans
 from src.data.encoding import encode_paragraphs
-from src.data.segmentation import main_script, piece_spans, pieces, sentence_edges, word_spans
+from src.data.segmentation import (
+    language_of,
+    main_script,
+    piece_spans,
+    pieces,
+    sentence_edges,
+    word_spans,
+)
 from src.data.squad_loader import load_squad
 from src.data.squad_preferences import make_pairs
 from src.data.squad_types import Paragraph, Question
-from src.data.tokenizers.tokenizer import load_tokenizer
+from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE, load_tokenizer
 from src.data.windows import longest_answer, make_ask
 from src.evaluation.baselines import baseline_predictions
+from src.evaluation.evaluation_set import EvaluationSet, PolicyResult, held_out_questions
+from src.evaluation.squad_metrics import QAExample
+from src.inference.prompts import prompts_of_file, prompts_of_pipe
+from src.playground.answers import Alternative, PolicyAnswers, Sample, Token
+from src.playground.render import render
 from src.preference.pair_batches import evaluation_pair_trees, fits_budget, preference_trees
 from src.preference.pairs import PairSet, held_out_pairs, length_rule, training_pairs
-from src.report.answers import answer_cell, marked_words
+from src.report.answers import answer_cell, answers_table, marked_words
 from src.rl.rewards import reward_function
+from src.training.run_data import say_remedy
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.constants import STAGES
+from src.utils.errors import UserError
 from tests.languages import TEXTS, long_chinese, many, paragraph_of, write_squad
 
 PICO = load_tokenizer("pico")
@@ -341,3 +360,109 @@ def test_the_longest_answer_is_the_longest_that_finds_a_window(block):
                 if tokens > 0:
                     ask = make_ask(paragraph, question, 0, [[1] * tokens], block)
                     assert (ask is not None) == fits
+
+
+# --- tokenizers ---
+
+
+def trained(monkeypatch, *argv):
+    """The loaded tokenizer that tools/train_tokenizer.py writes to mine.tiktoken."""
+    pytest.importorskip("tokenizers", reason="development dependency")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "tools"))
+    monkeypatch.delitem(sys.modules, "train_tokenizer", raising=False)
+    import train_tokenizer
+
+    train_tokenizer.main([*argv, "--output", "mine.tiktoken"])
+    return load_tokenizer("mine.tiktoken")
+
+
+@pytest.mark.parametrize("language", ["hi", "th"])
+def test_a_tokenizer_of_its_own_knows_the_words(tmp_path, monkeypatch, language):
+    """A BOM is no fault; a word with its marks can be one token; pico makes bytes of them."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(write_squad("data.json", many(language, 3)))
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    argv = ["--dataset", "data.json", "--vocab_size", "900", "--pico_share", "0"]
+    mine = trained(monkeypatch, *argv)
+    [text] = {p.context for p in many(language, 3)}
+    assert mine.decode(mine.encode(text)) == text
+    assert len(mine.encode(text)) * 5 < len(PICO.encode(text))
+    word = {"hi": " दिल्ली", "th": " น้ำตกอยู่ทางเหนือของหมู่บ้าน"}[language]
+    assert len(mine.encode(word)) == 1
+    again = type(mine).from_state(mine.state())
+    assert again.encode(text) == mine.encode(text)
+
+
+def test_a_ranks_file_names_its_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = PICO_FILE.read_bytes()
+    for name, content, pattern in (
+        ("old", plain, "gpt2"),
+        ("bom", codecs.BOM_UTF8 + plain, "gpt2"),
+        ("new", b"#pattern marks\n" + plain, "marks"),
+    ):
+        Path(f"{name}.tiktoken").write_bytes(content)
+        assert load_tokenizer(f"{name}.tiktoken").definition()[1] == PATTERNS[pattern]
+    Path("odd.tiktoken").write_bytes(b"#pattern mine\n" + plain)
+    with pytest.raises(UserError, match="odd.tiktoken, line 1: the pattern 'mine'; expected one"):
+        load_tokenizer("odd.tiktoken")
+
+
+def test_the_remedy_is_named_where_windows_cut_much_off(tmp_path, monkeypatch):
+    """pico makes some 7 tokens of 3 Hindi letters. Nothing is said where nothing is cut off, and
+    nothing of English."""
+    monkeypatch.chdir(tmp_path)
+    remedy = "python tools/train_tokenizer.py --dataset DATA"
+    hindi = [paragraph_of("hi")]
+    english = load_squad("pico", num_examples=20).train
+    for paragraphs, block, expected in (
+        (hindi, 300, True), (hindi, 4096, False), (english, 70, False),
+    ):  # fmt: skip
+        encoded = encode_paragraphs(paragraphs, PICO)
+        held_out = held_out_questions(paragraphs, encoded, block)
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            say_remedy(held_out, encoded, PICO)
+        assert (remedy in said.getvalue()) == expected
+        assert bool(held_out.lost) == (block < 4096)
+
+
+def test_prompts_with_a_byte_order_mark(tmp_path, monkeypatch):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(codecs.BOM_UTF8 + '{"prompt": "क?"}\n'.encode())
+    assert prompts_of_file(str(path)) == [(None, "क?")]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffक?\n\nख?\n"))
+    assert prompts_of_pipe() == [(None, "क?"), (None, "ख?")]
+
+
+# --- pages ---
+
+
+@pytest.mark.parametrize(
+    ("language", "tag"),
+    [("hi", "hi"), ("th", "th"), ("zh", "zh"), ("ja", "ja"), ("ko", "ko"), ("ru", "ru"),
+     ("ar", "ar"), ("km", "km"), ("de", "")],
+)  # fmt: skip
+def test_the_report_names_the_language_and_lets_texts_run_their_way(language, tag):
+    paragraph = paragraph_of(language)
+    asked = [QAExample(paragraph.context, q.text, q.answers) for q in paragraph.questions]
+    answers = [q.answers[0] for q in paragraph.questions]
+    held_out = EvaluationSet([], [], asked, [q.id for q in paragraph.questions], [], 0.0, 0)
+    points = [1.0] * len(asked)
+    result = PolicyResult(answers, [], points, points, [], [0] * len(asked))
+    table = answers_table(1, held_out, {"SFT": result})
+    assert f'<tbody lang="{tag}">' in table
+    # Of each row: question, context, gold and answer.
+    assert table.count('dir="auto"') == 4 * len(asked)
+
+
+def test_english_is_known_by_its_article():
+    paragraphs = load_squad("pico", num_examples=50).train
+    assert language_of(" ".join(p.context for p in paragraphs)) == "en"
+
+
+def test_the_playgrounds_answers_run_their_way():
+    token = Token("سارة", 0.5, None, [Alternative("سارة", 0.5, True)])
+    html = render(PolicyAnswers("SFT", [Sample("سارة", [token], -1.0, None, None, None, True)]))
+    assert '<div class="pg-tokens" dir="auto">' in html
+    assert 'class="pg-tip" role="tooltip" id="pg-0-0-0" dir="ltr"' in html, "it is English"

@@ -587,3 +587,21 @@ def test_gradients_agree_with_finite_differences():
         lambda x: losses.token_logp(x, tensor([0, 2, 1, 5])),
     ):
         assert torch.autograd.gradcheck(function, (a,))
+
+
+def test_the_penalty_in_the_reward_takes_each_estimator():
+    """One token ln 2 above the reference: k1 = ln 2, k2 = ln^2 2 / 2, k3 = 1/2 - 1 + ln 2. Where
+    the reference is e^100 times as likely, k3 counts 60 nats and stays finite."""
+    mask, score = tensor([[True]]), tensor([3.0], dtype=torch.float64)
+    logp = tensor([[-1.0]], dtype=torch.float64)
+    half = math.log(2)
+    for estimator, expected in (("k1", half), ("k2", half**2 / 2), ("k3", half - 0.5)):
+        found = losses.kl_penalised_rewards(
+            score, logp, logp - half, mask, 0.1, estimator=estimator
+        )
+        close(found, [[3 - 0.1 * expected]])
+    far = tensor([[-101.0]])
+    found = losses.kl_penalised_rewards(tensor([0.0]), far, far + 100, mask, 1.0, estimator="k3")
+    assert found.isfinite().all()
+    with pytest.raises(ValueError, match="'k1', 'k2' or 'k3'"):
+        losses.kl_penalised_rewards(score, logp, logp, mask, 0.1, estimator="k4")

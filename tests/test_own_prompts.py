@@ -100,7 +100,7 @@ def test_sharing_a_beginning_changes_no_token(beginning, ends):
             assert question.text.startswith(paragraph.context) and asked.tokens
             found[question.text] = [*ids.tokens, *asked.tokens]
     for text in {p.title for p in prompts}:
-        context, question = encode_within(PICO, (None, text), 10**6, template=False)
+        context, question = encode_within(PICO, (None, text), 10**6, "", template=False)
         assert found[text] == [*context, *question] == PICO.encode(text)
 
 

@@ -11,10 +11,20 @@ from src.inference.logprobs import build_tree_batch, completion_hidden, last_hid
 from src.inference.sampling import Sampling, generate
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
-from src.rl import ppo
+from src.rl import rollout as rollout_module
+from src.rl import update as update_module
+from src.rl.algorithm_table import ALGORITHMS, ROWS
 from src.rl.metrics import collapse, describe, next_kl_coef
-from src.rl.ppo import Models, Settings, collect, learn, settings_of
+from src.rl.models import Models
 from src.rl.rewards import model_rewards
+from src.rl.rollout import (
+    Settings,
+    action_logp,
+    sample_rollout,
+    select_answers,
+    settings_of,
+)
+from src.rl.update import update_policy
 from src.training.optimizer import make_optimizer, optimizer_step
 from src.utils.constants import MODEL_TYPES
 
@@ -26,15 +36,25 @@ PROMPTS = [
     ([6, 6, 17, 18, 19, 20, 21], [[22, 1], [4, 4], [8, 15, 16]]),
 ]
 QUESTIONS = [(context, question) for context, questions in PROMPTS for question in questions]
-ALGORITHMS = ("ppo", "rloo", "reinforce")
+GRADIENTS = tuple(ALGORITHMS)
+
+
+def row(algorithm, length=6):
+    """A row of the tables as a run would use it."""
+    found = ROWS[algorithm]
+    open_length = algorithm in ALGORITHMS and found.length is None
+    return found._replace(length=length) if open_length else found
 
 
 def settings(**values):
     default = Settings(
-        algorithm="ppo", eos_id=STOP, num_samples=3, max_new_tokens=6, temperature=1.0, gamma=1.0,
-        lam=0.95, clip_range=0.2, value_clip_range=0.2, value_coef=0.1, missing_eos_penalty=1.0,
-        epochs=1, minibatches=1, micro_contexts=8, seed=0, device=torch.device("cpu"),
+        algorithm=row("ppo"), eos_id=STOP, num_samples=3, max_new_tokens=6, temperature=1.0,
+        gamma=1.0, lam=0.95, value_clip_range=0.2, value_coef=0.1, beta=0.1,
+        missing_eos_penalty=1.0, epochs=1, minibatches=1, micro_contexts=8, seed=0,
+        device=torch.device("cpu"),
     )  # fmt: skip
+    if isinstance(values.get("algorithm"), str):
+        values["algorithm"] = row(values["algorithm"])
     return default._replace(**values)
 
 
@@ -91,16 +111,24 @@ def name(request):
 
 def test_the_settings_are_those_of_the_flags():
     """Each flag a value of its own, so that none can stand for another."""
-    flags = {
-        "algorithm": "rloo", "num_samples": 3, "max_new_tokens": 5, "temperature": 0.11,
-        "gamma": 0.12, "lam": 0.13, "clip_range": 0.14, "value_clip_range": 0.15,
-        "value_coef": 0.16, "missing_eos_penalty": 0.17, "minibatches": 7, "seed": 9,
+    same = {
+        "num_samples": 3, "max_new_tokens": 5, "temperature": 0.11, "gamma": 0.12, "lam": 0.13,
+        "value_clip_range": 0.15, "value_coef": 0.16, "missing_eos_penalty": 0.17,
+        "minibatches": 7, "seed": 9, "beta": None,
     }  # fmt: skip
-    args = argparse.Namespace(**flags, ppo_epochs=6, batch_size=10, micro_batch_size=8)
-    args.micro_batch_tokens = 99
+    choices = {
+        "advantage": "group", "ratio": "sequence", "clip": "higher", "mean": "constant",
+        "kl_in": "loss", "kl_estimator": "k2", "clip_low": 0.18, "clip_high": 0.19, "kl_coef": 0.2,
+    }  # fmt: skip
+    args = argparse.Namespace(
+        **same, **choices, algorithm="rloo", clip_range=None, kl_target=None, ppo_epochs=6,
+        batch_size=10, micro_batch_size=8, micro_batch_tokens=11,
+    )  # fmt: skip
     device = torch.device("meta")
-    of_flags = {**flags, "eos_id": 4, "epochs": 6, "micro_contexts": 8, "device": device}
-    of_flags["micro_tokens"] = 99
+    of_flags = {
+        **same, "eos_id": 4, "epochs": 6, "micro_contexts": 8, "device": device, "micro_tokens": 11,
+        "algorithm": ROWS["rloo"]._replace(**choices, length=5),
+    }  # fmt: skip
     assert settings_of(args, 4, device)._asdict() == of_flags
     args.micro_batch_size = None  # all contexts at once
     assert settings_of(args, 4, device)._asdict() == {**of_flags, "micro_contexts": 10}
@@ -113,7 +141,7 @@ def test_the_settings_are_those_of_the_flags():
 def test_the_log_probs_of_a_rollout_equal_their_rescoring(name, temperature):
     """In old and reference, at the sampling temperature, token by token without any forest."""
     models, s = models_of(name), settings(temperature=temperature, micro_contexts=2)
-    rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
     assert rollout.stopped.any() and rollout.mask.sum(1).unique().numel() > 1
     with torch.no_grad():
         policy = slow_logp(models.policy, s, rollout.trees)
@@ -135,9 +163,9 @@ def test_a_rollout_samples_at_the_temperature_without_a_filter(monkeypatch):
         calls.append(options)
         return generate(*about, **options)
 
-    monkeypatch.setattr(ppo, "generate", record)
+    monkeypatch.setattr(rollout_module, "generate", record)
     s = settings(temperature=0.7, num_samples=2, max_new_tokens=3, seed=5)
-    collect(models_of("kgram"), PROMPTS, length_of_answers, 0.1, 4, s)
+    sample_rollout(models_of("kgram"), PROMPTS, length_of_answers, 0.1, 4, s)
     (options,) = calls
     assert options == {
         "sampling": Sampling(temperature=0.7, top_k=0, top_p=1.0), "num_samples": 2,
@@ -146,23 +174,23 @@ def test_a_rollout_samples_at_the_temperature_without_a_filter(monkeypatch):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "gspo"])
 def test_the_ratio_is_1_on_the_first_minibatch(name, algorithm, temperature):
     """Nothing is clipped and the approximate KL is 0 to rounding before the first update."""
     models = models_of(name, critic=algorithm == "ppo")
     s = settings(algorithm=algorithm, temperature=temperature, minibatches=2, micro_contexts=1)
-    rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
     for row in range(len(rollout.trees)):
         tree_batch = build_tree_batch([rollout.trees[row]], STOP)
         with torch.no_grad():
-            logp = ppo._logp(
+            logp = action_logp(
                 models.policy, tree_batch, completion_hidden(models.policy, tree_batch), s
             )
         width, rows = logp.shape[1], rollout.rows[row]
         mask = rollout.mask[rows, :width]
         ratio = (logp - rollout.logp[rows, :width]).exp()[mask]
         assert ratio.numel() and torch.allclose(ratio, torch.ones_like(ratio), atol=1e-5)
-    figures = learn(models, rollout, 0, s, lambda loss: {})
+    figures = update_policy(models, rollout, 0.1, 0, s, lambda loss: {})
     assert abs(figures["first_approx_kl_nats"]) < 1e-8
     assert figures["clip_fraction"] == 0
 
@@ -170,7 +198,7 @@ def test_the_ratio_is_1_on_the_first_minibatch(name, algorithm, temperature):
 def test_a_rollout_depends_on_the_step_and_the_seed_alone(name):
     models = models_of(name)
     first, same, later, other = (
-        collect(models, PROMPTS, length_of_answers, 0.1, step, settings(seed=seed))
+        sample_rollout(models, PROMPTS, length_of_answers, 0.1, step, settings(seed=seed))
         for step, seed in ((3, 0), (3, 0), (4, 0), (3, 1))
     )
     assert first.trees == same.trees and torch.equal(first.logp, same.logp)
@@ -183,7 +211,7 @@ def test_a_rollout_depends_on_the_step_and_the_seed_alone(name):
 @pytest.mark.parametrize("beta", [0.0, 0.05, 2.0])
 def test_a_row_of_rewards_sums_to_the_score_less_the_kl(name, beta):
     models, s = models_of(name), settings(missing_eos_penalty=0.0)
-    rollout = collect(models, PROMPTS, length_of_answers, beta, 0, s)
+    rollout = sample_rollout(models, PROMPTS, length_of_answers, beta, 0, s)
     mask = rollout.mask
     kl = torch.where(mask, rollout.logp - rollout.reference_logp, 0.0).sum(1)
     assert kl.abs().max() > 1
@@ -194,7 +222,7 @@ def test_a_row_of_rewards_sums_to_the_score_less_the_kl(name, beta):
 
 def test_without_a_kl_term_the_score_stands_once_on_the_last_action(name):
     """On the stop token where there is one, else on the last sampled token."""
-    rollout = collect(models_of(name), PROMPTS, length_of_answers, 0.0, 0, settings())
+    rollout = sample_rollout(models_of(name), PROMPTS, length_of_answers, 0.0, 0, settings())
     for row, length in enumerate(rollout.mask.sum(1).tolist()):
         assert rollout.rewards[row].nonzero().flatten().tolist() == [length - 1]
     texts = [a for _, questions in rollout.trees for _, answers in questions for a in answers]
@@ -207,7 +235,7 @@ def test_without_a_kl_term_the_score_stands_once_on_the_last_action(name):
 def test_an_answer_that_was_cut_off_loses_exactly_the_penalty(name):
     models = models_of(name)
     free, fined = (
-        collect(
+        sample_rollout(
             models,
             PROMPTS,
             length_of_answers,
@@ -232,7 +260,7 @@ def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
     """The reward model reads a stop token after it, as after any other answer."""
     reward = RewardModel(model_of(name, seed=4)).requires_grad_(False)
     s = settings(max_new_tokens=2)
-    rollout = collect(
+    rollout = sample_rollout(
         models_of(name), PROMPTS, lambda trees: model_rewards(reward, trees, STOP), 0.0, 0, s
     )
     row, slow = 0, []
@@ -253,7 +281,7 @@ def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
 def test_advantages_are_whitened_over_the_whole_batch(name):
     """Generalised advantages by their definition, a double loop; then mean 0 and variance 1."""
     s = settings(gamma=0.9, lam=0.8)
-    rollout = collect(models_of(name), PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = sample_rollout(models_of(name), PROMPTS, length_of_answers, 0.1, 0, s)
     mask, values, rewards = rollout.mask, rollout.values.double(), rollout.rewards.double()
     plain = torch.zeros_like(rewards)
     for row, length in enumerate(mask.sum(1).tolist()):
@@ -272,7 +300,7 @@ def test_advantages_are_whitened_over_the_whole_batch(name):
 
 def test_rloo_leaves_the_question_s_mean_out(name):
     s = settings(algorithm="rloo", num_samples=3, missing_eos_penalty=0.0)
-    rollout = collect(models_of(name, critic=False), PROMPTS, length_of_answers, 0.0, 0, s)
+    rollout = sample_rollout(models_of(name, critic=False), PROMPTS, length_of_answers, 0.0, 0, s)
     scores = rollout.score.tolist()
     for row, score in enumerate(scores):
         start = row - row % 3
@@ -283,7 +311,7 @@ def test_rloo_leaves_the_question_s_mean_out(name):
 
 def test_a_fresh_critic_values_everything_at_0(name):
     models = models_of(name)._replace(critic=Critic(model_of(name)))
-    rollout = collect(models, PROMPTS, length_of_answers, 0.0, 0, settings())
+    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.0, 0, settings())
     assert not rollout.values.any()
 
 
@@ -322,15 +350,15 @@ def test_each_epoch_meets_each_episode_once(minibatches, micro, monkeypatch):
     """As whole contexts; a minibatch's counts are those of its own episodes and actions."""
     s = settings(epochs=3, minibatches=minibatches, micro_contexts=micro)
     models = models_of("kgram")
-    rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
     seen, updates = [], []
 
-    def backward(models, rollout, part, actions, episodes, s):
+    def backward(models, rollout, part, actions, episodes, kl_coef, s):
         seen.append((list(part), actions, episodes))
         return {"loss": 1.0, "approx_kl_nats": 0.0}
 
-    monkeypatch.setattr(ppo, "_backward", backward)
-    learn(models, rollout, 0, s, lambda loss: updates.append(len(seen)) or {})
+    monkeypatch.setattr(update_module, "_backward", backward)
+    update_policy(models, rollout, 0.1, 0, s, lambda loss: updates.append(len(seen)) or {})
     per_epoch = min(minibatches, 4)  # of four contexts
     assert len(updates) == 3 * per_epoch
     starts = [0, *updates]
@@ -357,8 +385,8 @@ def test_the_value_loss_weighs_as_much_as_its_coefficient(name):
     found = []
     for coefficient in (0.0, 0.1, 0.4):
         models, s = models_of(name), settings(value_coef=coefficient)
-        rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
-        figures = learn(models, rollout, 0, s, lambda loss: {})
+        rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        figures = update_policy(models, rollout, 0.1, 0, s, lambda loss: {})
         expected = figures["policy_loss"] + coefficient * figures["value_loss"]
         assert figures["loss"] == pytest.approx(expected, abs=1e-6) and figures["value_loss"] > 0.1
         trained = (models.policy, models.critic)
@@ -376,10 +404,10 @@ def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
     s = settings(epochs=2, minibatches=2, micro_contexts=2)
     models = models_of("kgram")
     prompts = [*PROMPTS, ([2, 3], [[4], [5], [6], [7]])]
-    rollout = collect(models, prompts, length_of_answers, 0.1, 0, s)
+    rollout = sample_rollout(models, prompts, length_of_answers, 0.1, 0, s)
     parts, minibatches = [], []
 
-    def backward(models, rollout, part, actions, episodes, s):
+    def backward(models, rollout, part, actions, episodes, kl_coef, s):
         parts.append((actions, float(2 + len(parts) ** 2)))
         return {"loss": parts[-1][1], "approx_kl_nats": parts[-1][1] / 100}
 
@@ -390,8 +418,8 @@ def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
         minibatches.append((len(values), counts[0], sum(values)))
         return {"gradient_norm": float(len(minibatches))}
 
-    monkeypatch.setattr(ppo, "_backward", backward)
-    figures = learn(models, rollout, 0, s, update)
+    monkeypatch.setattr(update_module, "_backward", backward)
+    figures = update_policy(models, rollout, 0.1, 0, s, update)
     assert [n for n, *_ in minibatches] == [2, 1, 2, 1]
     actions = [count for _, count, _ in minibatches]
     assert sum(actions) == 2 * int(rollout.mask.sum()) and len(set(actions)) > 1
@@ -403,24 +431,30 @@ def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_gradients_do_not_depend_on_the_micro_batch(name, algorithm):
+EVERY = [(a, name) for name in MODEL_TYPES for a in ("ppo", "rloo", "reinforce")]
+EVERY += [(a, "lstm") for a in ROWS if a not in ("ppo", "rloo", "reinforce")]
+EVERY_ALGORITHM = pytest.mark.parametrize(("algorithm", "name"), EVERY)
+
+
+@EVERY_ALGORITHM
+def test_gradients_do_not_depend_on_the_micro_batch(algorithm, name):
     gradients = []
     for micro, tokens in ((1, 10**9), (8, 20), (8, 10**9)):
         models = models_of(name, critic=algorithm == "ppo")
         s = settings(algorithm=algorithm, micro_contexts=micro, micro_tokens=tokens)
-        rollout = collect(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
         # Away from the sampling policy, so that ratios differ and some are clipped.
         with torch.no_grad():
             models.policy.embedding.weight.mul_(1.2)
-        figures = learn(models, rollout, 0, s, lambda loss: {})
+        figures = update_policy(models, select_answers(rollout, s), 0.1, 0, s, lambda loss: {})
         trained = [models.policy, *([models.critic] if models.critic else [])]
         gradients.append((figures, [
             p.grad.clone() for m in trained for p in m.parameters() if p.grad is not None
         ]))  # fmt: skip
     figures, whole = gradients[-1]
     assert max(g.abs().max() for g in whole) > 1e-3
-    assert figures["clip_fraction"] > 0.05
+    clips = algorithm in ALGORITHMS and algorithm != "cispo"  # at a ratio of 5
+    assert figures["clip_fraction"] > 0.05 or not clips
     for part_figures, part in gradients[:-1]:
         assert part_figures == pytest.approx(figures, rel=1e-4, abs=1e-6)
         for one, other in zip(part, whole, strict=True):
@@ -434,8 +468,8 @@ def test_the_reference_and_the_reward_model_never_change(name):
     models.reference.requires_grad_(False)
     optimizer = make_optimizer({"policy": models.policy, "critic": models.critic})
     before = models.policy.embedding.weight.clone()
-    rollout = collect(models, PROMPTS, lambda t: model_rewards(reward, t, STOP), 0.1, 0, s)
-    learn(models, rollout, 0, s,
+    rollout = sample_rollout(models, PROMPTS, lambda t: model_rewards(reward, t, STOP), 0.1, 0, s)
+    update_policy(models, rollout, 0.1, 0, s,
           lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})  # fmt: skip
     assert not torch.equal(models.policy.embedding.weight, before)
     for module, old in zip((models.reference, reward), frozen, strict=True):
@@ -448,13 +482,13 @@ def odd_first(trees):
     return torch.tensor([float(bool(a) and a[0] % 2 == 1) for a in answers])
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_algorithm_improves_a_simple_reward(name, algorithm):
+@EVERY_ALGORITHM
+def test_every_algorithm_improves_a_simple_reward(algorithm, name):
     """From about half the answers to nearly all, in three dozen steps."""
     policy = model_of(name)
     critic = Critic(copy.deepcopy(policy)) if algorithm == "ppo" else None
     models = Models(policy, copy.deepcopy(policy).requires_grad_(False), critic)
-    epochs, minibatches = (1, 1) if algorithm == "reinforce" else (2, 2)
+    epochs, minibatches = (1, 1) if ROWS[algorithm].on_policy else (2, 2)
     s = settings(
         algorithm=algorithm, num_samples=6, max_new_tokens=3, epochs=epochs,
         minibatches=minibatches, missing_eos_penalty=0.0,
@@ -462,25 +496,116 @@ def test_every_algorithm_improves_a_simple_reward(name, algorithm):
     optimizer = make_optimizer({"policy": policy, **({"critic": critic} if critic else {})})
     means = []
     for step in range(36):
-        rollout = collect(models, PROMPTS, odd_first, 0.0, step, s)
+        rollout = sample_rollout(models, PROMPTS, odd_first, 0.0, step, s)
         means.append(float(rollout.score.mean()))
-        learn(models, rollout, step, s,
+        update_policy(models, select_answers(rollout, s), 0.0, step, s,
               lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})  # fmt: skip
     first, last = sum(means[:3]) / 3, sum(means[-3:]) / 3
     assert first < 0.75 and last > 0.9 and last - first > 0.2, means
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", GRADIENTS)
 def test_a_reward_that_is_the_same_for_all_moves_nothing(algorithm):
     """No advantage, no gradient of the policy: baselines take a constant out."""
     models = models_of("lstm", critic=False)
     if algorithm == "ppo":
         models = models._replace(critic=Critic(model_of("lstm")))
     s = settings(algorithm=algorithm, missing_eos_penalty=0.0, lam=1.0)
-    rollout = collect(models, PROMPTS, lambda t: torch.full((21,), 3.0), 0.0, 0, s)
-    learn(models, rollout, 0, s, lambda loss: {})
+    rollout = sample_rollout(models, PROMPTS, lambda t: torch.full((21,), 3.0), 0.0, 0, s)
+    update_policy(models, rollout, 0.0, 0, s, lambda loss: {})
     for parameter in models.policy.parameters():
         assert parameter.grad is None or parameter.grad.abs().max() < 1e-3
+
+
+def test_the_kl_is_in_the_reward_or_in_the_loss():
+    """Of GRPO with either: the rewards hold it, or the loss is larger by it and says how much."""
+    models = models_of("kgram")._replace(critic=None)
+    found = {}
+    for kl_in in ("reward", "loss"):
+        s = settings(algorithm=row("grpo")._replace(kl_in=kl_in, kl_estimator="k2"))
+        rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.3, 0, s)
+        metrics = update_policy(models, rollout, 0.3, 0, s, lambda loss: {})
+        found[kl_in] = rollout.rewards.sum(1) - rollout.rewards.new_tensor(
+            [0.0 if stopped else -1.0 for stopped in rollout.stopped]
+        ) - rollout.score, metrics  # fmt: skip
+    log_ratio = torch.where(rollout.mask, rollout.logp - rollout.reference_logp, 0.0)
+    k2 = log_ratio.square().sum(1) / 2
+    assert torch.allclose(found["reward"][0], -0.3 * k2, atol=1e-4)
+    assert found["loss"][0].abs().max() < 1e-5
+    assert "kl_loss_nats" not in found["reward"][1]
+    metrics = found["loss"][1]
+    # Answers' means, and then the mean of answers, at the first update of the sampling policy.
+    mean = float((k2 / rollout.mask.sum(1)).mean())
+    assert metrics["kl_loss_nats"] == pytest.approx(mean, rel=1e-4)
+    assert metrics["loss"] == pytest.approx(metrics["policy_loss"] + 0.3 * mean, abs=1e-5)
+
+
+# --- learning from chosen answers ---
+
+
+def choose(algorithm, scores, answers=((1, 2), (3,), (4,)), **values):
+    """What an algorithm keeps of two contexts with one and two questions, three answers each."""
+    s = settings(algorithm=algorithm, missing_eos_penalty=0.0, **values)
+    models = models_of("kgram", critic=False)
+    prompts = [([1], [[2]]), ([5], [[3], [4]])]
+    rollout = sample_rollout(models, prompts, lambda trees: torch.tensor(scores), 0.1, 0, s)
+    return rollout, select_answers(rollout, s)
+
+
+SCORES = [0.0, 2.0, 1.0, 3.0, 3.0, 3.0, -1.0, -2.0, 5.0]
+
+
+def test_raft_keeps_the_best_answer_of_each_question():
+    rollout, chosen = choose("raft", SCORES)
+    assert chosen.score.tolist() == [2.0, 3.0, 5.0]  # rows 1, 3 and 8
+    assert torch.equal(chosen.logp, rollout.logp[[1, 3, 8]])
+    assert torch.equal(chosen.mask, rollout.mask[[1, 3, 8]])
+    assert chosen.rows == [slice(0, 1), slice(1, 3)]
+    whole = [(c, [(q, list(texts)) for q, texts in qs]) for c, qs in rollout.trees]
+    (c0, [(q0, a0)]), (c1, [(q1, a1), (q2, a2)]) = whole
+    assert chosen.trees == [(c0, [(q0, [a0[1]])]), (c1, [(q1, [a1[0]]), (q2, [a2[2]])])]
+
+
+def test_online_dpo_pairs_the_best_with_the_worst_and_ties_give_no_pair():
+    rollout, chosen = choose("online_dpo", SCORES)
+    assert chosen.score.tolist() == [2.0, 0.0, 5.0, -2.0]  # rows 1, 0, 8 and 7
+    assert torch.equal(chosen.reference_logp, rollout.reference_logp[[1, 0, 8, 7]])
+    assert [len(questions) for _, questions in chosen.trees] == [1, 1]
+    tied = choose("online_dpo", [4.0] * 9)[1]
+    assert not tied.trees and not len(tied.score)
+    calls = []
+    s = settings(algorithm="online_dpo")
+    metrics = update_policy(models_of("kgram", critic=False), tied, 0.0, 0, s, calls.append)
+    assert metrics["loss"] == 0 and not calls  # nothing is updated, not by momentum either
+
+
+def test_a_cut_answer_is_chosen_by_its_reward_less_the_penalty():
+    s = settings(algorithm="raft", missing_eos_penalty=10.0, max_new_tokens=2)
+    rollout = sample_rollout(
+        models_of("kgram", critic=False), PROMPTS, length_of_answers, 0.1, 0, s
+    )
+    stopped = rollout.stopped.view(-1, s.num_samples)
+    chosen = select_answers(rollout, s).stopped
+    assert torch.equal(chosen, stopped.any(1)) and chosen.any() and not stopped.all()
+
+
+def test_the_losses_of_chosen_answers_are_those_of_sft_and_dpo():
+    """By hand from the rollout: at the sampling policy its own log-probs stand in the losses."""
+    for algorithm in ("raft", "online_dpo"):
+        s = settings(algorithm=algorithm, beta=0.3)
+        models = models_of("kgram", critic=False)
+        rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        chosen = select_answers(rollout, s)
+        metrics = update_policy(models, chosen, 0.0, 0, s, lambda loss: {})
+        if algorithm == "raft":
+            expected = -float(chosen.logp[chosen.mask].mean())
+        else:
+            gain = torch.where(chosen.mask, chosen.logp - chosen.reference_logp, 0.0).sum(1)
+            h = 0.3 * (gain[0::2] - gain[1::2])
+            expected = float((1 + (-h).exp()).log().mean())
+            assert abs(expected - 0.693) > 0.01
+        assert metrics["loss"] == pytest.approx(expected, rel=1e-4)
+        assert abs(metrics["approx_kl_nats"]) < 1e-8 and metrics["clip_fraction"] == 0
 
 
 def test_there_is_no_dropout_to_switch_off(name):
@@ -500,10 +625,10 @@ def test_a_collapse_shows_in_the_figures():
     """A policy that says one thing with certainty, far from its reference."""
     models = models_of("lstm")
     s = settings(num_samples=4)
-    healthy = describe(collect(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
+    healthy = describe(sample_rollout(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
     models.policy.logits = lambda hidden: torch.nn.functional.one_hot(
         torch.full(hidden.shape[:-1], 7), VOCAB).float() * 40.0  # fmt: skip
-    collapsed = describe(collect(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
+    collapsed = describe(sample_rollout(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
     assert healthy["entropy_nats"] > 0.5 and 0 <= collapsed["entropy_nats"] < 1e-3
     assert healthy["distinct_fraction"] > 0.5 and collapsed["distinct_fraction"] == 0.25
     assert collapsed["kl_nats"] > 5 and collapsed["eos_rate"] == 0
@@ -513,7 +638,7 @@ def test_a_collapse_shows_in_the_figures():
 def test_the_kl_is_the_mean_over_answers_of_summed_k3():
     """By hand from the rollout's log-probs: exp(-k1) - 1 + k1 with k1 = logp - reference."""
     s = settings()
-    rollout = collect(models_of("lstm"), PROMPTS, length_of_answers, 0.0, 0, s)
+    rollout = sample_rollout(models_of("lstm"), PROMPTS, length_of_answers, 0.0, 0, s)
     sums = []
     for row, length in enumerate(rollout.mask.sum(1).tolist()):
         k1 = (rollout.logp - rollout.reference_logp)[row, :length].double()

@@ -14,6 +14,7 @@ from src.utils.exit_handling import command
 
 METRICS = {
     "em", "f1", "answer_loss_nats", "preference_accuracy", "reward", "win_rate", "kl_nats",
+    "entropy_nats", "sample_tokens",
 }  # fmt: skip
 
 
@@ -265,7 +266,12 @@ def test_a_reward_checkpoint_is_no_policy_and_a_policy_no_reward(kgram):
         ("train_dpo", ["--beta", "0"], ["--beta"]),
         ("train_dpo", ["--label_smoothing", "0.6"], ["--label_smoothing"]),
         ("train_dpo", ["--loss_type", "ipo", "--label_smoothing", "0.1"], ["ipo", "smoothing"]),
-        ("train_dpo", ["--loss_type", "hinge"], ["hinge"]),
+        ("train_dpo", ["--loss_type", "kto", "--label_smoothing", "0.1"], ["kto", "smoothing"]),
+        ("train_dpo", ["--loss_type", "hing"], ["hing"]),
+        ("train_dpo", ["--gamma", "1"], ["--gamma", "sigmoid", "no margin"]),
+        ("train_dpo", ["--loss_type", "orpo", "--gamma", "1"], ["--gamma", "orpo"]),
+        ("train_dpo", ["--loss_type", "nll", "--beta", "1"], ["--beta", "nll", "one term"]),
+        ("train_dpo", ["--loss_type", "nll", "--nll_weight", "0"], ["--nll_weight", "nll"]),
         ("train_dpo", ["--corruptions", "nonsense=1"], ["nonsense"]),
         ("train_reward_model", ["--corruptions", "shifted=0"], ["shifted=0"]),
         ("train_reward_model", ["--corruptions", "shifted=-1"], ["shifted=-1"]),
@@ -316,7 +322,7 @@ def test_flags_are_inherited_from_the_parent_and_said(kgram, capsys):
 def test_without_dataset_squad_is_tried_and_what_is_used_instead_is_said(tmp_path, monkeypatch):
     waited = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("src.data.squad_loader._fetch_within", waited.append)  # and gets nothing
+    monkeypatch.setattr("src.data.squad_loader._fetched_within", waited.append)  # and gets nothing
     argv = ["--model_type", "kgram", *SMALL, *SHAPES["kgram"], "--num_examples", "60"]
     ended = outcome("main_squad", argv)
     assert ended.code == 0 and len(waited) == 1, ended.err

@@ -139,7 +139,8 @@ def test_training_needs_a_place_and_evaluation_does_not(tmp_path):
         ("Bob", 8, 8), ("Bob", 6, 8), ("Bob", 17, 8), ("Bob", 28, 8), ("Bob", 29, NO_PLACE),
         ("Bob", -3, 8),
         ("Ada", 7, NO_PLACE),  # stands at 0 and at 16, both near
-        ("Ada", 16, 16), ("Bob", -1, 8), ("Bob", None, 8), ("Ada", None, NO_PLACE),
+        ("Ada", 16, 16), ("Bob", -1, 8), ("left", -1, 20), ("Bob", None, 8),
+        ("Ada", None, NO_PLACE),
         ("Bob", "8", 8), ("Bob", 10**30, NO_PLACE), (" met ", 2, 4), ("Eve", 0, NO_PLACE),
     ],
 )  # fmt: skip

@@ -21,7 +21,9 @@ from src.data.tokenizers.tokenizer import load_tokenizer
 from src.inference.logprobs import Tree
 from src.model.heads import RewardModel, ScalarHead
 from src.model.model import build_model
+from src.preference.loss_table import PREFERENCE_LOSSES, fill_loss_flags
 from src.preference.pair_batches import PairTrees
+from src.preference.pair_losses import answer_tokens, with_mismatched, without_mismatched
 from src.preference.pairs import (
     PairSet,
     accuracy,
@@ -41,7 +43,7 @@ from src.training.optimizer import make_optimizer, optimizer_step
 from src.training.run_data import some_gold_trees
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.constants import CORRUPTIONS, MODEL_TYPES
-from src.utils.payload import file_hash, save_payload
+from src.utils.payload import file_hash, load_payload, save_payload
 
 EOS = 0
 CPU = torch.device("cpu")
@@ -72,7 +74,7 @@ def trees_of(answers, contexts=8, seed=0) -> list[Tree]:
 def flags_of(**values):
     defaults = {
         "micro_batch_size": None, "micro_batch_tokens": 10**9, "lm_weight": 0.3, "beta": 0.1,
-        "label_smoothing": 0.0, "loss_type": "sigmoid", "nll_weight": 0.0,
+        "label_smoothing": 0.0, "loss_type": "sigmoid", "nll_weight": 0.0, "gamma": None,
     }  # fmt: skip
     return argparse.Namespace(**{**defaults, **values})
 
@@ -218,6 +220,102 @@ def test_the_dpo_loss_is_the_one_that_the_flags_name(values):
     figures = train_dpo.dpo_backward(model, trees, reference, EOS, args, CPU)
     assert figures["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert figures["total_loss"] == pytest.approx(figures["loss"])
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def log_odds(mean):
+    return mean - math.log1p(-math.exp(mean))
+
+
+@pytest.mark.parametrize("loss_type", PREFERENCE_LOSSES)
+@pytest.mark.parametrize("micro", [None, 1])
+def test_each_loss_is_its_formula_of_sums_or_means(loss_type, micro):
+    """Pair by pair, from what policy and reference say of them; parts of a batch add up."""
+    row = PREFERENCE_LOSSES[loss_type]
+    args = flags_of(
+        loss_type=loss_type, micro_batch_size=micro, beta=None, gamma=None, nll_weight=None
+    )
+    assert fill_loss_flags(args) is row and fill_loss_flags(args) is row
+    model, trees = model_of("kgram"), trees_of(2)
+    if row.mismatched:
+        trees = with_mismatched(PairTrees(trees, [], 0)).trees
+    width = 3 if row.mismatched else 2
+    reference = torch.linspace(-40, -2, width * pairs_in(trees)).view(-1, width)
+    policy = nats_of(model, trees).clone()
+    tokens = answer_tokens(trees)
+    kl = float((policy - reference)[:, 2].mean()) if row.mismatched else 0.0
+    losses = []
+    for (chosen, rejected, *_), said, counts in zip(
+        policy.tolist(), reference.tolist(), tokens.tolist(), strict=True
+    ):
+        h = chosen - said[0] - rejected + said[1]
+        a, b = chosen / counts[0], rejected / counts[1]
+        z = max(kl, 0.0)
+        losses.append({
+            "sigmoid": -math.log(sigmoid(0.1 * h)),
+            "nll": -math.log(sigmoid(0.1 * h)),
+            "ipo": (h - 5) ** 2,
+            "hinge": max(0.0, 1 - 0.1 * h),
+            "kto": (2 - sigmoid(0.1 * (chosen - said[0] - z))
+                    - sigmoid(0.1 * (z - rejected + said[1]))) / 2,
+            "orpo": -math.log(sigmoid(log_odds(a) - log_odds(b))),
+            "simpo": -math.log(sigmoid(2 * (a - b) - 1)),
+        }[loss_type])  # fmt: skip
+    mean = sum(losses) / len(losses)
+    nll = -float(policy[:, 0].sum() / tokens[:, 0].sum())
+    rows = reference if row.has_reference else None
+    metrics = train_dpo.dpo_backward(model, trees, rows, EOS, args, CPU)
+    assert metrics["loss"] == pytest.approx(mean, rel=1e-4)
+    assert metrics["chosen_nll_nats"] == pytest.approx(nll, rel=1e-4)
+    total = {"orpo": 0.1 * mean + nll, "nll": nll}.get(loss_type, mean)
+    assert metrics["total_loss"] == pytest.approx(total, rel=1e-4)
+    share = nll / total if loss_type in ("orpo", "nll") else 0.0
+    assert metrics["nll_fraction"] == pytest.approx(share, rel=1e-4)
+    assert ("mismatched_kl_nats" in metrics) == row.mismatched
+    if row.mismatched:
+        assert kl > 1 and metrics["mismatched_kl_nats"] == pytest.approx(kl, rel=1e-4)
+
+
+def test_the_nll_term_alone_has_sft_s_gradient():
+    """The rejected answers have no part in it."""
+    found = []
+    for rejected in ([1, 2, 3], [9]):
+        model, trees = model_of("lstm"), [([1, 2], [([3, 4], [[5, 6], rejected])])]
+        args = flags_of(loss_type="nll", nll_weight=1.0)
+        train_dpo.dpo_backward(model, trees, torch.zeros(1, 2), EOS, args, CPU)
+        found.append(gradients(model))
+    alone = model_of("lstm")
+    main_squad.sft_backward(
+        alone, [([1, 2], [([3, 4], [[5, 6]])])], EOS, flags_of(lm_weight=0.0), CPU
+    )
+    for name, gradient in gradients(alone).items():
+        assert all(torch.allclose(each[name], gradient, atol=1e-6) for each in found)
+
+
+def test_mismatched_answers_are_the_next_question_s_and_fit_their_windows():
+    trees = [([1], [([2], [[3, 4], [5]]), ([6], [[7, 8, 9], [10]])]), ([], [([11], [[12], [13]])])]
+    found = with_mismatched(PairTrees(trees, [[0, 1], [2]], 0)).trees
+    assert found == [
+        ([1], [([2], [[3, 4], [5], [7, 8]]), ([6], [[7, 8, 9], [10], [12]])]),
+        ([], [([11], [[12], [13], [3]])]),
+    ]
+    pairs, others = without_mismatched(found)
+    assert pairs == trees and [a for _, qs in others for _, a in qs] == [[[7, 8]], [[12]], [[3]]]
+
+
+@pytest.mark.parametrize("loss_type", ["hinge", "kto", "orpo", "simpo", "nll"])
+def test_a_loss_without_a_reference_reads_none(loss_type, workplace, monkeypatch, capsys):
+    workplace("kgram", ["main_squad"])
+    result = call("train_dpo", [*flags("train_dpo", "kgram"), "--loss_type", loss_type])
+    assert "preference_accuracy" in result
+    said = capsys.readouterr().err
+    assert ("reference log-probs of" in said) == PREFERENCE_LOSSES[loss_type].has_reference
+    stored = load_payload("checkpoints/kgram_train_dpo/final.pt")["flags"]
+    row = PREFERENCE_LOSSES[loss_type]
+    assert (stored["beta"], stored["gamma"], stored["nll_weight"]) == row[1:4]
 
 
 # --- the frozen reference ---

@@ -9,6 +9,7 @@ import torch
 from conftest import flags, outcome, refusal
 from test_ppo import models_of, settings
 
+import train_ppo
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.evaluation.evaluation_set import (
     ANSWER_BUDGET,
@@ -19,10 +20,11 @@ from src.evaluation.evaluation_set import (
 from src.evaluation.squad_metrics import QAExample
 from src.inference.logprobs import build_tree_batch, last_hidden
 from src.model.model import build_model
+from src.rl.algorithm_table import ALGORITHMS, CHOICES, ROWS
 from src.rl.metrics import describe
 from src.rl.models import Models, load_models, reward_and_kl
-from src.rl.ppo import Rollout, collect
 from src.rl.rewards import function_rewards, model_rewards, reward_function
+from src.rl.rollout import Rollout, sample_rollout
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
@@ -69,7 +71,7 @@ def test_the_baseline_of_reinforce_is_the_mean_of_the_batch():
     s = settings(algorithm="reinforce", num_samples=2, missing_eos_penalty=0.0)
     score = torch.tensor([0.0, 0.0, 1.0, 7.0])
     models = models_of("kgram", critic=False)
-    found = collect(models, [([1], [[2], [3]])], lambda trees: score, 0.0, 0, s).advantages
+    found = sample_rollout(models, [([1], [[2], [3]])], lambda trees: score, 0.0, 0, s).advantages
     torch.testing.assert_close(found, (score - 2)[:, None].expand_as(found))
 
 
@@ -85,8 +87,9 @@ def test_the_critic_starts_as_the_reward_model_where_there_is_one(
 
     def models_with(**values):
         default = {"checkpoint": None, "reward_checkpoint": None, "model_type": model_type}
-        given = {"reward": "model", "algorithm": "ppo", **values}
-        return load_models(argparse.Namespace(**default, **given), CPU)
+        has_critic = values.pop("has_critic", True)
+        given = {"reward": "model", **values}
+        return load_models(argparse.Namespace(**default, **given), has_critic, CPU)
 
     parents, reward, models = models_with()
     eos_id = parents[0].tokenizer.eos_id
@@ -100,7 +103,7 @@ def test_the_critic_starts_as_the_reward_model_where_there_is_one(
     scores = model_rewards(reward, trees, eos_id)
     assert torch.allclose(values_of(models.critic), scores, atol=1e-5) and scores.std() > 1e-3
     assert not values_of(models_with(reward="f1")[2].critic).any()
-    assert models_with(algorithm="rloo")[2].critic is None
+    assert models_with(has_critic=False)[2].critic is None
 
 
 def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
@@ -124,6 +127,69 @@ def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
     token = torch.tensor(len(never) / (len(never) - 1)).log()
     assert found["kl_nats"][0] == pytest.approx([MAX_ANSWER_TOKENS * float(token)], rel=1e-3)
     assert found["reward"] == ([0.0], [1.0], [0])
+
+
+def parsed(*argv):
+    """Flags as a run has them after `check`, and the row that they ask for."""
+    parser = train_ppo.build_parser()
+    args = parser.parse_args([str(word) for word in argv])
+    return args, train_ppo.check(args, parser)
+
+
+@pytest.mark.parametrize("algorithm", ROWS)
+def test_an_algorithm_is_its_row_and_a_resumed_run_reads_it_again(algorithm):
+    args, row = parsed("--algorithm", algorithm)
+    expected = ROWS[algorithm]
+    if algorithm == "dr_grpo":
+        expected = expected._replace(length=16)  # of --max_new_tokens
+    assert row == expected
+    assert train_ppo.check(args, train_ppo.build_parser()) == row  # with its choices filled in
+    assert args.ppo_epochs == args.minibatches == (1 if algorithm == "reinforce" else 4)
+    if algorithm in ALGORITHMS:
+        assert {c: getattr(args, c) for c in CHOICES} == {c: getattr(row, c) for c in CHOICES}
+        assert args.kl_coef == row.kl_coef
+    assert args.beta == (0.1 if algorithm == "online_dpo" else None)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("advantage", "group"), ("ratio", "sequence"), ("mean", "answers"), ("kl_in", "loss"),
+     ("kl_estimator", "k3"), ("kl_coef", 0.3)],
+)  # fmt: skip
+def test_each_choice_is_a_flag(flag, value):
+    row = parsed(f"--{flag}", value)[1]
+    assert row == ALGORITHMS["ppo"]._replace(**{flag: value})
+
+
+def test_the_ends_of_the_range_are_flags():
+    ppo = ALGORITHMS["ppo"]
+    assert parsed("--clip_range", 0.1)[1] == ppo._replace(clip_low=0.1, clip_high=0.1)
+    higher = ppo._replace(clip="higher", clip_low=0.1, clip_high=0.3)
+    argv = ["--clip", "higher", "--clip_low", 0.1, "--clip_high", 0.3]
+    assert parsed(*argv)[1] == higher
+    assert parsed("--mean", "constant", "--max_new_tokens", 9)[1].length == 9
+    unclipped = parsed("--algorithm", "rloo", "--clip", "none", "--mean", "constant")[1]
+    assert unclipped.on_policy and unclipped.length == 1
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "gspo", "raft", "online_dpo"])
+def test_a_run_of_the_family_ends_with_its_row_in_its_flags(algorithm, workplace):
+    """--resume of the finished run says the same; another choice is refused."""
+    workplace("kgram", ["main_squad"])
+    argv = [*flags("train_ppo", "kgram"), "--reward", "f1", "--algorithm", algorithm]
+    ended = outcome("train_ppo", argv)
+    assert ended.code == 0, ended.err
+    final = load_payload("checkpoints/kgram_train_ppo/final.pt")["flags"]
+    assert final["algorithm"] == algorithm
+    if algorithm in ALGORITHMS:
+        assert final["clip_low"] == ALGORITHMS[algorithm].clip_low
+        other = ["--resume", "--mean", "constant"]
+        assert "--mean constant given to resume" in outcome("train_ppo", [*argv, *other]).err[-1]
+        logged = "kl_loss_nats" in loss_lines("kgram")[0]
+        assert logged == (ALGORITHMS[algorithm].kl_coef > 0)
+    else:
+        assert {"chosen_answers", "chosen_reward_mean"} <= loss_lines("kgram")[0].keys()
+    assert outcome("train_ppo", [*argv, "--resume"]).result == ended.result
 
 
 UPPER = "def upper(prediction, golds, context, question):\n    return prediction[:1].isupper()\n"
@@ -234,15 +300,37 @@ def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
         (["--algorithm", "reinforce", "--ppo_epochs", "2"], "--ppo_epochs 2 given with"),
         (["--algorithm", "reinforce", "--minibatches", "4"], "--minibatches 4 given with"),
         (["--algorithm", "rloo", "--num_samples", "1"], "--num_samples 1 given with rloo"),
-        (["--algorithm", "grpo"], "'grpo'"),
+        (["--algorithm", "grpo", "--num_samples", "1"], "--num_samples 1 given with grpo"),
+        (["--algorithm", "a2c"], "'a2c'"),
         (["--algorithm", "rloo", "--lam", "0.9"], "--lam given with --algorithm rloo"),
         (["--algorithm", "reinforce", "--clip_range", "0.1"], "--clip_range given with reinforce"),
         (["--kl_horizon", "50"], "--kl_horizon given without --kl_target"),
-        (["--temperature", "0"], "expected a number above 0"),
+        (["--temperature", "0"], "expected a number of at least 0.001"),
         (["--gamma", "1.5"], "--gamma"),
         (["--lam", "-0.1"], "--lam"),
         (["--kl_coef", "-1"], "--kl_coef"),
         (["--clip_range", "0"], "--clip_range"),
+        (["--clip_range", "0.1", "--clip_low", "0.2"], "--clip_range given beside"),
+        (["--clip_high", "0.3"], "--clip both given with a range of 0.2 below and 0.3 above"),
+        (["--clip", "higher"], "expected a --clip_high above --clip_low"),
+        (["--clip_low", "1.5", "--clip_high", "1.5"], "expected below 1"),
+        (["--algorithm", "gspo", "--clip", "both"], "--clip both given with a range of"),
+        (["--clip", "none", "--advantage", "batch_mean"], "--mean tokens given with --clip none"),
+        (["--clip", "none", "--mean", "constant"], "--advantage gae given with --clip none"),
+        (["--algorithm", "gspo", "--clip", "weight"], "--ratio sequence given with --clip weight"),
+        (["--algorithm", "reinforce", "--ratio", "sequence"], "--ratio sequence given with"),
+        (["--algorithm", "cispo", "--clip_low", "0.2"], "--clip_low given with --clip weight"),
+        (["--algorithm", "dapo", "--kl_in", "reward"], "--kl_in given with a coefficient of 0"),
+        (["--algorithm", "dapo", "--kl_estimator", "k1"], "--kl_estimator given with a"),
+        (["--algorithm", "dapo", "--kl_target", "3"], "--kl_target given with a coefficient of 0"),
+        (["--algorithm", "raft", "--mean", "tokens"], "--mean given with raft"),
+        (["--algorithm", "online_dpo", "--clip_range", "0.1"], "--clip_range given with online"),
+        (["--algorithm", "raft", "--kl_coef", "0.1"], "--kl_coef given with raft"),
+        (["--algorithm", "raft", "--kl_target", "1"], "--kl_target given with raft"),
+        (["--algorithm", "raft", "--num_samples", "1"], "--num_samples 1 given with raft"),
+        (["--algorithm", "raft", "--beta", "0.1"], "--beta given with raft"),
+        (["--beta", "0.1"], "--beta given with ppo"),
+        (["--advantage", "group", "--lam", "0.9"], "--lam given with --algorithm ppo"),
         (["--max_new_tokens", "0"], "--max_new_tokens"),
     ],
 )  # fmt: skip

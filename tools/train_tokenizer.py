@@ -1,4 +1,12 @@
-"""Train the byte-level BPE that the project ships: src/data/pico.tiktoken.
+"""Train a byte-level BPE: on your own data, or the one that the project ships.
+
+    PYTHONPATH=. python tools/train_tokenizer.py --dataset DATA --vocab_size 4096 \\
+        --pico_share 0 --output mine.tiktoken
+    python main_squad.py --dataset DATA --tokenizer mine.tiktoken
+
+Do so for text that the shipped tokenizer makes far more tokens of than of English: its tokens are
+English, other scripts are left to single bytes. Without --output it makes the shipped file,
+src/data/tokenizers/pico.tiktoken:
 
     PYTHONPATH=. python tools/train_tokenizer.py --dataset squad/train.json
 
@@ -20,28 +28,29 @@ differs in 46 of 2,047 tokens. It stays, because checkpoints name its fingerprin
 
 import argparse
 import base64
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
-
 from src.data.pico import DIFFICULTIES, generate_articles
+from src.data.squad_loader import load_squad
 from src.data.squad_types import Paragraph
+from src.data.tokenizers.bpe_file import HEADER
 from src.data.tokenizers.byte_pairs import byte_characters
 from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE
+from src.utils.errors import UserError
 from src.utils.exit_handling import command
 
 
-def squad_texts(path: Path) -> Iterator[str]:
-    """Each paragraph of an official SQuAD file as the model will read it, every question once."""
-    for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
-        for paragraph in article["paragraphs"]:
-            asked = [
-                (row["question"], row["answers"][0]["text"] if row["answers"] else "")
-                for row in paragraph["qas"]
-            ]
-            yield prompt_text(paragraph["context"], asked)
+def training_paragraphs(dataset: str) -> list[Paragraph]:
+    """All of a lone file, else the training split."""
+    split = None if Path(dataset).is_file() else "train"
+    return load_squad(dataset, evaluate=True, split=split).validation
+
+
+def texts_of(paragraphs: Sequence[Paragraph]) -> Iterator[str]:
+    """Each paragraph as the model will read it, every question once."""
+    for paragraph in paragraphs:
+        yield prompt_text(paragraph.context, [(q.text, q.answers[0]) for q in paragraph.questions])
 
 
 def pico_texts(size: int, seed: int) -> Iterator[str]:
@@ -49,9 +58,7 @@ def pico_texts(size: int, seed: int) -> Iterator[str]:
     article = 0
     while size > 0:
         difficulty = DIFFICULTIES[article % len(DIFFICULTIES)]
-        for paragraph in generate_articles(seed + article, "train", 1, difficulty):
-            asked = [(question.text, question.answers[0]) for question in paragraph.questions]
-            text = prompt_text(paragraph.context, asked)
+        for text in texts_of(generate_articles(seed + article, "train", 1, difficulty)):
             size -= len(text)
             yield text
         article += 1
@@ -69,6 +76,13 @@ def train(texts: list[str], vocab_size: int, pattern: str) -> dict[bytes, int]:
     same ranks. One and two digits are tokens from the start, with and without a blank before: left
     to their frequencies, "1899" would be " 18", "9", "9", and "1823" " 18", "23".
     """
+    try:
+        from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+    except ImportError:
+        raise UserError(
+            "tokenizers is not installed, this tool needs it, run: "
+            "python -m pip install -r requirements-dev.txt"
+        ) from None
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -95,9 +109,13 @@ def digit_tokens() -> list[bytes]:
     return [text.encode() for text in texts]
 
 
-def write_ranks(ranks: dict[bytes, int], path: Path) -> None:
-    """tiktoken's format: one "base64 rank" a line, in the order of rank."""
+def write_ranks(ranks: dict[bytes, int], path: Path, pattern: str = "gpt2") -> None:
+    """tiktoken's format: one "base64 rank" a line, in the order of rank. Before it the pattern's
+    name, where it is not the one that a file without a name has; the shipped file's is known.
+    """
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
+    if pattern != "gpt2" and path != PICO_FILE:
+        lines.insert(0, f"{HEADER.decode()}{pattern}\n")
     path.write_text("".join(lines), encoding="ascii", newline="\n")
 
 
@@ -109,33 +127,39 @@ def context_tokens(paragraphs: list[Paragraph], encode) -> float:
 @command
 def main(argv: list[str] | None = None) -> dict[bytes, int]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset", type=Path, required=True, help="official SQuAD JSON file")
+    parser.add_argument(
+        "--dataset", required=True, help="as of main_squad.py: a file is read whole, of several "
+        "splits the training one"
+    )
     parser.add_argument(
         "--vocab_size", type=int, default=2048, help="ids, EOS included (default 2048)"
     )
     parser.add_argument(
-        "--pico_share", type=float, default=0.3, help="generated share of the text (default 0.3)"
+        "--pico_share", type=float, default=0.3, help="generated English share of the text "
+        "(default 0.3)"
     )
     parser.add_argument(
         "--pattern",
         choices=sorted(PATTERNS),
-        default="pico",
-        help="how text is cut; a file for --tokenizer FILE.tiktoken needs gpt2 (default pico)",
+        help="how text is cut before pairs are merged (default marks; of the shipped file pico)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the generated text (default 0)")
     parser.add_argument(
-        "--output", type=Path, default=PICO_FILE, help="ranks file to write (default %(default)s)"
+        "--output", type=Path, default=PICO_FILE, help="ranks file to write, FILE.tiktoken "
+        "(default %(default)s)"
     )
     flags = parser.parse_args(argv)
+    if flags.pattern is None:
+        flags.pattern = "pico" if flags.output == PICO_FILE else "marks"
     if not 512 <= flags.vocab_size <= 1 << 20:
         parser.error(f"--vocab_size {flags.vocab_size}: expected 512 to 1048576")
     if not 0 <= flags.pico_share < 1:
         parser.error(f"--pico_share {flags.pico_share}: expected 0 or more and less than 1")
-    texts = list(squad_texts(flags.dataset))
+    texts = list(texts_of(training_paragraphs(flags.dataset)))
     share = flags.pico_share / (1 - flags.pico_share)
     texts += pico_texts(round(share * sum(map(len, texts))), flags.seed)
     ranks = train(texts, flags.vocab_size, PATTERNS[flags.pattern])
-    write_ranks(ranks, flags.output)
+    write_ranks(ranks, flags.output, flags.pattern)
     print(f"{flags.output}: {len(ranks)} ranks from {sum(map(len, texts))} characters")
     return ranks
 

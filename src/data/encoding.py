@@ -14,12 +14,13 @@ import json
 import os
 import platform
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import regex
 
 from src.data.squad_splits import content_hash
 from src.data.squad_types import Paragraph
@@ -29,6 +30,7 @@ CONTEXT_HEAD = "Context:"
 CACHE_FORMAT = 1
 _QUESTION = "\nQuestion: "
 _ANSWER = "\nAnswer:"
+_DENSE = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]")
 
 
 class EncodedQuestion(NamedTuple):
@@ -95,6 +97,15 @@ def prompt_parts(paragraph: Paragraph) -> tuple[str, list[str]]:
     if paragraph.template:
         return context_text(paragraph.context), list(map(question_text, questions))
     return paragraph.context, [text[len(paragraph.context) :] for text in questions]
+
+
+def characters_per_token(paragraphs: Sequence[EncodedParagraph]) -> float:
+    """Characters a token of the contexts. Han, kana and Hangul count twice: a character of theirs
+    says about as much as two letters.
+    """
+    texts = [paragraph.context for paragraph in paragraphs]
+    characters = sum(len(text) + len(_DENSE.findall(text)) for text in texts)
+    return characters / max(1, sum(len(paragraph.tokens) for paragraph in paragraphs))
 
 
 def encode_prompt(tokenizer: Tokenizer, context: str, question: str) -> tuple[list[int], list[int]]:

@@ -8,6 +8,7 @@ counts as a word there, and a run of katakana as one.
 
 import re
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Sequence
 
 import regex
@@ -40,16 +41,25 @@ _PIECE = regex.compile(
 )
 _NO_BLANKS = re.compile(r"\S+")
 _GRAPHEME = regex.compile(r"\X")
+_LETTER = regex.compile(r"\p{L}")
 _CLOSING = "[\"'”’)\\]」』】》〉〕）］»›]*"
 # Thai and Lao have no full stop; a blank between their letters parts phrases.
 _SENTENCE_END = regex.compile(
     rf"(?V1)[.!?]{_CLOSING}\s+|[\p{{STerm}}--[.!?]]+{_CLOSING}\s*|\n+"
     r"|(?<=[\p{Thai}\p{Lao}])\s+(?=[\p{Thai}\p{Lao}])"
 )
-_OF_SCRIPT = {
-    name: regex.compile(rf"\p{{{name}}}")
-    for name in ("Latin", "Han", "Hangul", "Thai", "Devanagari", "Arabic", "Cyrillic")
-} | {"Kana": regex.compile(r"[\p{Hiragana}\p{Katakana}]")}
+# Script -> the language that is most likely written in it (CLDR's likely subtags, UTS 35).
+LANGUAGES = {
+    "Han": "zh", "Kana": "ja", "Hangul": "ko", "Thai": "th", "Lao": "lo", "Khmer": "km",
+    "Myanmar": "my", "Tibetan": "bo", "Devanagari": "hi", "Bengali": "bn", "Gurmukhi": "pa",
+    "Gujarati": "gu", "Oriya": "or", "Tamil": "ta", "Telugu": "te", "Kannada": "kn",
+    "Malayalam": "ml", "Sinhala": "si", "Arabic": "ar", "Hebrew": "he", "Cyrillic": "ru",
+    "Greek": "el", "Armenian": "hy", "Georgian": "ka", "Ethiopic": "am",
+}  # fmt: skip
+_OF_SCRIPT = {name: rf"\p{{{name}}}" for name in ("Latin", *LANGUAGES)}
+_OF_SCRIPT["Kana"] = r"[\p{Hiragana}\p{Katakana}]"
+_SCRIPT_RUN = regex.compile("|".join(rf"(?P<{n}>{one}+)" for n, one in _OF_SCRIPT.items()))
+_THE = re.compile(r"\bthe\b", re.IGNORECASE)
 
 
 def word_spans(text: str) -> list[Span]:
@@ -109,14 +119,28 @@ def sentence_edges(text: str) -> list[int]:
 
 
 def main_script(text: str) -> str | None:
-    """The script of most of its letters: Latin (also of a text without letters), one of those that
-    `unrelated` has words of, or None for any other. Han with kana is Kana.
+    """The script of most of its letters: Latin (also of a text without letters), one of LANGUAGES,
+    or None for any other. Han with kana is Kana.
     """
     if text.isascii():
         return "Latin"
-    counts = {name: len(letter.findall(text)) for name, letter in _OF_SCRIPT.items()}
+    counts: Counter[str] = Counter(Latin=0)
+    for run in _SCRIPT_RUN.finditer(text):
+        counts[run.lastgroup] += len(run[0])
     if counts["Kana"]:
-        counts["Kana"] += counts.pop("Han")
-    best = max(counts, key=lambda name: counts[name])
-    letters = len(regex.findall(r"\p{L}", text))
-    return best if 2 * counts[best] >= letters else None
+        counts["Kana"] += counts.pop("Han", 0)
+    best, count = counts.most_common(1)[0]
+    return best if 2 * count >= len(_LETTER.findall(text)) else None
+
+
+def language_of(text: str) -> str:
+    """The language of a long text as HTML's `lang` wants it, "" where it is not known: English by
+    its article, others by their script.
+
+    >>> language_of("The king of the town"), language_of("यह है"), language_of("Der König")
+    ('en', 'hi', '')
+    """
+    script = main_script(text)
+    if script != "Latin":
+        return LANGUAGES.get(script or "", "")
+    return "en" if 50 * len(_THE.findall(text)) >= len(text.split()) > 0 else ""

@@ -242,7 +242,7 @@ def sources_at(
     if os.path.lexists(path):
         return {"whole": partial(_of_files, [path], report, reading)}
     hub_id = _HUB_ID.fullmatch(name)
-    if hub_id and not name.startswith(".") and path.suffix.removeprefix(".") not in SUFFIXES:
+    if hub_id and name[0] != "." and path.suffix.removeprefix(".") not in (*SUFFIXES, "gz"):
         return _hub_sources(*hub_id.groups(), report, reading)
     raise UserError(
         f"{reading.flag} {name}: no such file or folder; expected {names}a data file "

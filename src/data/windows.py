@@ -102,7 +102,7 @@ def make_ask(
 def longest_answer(
     paragraph: EncodedParagraph, question: EncodedQuestion, gold: int, block_size: int
 ) -> int:
-    """Tokens, without the stop token, of the longest answer with which `make_ask` finds a window.
+    """Tokens, EOS excluded, of the longest answer with which `make_ask` finds a window.
     """
     need = len(question.tokens) + EOS_TOKENS
     whole = block_size - len(paragraph.tokens) - need
@@ -268,11 +268,12 @@ def _is_lone(context: int, question: int, answer_budget: int, block_size: int) -
     return too_long and question > block_size // _LONE_SHARE
 
 
-def golds_lost(paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTrees) -> float:
-    """Share of all questions of which no gold is left in the context that evaluation reads. Golds
-    of which it is not known where they stand do not count.
+def read_ranges(
+    paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTrees
+) -> dict[Place, list[tuple[int, int]]]:
+    """The token ranges [low, high) that evaluation reads of each question's context, if it is cut.
     """
-    read: dict[Place, list[tuple[int, int]]] = {}  # token ranges of contexts that are cut
+    read: dict[Place, list[tuple[int, int]]] = {}
     for (context, _), places in zip(evaluation.trees, evaluation.index, strict=True):
         for i, j in places:
             if len(context) < len(paragraphs[i].tokens):
@@ -280,8 +281,15 @@ def golds_lost(paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTre
     for (context, _), places, first in evaluation.later:
         for i, j in places:
             read[i, j].append((first, first + len(context) - head_tokens(paragraphs[i]) - 1))
+    return read
+
+
+def golds_lost(paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTrees) -> float:
+    """Share of all questions of which no gold is left in the context that evaluation reads. Golds
+    of which it is not known where they stand do not count.
+    """
     lost = len(evaluation.dropped)
-    for (i, j), ranges in read.items():
+    for (i, j), ranges in read_ranges(paragraphs, evaluation).items():
         question = paragraphs[i].questions[j]
         spans = [gold_span(paragraphs[i], start, text)
                  for start, text in zip(question.starts, question.texts, strict=True)

@@ -11,16 +11,21 @@ from torch import nn
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.baselines import Baselines
 from src.evaluation.evaluation_set import (
-    MAX_ANSWER_TOKENS,
     EvaluationSet,
     PolicyResult,
     evaluate_policy,
 )
-from src.evaluation.intervals import Interval, bootstrap_interval, caution, intervals, win_rate
-from src.evaluation.kl import kl_of_samples
+from src.evaluation.intervals import (
+    Figures,
+    Interval,
+    caution,
+    intervals,
+    points_in_order,
+)
+from src.evaluation.kl import sample_figures
 from src.evaluation.squad_metrics import em_and_f1
 from src.model.heads import RewardModel
-from src.preference.pairs import PairSet, accuracy, policy_scores
+from src.preference.pairs import PairSet, pair_points, policy_scores
 from src.rl.rewards import model_rewards
 from src.training.run import say
 from src.utils.checkpoint_utils import (
@@ -133,51 +138,70 @@ def comparison(
 
 def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[str, Interval]]:
     """A policy's greedy answers, and every metric with its 95% interval."""
+    result, figures = policy_figures(c, model)
+    return result, intervals(figures)
+
+
+def policy_figures(c: Comparison, model: nn.Module) -> tuple[PolicyResult, Figures]:
+    """A policy's greedy answers, and what every metric is of, question by question."""
     model.to(c.device)
     eos_id, groups = c.tokenizer.eos_id, c.held_out.groups
+    ones = [1.0] * len(groups)
     result = c.parent_result if model is c.parent else None
     result = result or evaluate_policy(model, c.tokenizer, c.held_out, c.device)
-    metrics = intervals(result.figures(groups))
+    figures = result.figures(groups)
     if c.pairs.trees.trees:  # a small file may give none
         scores = policy_scores(model, c.pairs.trees.trees, eos_id, c.device)
-        metrics["preference_accuracy"] = accuracy(scores, c.pairs)
+        figures["preference_accuracy"] = pair_points(scores, c.pairs)
     if c.reward is not None:
         rewards = model_rewards(c.reward, result.trees, eos_id, c.device).numpy()
         # The same answer scored beside others differs in its last digits: a tie all the same.
         same = [a == b for a, b in zip(result.ids, c.parent_result.ids, strict=True)]
         rewards = np.where(same, c.parent_rewards, rewards)
-        metrics["reward"] = bootstrap_interval(rewards, np.ones(len(rewards)), groups)
-        rate = win_rate(rewards, c.parent_rewards, groups)
-        percent = {end: 100 * getattr(rate, end) for end in ("value", "low", "high")}
-        metrics["win_rate"] = rate._replace(**percent)
-    kl = kl_of_samples(
+        figures["reward"] = (rewards.tolist(), ones, groups)
+        wins = 100 * points_in_order(rewards, c.parent_rewards)
+        figures["win_rate"] = (wins.tolist(), ones, groups)
+    samples = sample_figures(
         model,
         c.parent,
         c.held_out.prompts,
         eos_id,
-        max_new_tokens=MAX_ANSWER_TOKENS,
+        max_new_tokens=c.held_out.max_answer_tokens,
         device=c.device,
     )
-    metrics["kl_nats"] = bootstrap_interval(kl, np.ones(len(kl)), groups)
-    return result, metrics
+    tokens = samples.tokens.tolist()
+    figures["kl_nats"] = (samples.kl_nats.tolist(), ones, groups)
+    figures["entropy_nats"] = (samples.entropy_nats.tolist(), tokens, groups)  # a token
+    figures["sample_tokens"] = (tokens, ones, groups)
+    return result, figures
 
 
 def rule_rows(baselines: Baselines, held_out: EvaluationSet) -> dict[str, dict[str, Interval]]:
-    """EM and F1 of the baselines, the upper bound of perfect copying included."""
-    rows = {}
+    """EM and F1 of the baselines, the upper bound included: copying perfectly what is visible and
+    no longer than an answer may be.
+    """
+    rows, reach = {}, {"perfect_copy": f" within {held_out.max_answer_tokens} tokens"}
     for name, answers in baselines._asdict().items():
         em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
         percent, groups = [0.01] * len(em), held_out.groups
         figures = {"em": (em, percent, groups), "f1": (f1, percent, groups)}
-        rows[f"rule: {name.replace('_', ' ')}"] = intervals(figures)
+        rows[f"rule: {name.replace('_', ' ')}{reach.get(name, '')}"] = intervals(figures)
     return rows
 
 
-def print_table(rows: dict[str, dict[str, Interval]], units: dict[str, str]) -> None:
-    """A row a policy or rule, a column a metric: value [low, high], 95% bootstrap by context."""
+def print_table(
+    rows: dict[str, dict[str, Interval]], units: dict[str, str], kind: str = "held out"
+) -> None:
+    """A row a policy or rule, a column a metric: value [low, high], 95% bootstrap by context.
+
+    kind: what the metrics are of, as `EvaluationSet.kind`; every row says so where it is not
+    `held out`.
+    """
+    if kind != "held out":
+        rows = {f"{name} ({kind})": metrics for name, metrics in rows.items()}
     columns = [name for name in units if any(name in metrics for metrics in rows.values())]
     width = max(len(name) for name in rows)
-    print("\n" + " ".join([" " * width, *(f"{f'{c} ({units[c]})':>26}" for c in columns)]))
+    print("\n" + " ".join([f"{kind:<{width}}", *(f"{f'{c} ({units[c]})':>26}" for c in columns)]))
     for name, metrics in rows.items():
         cells = []
         for column in columns:

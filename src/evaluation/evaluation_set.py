@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from src.data.encoding import CONTEXT_HEAD, EncodedParagraph
+from src.data.encoding import CONTEXT_HEAD, EncodedParagraph, answer_text, encode_paragraphs
 from src.data.squad_dataset import evaluate_on
+from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.data.windows import golds_lost
+from src.data.trained_contexts import context_hash, contexts_of, split_by_training
+from src.data.windows import EvaluationTrees, Place, golds_lost, read_ranges
 from src.evaluation.baselines import Baselines, baseline_predictions
 from src.evaluation.intervals import Figures
 from src.evaluation.squad_metrics import QAExample, em_and_f1, qa_example
@@ -19,12 +21,23 @@ from src.evaluation.user_functions import Function, call_function
 from src.inference.logprobs import Tree, completion_logps
 from src.inference.sampling import PromptTree, generate_all
 from src.training.distributed import map_over_ranks
+from src.utils.constants import MAX_ANSWER_TOKENS
 from src.utils.errors import UserError
+from src.utils.progress_bar import say
 
-# Longest answer at evaluation, in tokens, EOS included.
-MAX_ANSWER_TOKENS = 32
 # What a window leaves for it: a reward model reads EOS even after an answer that was cut off.
 ANSWER_BUDGET = MAX_ANSWER_TOKENS + 1
+
+
+def kind_of_set(seen: int, total: int) -> str:
+    """What metrics are of: `held out`, or how many of the questions or pairs were trained on.
+
+    >>> kind_of_set(0, 9), kind_of_set(2, 9), kind_of_set(9, 9)
+    ('held out', '2 of 9 trained on', 'trained on')
+    """
+    if not seen:
+        return "held out"
+    return "trained on" if seen == total else f"{seen} of {total} trained on"
 
 
 class EvaluationSet(NamedTuple):
@@ -36,6 +49,9 @@ class EvaluationSet(NamedTuple):
     later: the same questions below later windows of contexts that are cut, where --doc_stride asks
     for them; later_of: the number of each question there. metric: how answers are compared with
     golds; own_metric: the function of --metric.
+    max_answer_tokens: longest answer, EOS included; ceiling: percent of questions of which a window
+    holds a gold no longer than that. seen: questions whose context was trained on, which are not
+    held out.
     """
 
     prompts: list[PromptTree]
@@ -48,21 +64,31 @@ class EvaluationSet(NamedTuple):
     later: Sequence[PromptTree] = ()
     later_of: Sequence[int] = ()
     metric: str = "squad"
+    max_answer_tokens: int = MAX_ANSWER_TOKENS
+    ceiling: float = 100.0
+    seen: int = 0
     own_metric: Function | None = None
 
+    @property
+    def kind(self) -> str:
+        """What its metrics are of: `held out`, or how much of it was trained on."""
+        return kind_of_set(self.seen, len(self.asked))
+
     def gold_tokens(self) -> list[int]:
-        """Tokens of each gold with its EOS, (Q,); 0 if there are more than MAX_ANSWER_TOKENS. The
+        """Tokens of each gold with its EOS, (Q,); 0 if there are more than max_answer_tokens. The
         windows leave no room for such a gold, so it has no loss.
         """
         counts = (len(gold) + 1 for gold in self.golds)
-        return [n if n <= MAX_ANSWER_TOKENS else 0 for n in counts]
+        return [n if n <= self.max_answer_tokens else 0 for n in counts]
 
     def summary(self) -> str:
         """One line: the number of questions, of dropped ones, and of golds that were cut off."""
         return (
-            f"{len(self.asked)} held out ({self.dropped} more leave no room for an answer); "
+            f"{len(self.asked)} {self.kind} ({self.dropped} more leave no room for an answer); "
             f"windows cut off {self.lost:.1%} of the held-out golds; "
-            f"{self.gold_tokens().count(0)} are longer than an answer may be and have no loss"
+            f"{self.gold_tokens().count(0)} are longer than an answer may be and have no loss; "
+            f"perfect copy within {self.max_answer_tokens} tokens (--max_answer_tokens): EM "
+            f"{self.ceiling:.1f}"
         )
 
     def with_answers(self, ids: Sequence[Sequence[int]]) -> list[Tree]:
@@ -102,6 +128,7 @@ def held_out_questions(
     paragraphs: Sequence[Paragraph],
     encoded: Sequence[EncodedParagraph],
     block_size: int,
+    max_answer_tokens: int = MAX_ANSWER_TOKENS,
     doc_stride: int | None = None,
     metric: str = "squad",
     own_metric: Function | None = None,
@@ -110,17 +137,30 @@ def held_out_questions(
     and in windows that start every `doc_stride` tokens if that is given.
     """
     trees = evaluate_on(
-        encoded, block_size=block_size, answer_budget=ANSWER_BUDGET, doc_stride=doc_stride
+        encoded,
+        block_size=block_size,
+        answer_budget=max_answer_tokens + 1,
+        doc_stride=doc_stride,
     )
     places = [place for index in trees.index for place in index]
     if not places:
         raise UserError(
-            f"no held-out question leaves room for an answer of {MAX_ANSWER_TOKENS} tokens in a "
-            f"block of {block_size}, expected a larger --block_size of main_squad.py"
+            f"no held-out question leaves room for an answer of {max_answer_tokens} tokens in a "
+            f"block of {block_size}, expected a larger --block_size of main_squad.py or a smaller "
+            "--max_answer_tokens"
         )
     questions = [(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
     number = {where: n for n, where in enumerate(places)}
     numbers = context_numbers(paragraphs)
+    texts = visible_texts(paragraphs, encoded, trees)
+    reached = [
+        any(
+            len(ids) < max_answer_tokens and any(gold in text for text in texts[p, q])
+            for gold, ids in zip(paragraphs[p].questions[q].answers, golds, strict=True)
+        )
+        for p, q in places
+        for golds in [encoded[p].questions[q].golds]
+    ]
     return EvaluationSet(
         [(context, [q for q, _ in qs]) for context, qs in trees.trees],
         [encoded[p].questions[q].golds[0] for p, q in places],
@@ -132,13 +172,89 @@ def held_out_questions(
         [(context, [q for q, _ in qs]) for (context, qs), _, _ in trees.later],
         [number[where] for _, index, _ in trees.later for where in index],
         metric,
-        own_metric,
+        max_answer_tokens,
+        100 * sum(reached) / len(reached),
+        own_metric=own_metric,
     )
+
+
+def visible_texts(
+    paragraphs: Sequence[Paragraph], encoded: Sequence[EncodedParagraph], trees: EvaluationTrees
+) -> dict[Place, list[str]]:
+    """For each question the parts of its context that are read; of a custom prompt all of it."""
+    cut = read_ranges(encoded, trees)
+    texts = {}
+    for p, q in (place for index in trees.index for place in index):
+        if paragraphs[p].template:
+            text = paragraphs[p].context
+            starts = (encoded[p].token_starts - len(CONTEXT_HEAD) - 1).clip(0)
+            ranges = cut.get((p, q))
+            texts[p, q] = [text[starts[a] : starts[b]] for a, b in ranges] if ranges else [text]
+        else:
+            texts[p, q] = [paragraphs[p].questions[q].text]
+    return texts
+
+
+class Held(NamedTuple):
+    """Questions to evaluate on: their paragraphs, encodings, and the set. left_out: the number of
+    questions whose contexts were trained on.
+    """
+
+    chosen: list[Paragraph]
+    encoded: list[EncodedParagraph]
+    questions: EvaluationSet
+    left_out: int
+
+
+def hold_out(
+    paragraphs: Sequence[Paragraph],
+    trained_on: Tensor,
+    tokenizer: Tokenizer,
+    block_size: int,
+    max_answer_tokens: int,
+    *,
+    source: str,
+    limit: int | None = None,
+    seed: int = 0,
+    include_trained: bool = False,
+    doc_stride: int | None = None,
+    metric: str = "squad",
+    own_metric: Function | None = None,
+) -> Held:
+    """The evaluation set of some paragraphs, `limit` questions of those that were not trained on.
+
+    trained_on: contexts, as `Checkpoint.trained_on`; include_trained: they stay, and are counted.
+    source: what messages call the data. doc_stride, metric, own_metric: as in `held_out_questions`.
+    UserError if nothing is left.
+    """
+    unseen, seen = split_by_training(paragraphs, trained_on)
+    left_out = 0 if include_trained else count_questions(seen)
+    if not unseen and seen and not include_trained:
+        raise UserError(
+            f"{source} given, but nothing of it is held out: all {len(seen)} contexts were trained "
+            "on, expected some that were not: name other data with --dataset, or add "
+            "--include_trained to evaluate on them and mark the metrics as trained on"
+        )
+    if left_out:
+        say(
+            f"{source}: {left_out} of {count_questions(paragraphs)} questions are left out, their "
+            "contexts were trained on (--include_trained keeps them)"
+        )
+    chosen = choose_questions(paragraphs if include_trained else unseen, limit, seed)
+    encoded = encode_paragraphs(chosen, tokenizer)
+    questions = held_out_questions(
+        chosen, encoded, block_size, max_answer_tokens, doc_stride, metric, own_metric
+    )
+    if include_trained:
+        known = set(contexts_of(seen).tolist())
+        read = (asked.context or asked.question for asked in questions.asked)
+        questions = questions._replace(seen=sum(context_hash(text) in known for text in read))
+    return Held(chosen, encoded, questions, left_out)
 
 
 class PolicyResult(NamedTuple):
     """answers, ids: greedy texts and tokens; em, f1: points (Q,); nats, tokens: of the first gold
-    and its EOS (Q,), 0 if that gold is longer than MAX_ANSWER_TOKENS. trees: the answers below the
+    and its EOS (Q,), 0 if that gold is longer than max_answer_tokens. trees: the answers below the
     windows that they were read from. own: what the function of --metric gives, by name.
     """
 
@@ -177,7 +293,7 @@ def evaluate_policy(
     eos_id = tokenizer.eos_id
 
     def answer(prompts: Sequence[PromptTree]) -> list[list[int]]:
-        options = {"max_new_tokens": MAX_ANSWER_TOKENS, "device": device}
+        options = {"max_new_tokens": held_out.max_answer_tokens, "device": device}
         return generate_all(model, prompts, eos_id, **options)
 
     ids = [row for part in map_over_ranks(model, held_out.prompts, answer) for row in part]
@@ -236,8 +352,17 @@ def baselines_of(
     seen = visible(held_out.prompts)
     for question, text in zip(held_out.later_of, visible(held_out.later), strict=True):
         seen[question] += f"\n{text}"
+    for number, asked in enumerate(held_out.asked):
+        if asked.question and not asked.context:  # a custom prompt is all question
+            seen[number] = asked.question
     train_answers = [q.answers[0] for p in train for q in p.questions]
-    return baseline_predictions(seen, [a.golds for a in held_out.asked], train_answers)
+    golds = [asked.golds for asked in held_out.asked]
+    found = baseline_predictions(seen, golds, train_answers)
+    # No policy may write a longer answer, so neither may the copier.
+    longest = held_out.max_answer_tokens
+    short = [[a for a in g if len(tokenizer.encode(answer_text(a))) < longest] for g in golds]
+    copies = [next((a for a in g if a in t), "") for g, t in zip(short, seen, strict=True)]
+    return found._replace(perfect_copy=copies)
 
 
 def evenly_spaced(total: int, number: int = 3) -> list[int]:

@@ -107,6 +107,16 @@ def intervals(figures: Figures) -> dict[str, Interval]:
     return {name: bootstrap_interval(*figure) for name, figure in figures.items()}
 
 
+def question_figures(figures: Figures) -> dict[str, dict[str, list[float]]]:
+    """Each figure's values and denominators, for files; of pairs, which need not be one a
+    question, with the contexts that they belong to.
+    """
+    return {
+        name: {"values": list(top), "denominators": list(bottom), "contexts": list(groups)}
+        for name, (top, bottom, groups) in figures.items()
+    }
+
+
 def paired_difference(
     numerators: Sequence[float], parent_numerators: Sequence[float],
     denominators: Sequence[float], groups: Sequence[Hashable],

@@ -1,6 +1,7 @@
-"""The KL of a policy from its parent, estimated from samples."""
+"""The KL of a policy from its parent, and its entropy, estimated from samples."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,24 +12,43 @@ from src.inference.sampling import PromptTree, Sampling, generate_all
 from src.losses import kl_estimates
 
 
+class SampleFigures(NamedTuple):
+    """Of one sample a question at temperature 1, (Q,) each: KL from the parent and -log p in nats
+    an answer (the latter has the entropy as its mean), and tokens, EOS included where it was drawn.
+    """
+
+    kl_nats: np.ndarray
+    entropy_nats: np.ndarray
+    tokens: np.ndarray
+
+
 def kl_of_samples(
+    model: nn.Module, parent: nn.Module, prompts: Sequence[PromptTree], eos_id: int, **options
+) -> np.ndarray:
+    """KL from the parent, one estimate a question (Q,); options as of `sample_figures`."""
+    return sample_figures(model, parent, prompts, eos_id, **options).kl_nats
+
+
+def sample_figures(
     model: nn.Module, parent: nn.Module, prompts: Sequence[PromptTree], eos_id: int, *,
     seed: int = 0, first_row: int = 0, max_new_tokens: int = 24, device: torch.device | str = "cpu",
-) -> np.ndarray:
-    """KL from the parent, one estimate a question (Q,): summed k1 of one sample at temperature 1.
+) -> SampleFigures:
+    """KL from the parent as the summed k1 of one sample a question, its -log p and its tokens.
 
     A sample that was cut off at max_new_tokens counts without EOS, which the policy did not draw: a
     term that is not drawn from the policy can make the mean negative. first_row: how many questions
     other ranks have before these, so that all draw from one stream.
     """
-    ids = iter(
+    drawn = list(
         generate_all(
             model, prompts, eos_id, sampling=Sampling(), seed=seed, first_row=first_row,
             max_new_tokens=max_new_tokens, device=device,
         )
     )  # fmt: skip
+    ids = iter(drawn)
     trees = [(context, [(q, [next(ids)]) for q in questions]) for context, questions in prompts]
     logp, parent_logp = (
         completion_logps(m, trees, eos_id, device, first=max_new_tokens) for m in (model, parent)
     )
-    return kl_estimates(logp, parent_logp).k1.numpy()
+    tokens = np.array([min(len(row) + 1, max_new_tokens) for row in drawn])
+    return SampleFigures(kl_estimates(logp, parent_logp).k1.numpy(), -logp.numpy(), tokens)

@@ -7,6 +7,7 @@ import sys
 from src.data.encoding import encode_prompt, split_prompt
 from src.data.squad_loader import load_from_identity
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.trained_contexts import split_by_training
 from src.data.windows import cut_context
 from src.training.run import say
 from src.utils.checkpoint_utils import Checkpoint
@@ -19,7 +20,7 @@ Prompt = tuple[str | None, str]
 def prompts_of_file(path: str) -> list[Prompt]:
     """The prompt of each line of a JSON-lines file."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # Windows' editors begin with a BOM
             lines = [(n, line) for n, line in enumerate(file, 1) if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts_file {path} given, expected JSON lines ({error})") from None
@@ -43,11 +44,11 @@ def prompts_of_file(path: str) -> list[Prompt]:
 
 
 def typed_text(text: str) -> str:
-    """A text from a flag, a terminal or a pipe, where a line end is hard to type: a written \\n
+    r"""A text from a flag, a terminal or a pipe, where a line end is hard to type: a written \n
     stands for it.
 
     >>> typed_text(r"Question: Who?\nAnswer:")
-    'Question: Who?\\nAnswer:'
+    'Question: Who?\nAnswer:'
     """
     return text.replace("\\n", "\n")
 
@@ -55,9 +56,10 @@ def typed_text(text: str) -> str:
 def prompts_of_pipe() -> list[Prompt]:
     """The lines of standard input as `typed_text`; none if it is closed."""
     try:
-        lines = [line.rstrip("\n") for line in sys.stdin or () if line.strip()]
+        text = "".join(sys.stdin or ()).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input given, expected UTF-8 text ({error})") from None
+    lines = (line for line in text.split("\n") if line.strip())
     return [(None, typed_text(line)) for line in lines]
 
 
@@ -77,8 +79,14 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
             f"no prompt given with {checkpoint.path}, which was trained on no questions here, "
             "expected --prompt, or --context and --question"
         )
+    validation = load_from_identity(checkpoint.data).validation
+    paragraphs = split_by_training(validation, checkpoint.trained_on)[0][:3]
+    if not paragraphs:
+        raise UserError(
+            f"no prompt given, and no held-out question is left of {checkpoint.data['dataset']}: "
+            "all its contexts were trained on, expected --prompt, or --context and --question"
+        )
     say("no prompt given: three held-out questions")
-    paragraphs = load_from_identity(checkpoint.data).validation[:3]
     asked = [(p.context if p.template else None, p.questions[0]) for p in paragraphs]
     for _, question in asked:
         say(f"  Q: {' '.join(question.text.split())[-300:]}  gold: {question.answers[0]!r}")

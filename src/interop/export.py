@@ -17,7 +17,6 @@ FILES = (
     "config.json",
 )  # fmt: skip
 PARTIAL = ".export.tmp"
-MAX_NEW_TOKENS = 32  # as generate_from_checkpoint.py has it; `transformers` would stop at 20
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
@@ -61,7 +60,7 @@ def contents_of(checkpoint: Checkpoint) -> dict[str, bytes]:
     if not rewards:
         files["generation_config.json"] = {
             "do_sample": False,
-            "max_new_tokens": MAX_NEW_TOKENS,
+            "max_new_tokens": checkpoint.max_answer_tokens,  # `transformers` would stop at 20
             "eos_token_id": tokenizer.eos_id,
             "pad_token_id": tokenizer.eos_id,  # fills the rows of a batch that have stopped
         }

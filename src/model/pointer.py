@@ -55,8 +55,9 @@ class Pointer(nn.Module):
         self.query = Linear(3 * width, width - 1, bias=False)
         self.key = Linear(3 * width, width - 1, bias=False)
         self.out = Linear(width, width, bias=False)
-        self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
-        self.nothing = nn.Parameter(torch.zeros(()))
+        # Of one number each, not scalars, which --shard cannot divide.
+        self.sharpness = nn.Parameter(torch.tensor([SHARPNESS]))
+        self.nothing = nn.Parameter(torch.zeros(1))
         decay = DECAY ** torch.arange(WINDOW - 1, -1, -1)  # the oldest token first
         lags = torch.stack((torch.ones(WINDOW) / WINDOW, decay / decay.sum()))
         self.lags = nn.Parameter(lags)

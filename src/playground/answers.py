@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from src.data.encoding import encode_prompt
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import evaluation_trees
-from src.evaluation.evaluation_set import ANSWER_BUDGET, MAX_ANSWER_TOKENS
+from src.evaluation.evaluation_set import ANSWER_BUDGET
 from src.evaluation.squad_metrics import QAExample, f1_score
 from src.inference.logprobs import TreeBatch, build_tree_batch, completion_hidden, pick
 from src.inference.sampling import Sampling, generate
@@ -123,7 +123,11 @@ def answers(
 
 
 def cut_prompt(
-    tokenizer: Tokenizer, example: QAExample, block_size: int, template: bool = True
+    tokenizer: Tokenizer,
+    example: QAExample,
+    block_size: int,
+    template: bool = True,
+    answer_budget: int = ANSWER_BUDGET,
 ) -> Prompt:
     """The ids of a prompt, its context cut as at evaluation: only the first tokens, where not all
     fit beside the question and an answer. UserError where the question alone is too long.
@@ -136,12 +140,12 @@ def cut_prompt(
     else:
         context, question = [], tokenizer.encode(example.question)
     trees = evaluation_trees(
-        [context], [[question]], block_size=block_size, answer_budget=ANSWER_BUDGET
+        [context], [[question]], block_size=block_size, answer_budget=answer_budget
     ).trees
     if not trees:
         raise UserError(
             f"a question of {len(question)} tokens given, expected fewer than "
-            f"{block_size - ANSWER_BUDGET}, ask a shorter one"
+            f"{block_size - answer_budget}, ask a shorter one"
         )
     kept = trees[0][0]
     return Prompt(list(kept), question, len(context) - len(kept))
@@ -161,22 +165,24 @@ def answer(
     followed. Raises UserError if the question is too long or the weights are not finite.
     """
     tokenizer = policy.tokenizer
-    prompt = cut_prompt(tokenizer, example, policy.model.config.block_size, policy.template)
+    budget = policy.max_answer_tokens + 1
+    block = policy.model.config.block_size
+    prompt = cut_prompt(tokenizer, example, block, policy.template, budget)
     found = generate(
         policy.model,
         [(prompt.context, [prompt.question])],
         tokenizer.eos_id,
         sampling=settings.sampling,
         num_samples=settings.samples if settings.sampling.temperature else 1,
-        max_new_tokens=MAX_ANSWER_TOKENS,
-        seed=settings.seed,
+        max_new_tokens=policy.max_answer_tokens,
+        seed=[settings.seed, 0],  # as generate_from_checkpoint.py has it for a lone prompt
         device=device,
     )
     ids, stopped = found.texts(), found.stopped.tolist()
     tree = (prompt.context, [(prompt.question, ids)])
     tree_batch = build_tree_batch([tree], tokenizer.eos_id, device)
     tokens = _tokens(policy, tree_batch, ids, stopped)
-    rewards = _rewards(reward_model, tokenizer, example, ids, device)
+    rewards = _rewards(reward_model, tokenizer, example, ids, budget, device)
     samples = []
     for row, reward, (row_tokens, logp), done in zip(ids, rewards, tokens, stopped, strict=True):
         text = tokenizer.decode(row).strip()
@@ -236,14 +242,14 @@ def _rewards(
     tokenizer: Tokenizer,
     example: QAExample,
     ids: list[list[int]],
+    answer_budget: int,
     device: torch.device | str,
 ) -> list[float | None]:
     """The normalised reward of each sample; None without a reward model of the same tokenizer."""
     if reward_model is None or reward_model.tokenizer.identity() != tokenizer.identity():
         return [None] * len(ids)
-    prompt = cut_prompt(
-        tokenizer, example, reward_model.model.backbone.config.block_size, reward_model.template
-    )
+    block = reward_model.model.backbone.config.block_size
+    prompt = cut_prompt(tokenizer, example, block, reward_model.template, answer_budget)
     tree = (prompt.context, [(prompt.question, ids)])
     return model_rewards(reward_model.model, [tree], tokenizer.eos_id, device).tolist()
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.trained_contexts import union
 from src.model.heads import RewardModel
 from src.model.model import build_model
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
-from src.utils.constants import DPO, PPO, REWARD, SFT, STAGES
+from src.utils.constants import DPO, MAX_ANSWER_TOKENS, PPO, REWARD, SFT, STAGES
 from src.utils.errors import UserError
 
 SHORT_NAMES = {SFT: "SFT", DPO: "DPO", PPO: "PPO", REWARD: "reward"}
@@ -26,7 +27,8 @@ class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None if it is not loaded.
 
     trained: False for the initial weights of an SFT run. template: as `Paragraph.template`.
-    metric: how answers are compared with golds. sha256: of its file, "" where it has none.
+    metric: how answers are compared with golds. max_answer_tokens: longest answer. sha256: of its
+    file, "" where it has none.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Policy(NamedTuple):
     trained: bool = True
     template: bool = True
     metric: str = "squad"
+    max_answer_tokens: int = MAX_ANSWER_TOKENS
     sha256: str = ""
 
 
@@ -51,13 +54,15 @@ class LoadedRewardModel(NamedTuple):
 
 class CheckpointList(NamedTuple):
     """policies, reward_models: by name, in the page's order. refused: one line for each file that
-    could not be loaded. data: the identity of the data that the first policy was trained on.
+    could not be loaded. data: the identity of the data that the first policy was trained on;
+    trained_on: all contexts that any of them was trained on.
     """
 
     policies: dict[str, Policy]
     reward_models: dict[str, LoadedRewardModel]
     refused: list[str]
     data: dict
+    trained_on: Tensor
 
 
 def find_checkpoints(folder: str) -> list[str]:
@@ -103,6 +108,7 @@ def load_checkpoints(paths: Sequence[str], device: torch.device | str = "cpu") -
         {reward_model.name: reward_model for reward_model in reward_models},
         refused,
         policies[0].data,
+        union(c.trained_on for c in loaded),
     )
 
 
@@ -127,7 +133,8 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
     policies: list[Policy] = []
     bases: dict[str, tuple[nn.Module, str]] = {}
     for name, c in named:
-        template = c.data.get("template", True)
+        own = {"template": c.data.get("template", True), "metric": c.answer_metric,
+               "max_answer_tokens": c.max_answer_tokens}  # fmt: skip
         ancestors = [a["sha256"] for a in c.lineage if a["stage"] == SFT]
         parent, parent_name = by_hash.get(ancestors[0] if ancestors else None, (None, ""))
         if c.stage == SFT and not c.lineage:
@@ -135,16 +142,10 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
             if start not in bases:
                 bases[start] = untrained(c).to(device), name.replace(" SFT", " base", 1)
                 model, base_name = bases[start]
-                base = Policy(
-                    base_name, model, c.tokenizer, trained=False, template=template,
-                    metric=c.answer_metric,
-                )  # fmt: skip
+                base = Policy(base_name, model, c.tokenizer, trained=False, **own)
                 policies.append(base)
             parent, parent_name = bases[start]
         policies.append(
-            Policy(
-                name, c.model, c.tokenizer, parent, parent_name, template=template,
-                metric=c.answer_metric, sha256=c.sha256,
-            )  # fmt: skip
+            Policy(name, c.model, c.tokenizer, parent, parent_name, sha256=c.sha256, **own)
         )
     return policies

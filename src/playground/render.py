@@ -29,6 +29,8 @@ CSS = """
 /* Its sliders' knobs are white, on white: a rim shows where they stand. */
 .gradio-container input[type="range"]::-webkit-slider-thumb { border: 1px solid var(--pg-soft); }
 .gradio-container input[type="range"]::-moz-range-thumb { border: 1px solid var(--pg-soft); }
+/* What people type has its own direction, as dir="auto" gives it. */
+.gradio-container textarea { unicode-bidi: plaintext; text-align: start; }
 .pg-cards { display: grid; gap: 16px; margin-bottom: 9rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 290px), 1fr)); }
 .pg-card { border: 1px solid var(--pg-line); border-radius: 8px; padding: 12px; min-width: 0; }
@@ -126,7 +128,7 @@ def _sample(sample: Sample, parent_name: str, name: str) -> str:
         rows.append(("Cut off", f"after {len(sample.tokens)} tokens"))
     figures = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)
     return (
-        f'<div class="pg-sample"><div class="pg-tokens">{tokens}</div>'
+        f'<div class="pg-sample"><div class="pg-tokens" dir="auto">{tokens}</div>'
         f'<dl class="pg-figures">{figures}</dl></div>'
     )
 
@@ -142,7 +144,7 @@ def _token(token: Token, parent_name: str, name: str) -> str:
     return (
         f'<span class="pg-token{" pg-stop" if stop else ""}" tabindex="0" '
         f'aria-describedby="{name}" style="--doubt:{1 - token.probability:.3f}">{escape(text)}'
-        f'</span><span class="pg-tip" role="tooltip" id="{name}">{escape(words)}'
+        f'</span><span class="pg-tip" role="tooltip" id="{name}" dir="ltr">{escape(words)}'
         f"<ol>{rows}</ol></span>"
     )
 
@@ -153,7 +155,7 @@ def _alternative(other: Alternative) -> str:
         text = f"\u201c{other.text.translate(_VISIBLE)}\u201d"
     return (
         f'<li style="--p:{other.probability:.3f}"{" class=pg-chosen" if other.chosen else ""}>'
-        f"<span>{escape(text)}</span><span>{_percent(other.probability)}</span></li>"
+        f'<span dir="auto">{escape(text)}</span><span>{_percent(other.probability)}</span></li>'
     )
 
 

@@ -16,6 +16,7 @@ from src.data.squad_parse import LoadReport
 from src.data.squad_preferences import Pair
 from src.data.squad_splits import VALIDATION_SHARE, share_beginnings
 from src.data.squad_types import Paragraph, Question
+from src.data.trained_contexts import context_hash
 from src.preference.pair_rows import EXPECTED_ROWS, PreferenceRow, in_template, parse_pairs
 from src.utils.errors import UserError
 
@@ -25,13 +26,15 @@ GIVEN = "rejected"
 
 class GivenPairs(NamedTuple):
     """train, held_out: pairs without a context or prompt in common; identity: what `--pairs` named,
-    the counts, and a sha256 of all usable pairs; report: what was dropped and decided.
+    the counts, and a sha256 of all usable pairs; report: what was dropped and decided. trained_on:
+    contexts that earlier stages read, as `load_given_pairs` was given them.
     """
 
     train: list[PreferenceRow]
     held_out: list[PreferenceRow]
     identity: dict
     report: LoadReport
+    trained_on: Collection[int] = frozenset()
 
 
 class PairQuestions(NamedTuple):
@@ -49,6 +52,7 @@ def load_given_pairs(
     *,
     template: bool = True,
     reserved: Collection[str] = frozenset(),
+    trained_on: Collection[int] = frozenset(),
     limit: int | None = None,
     strict: bool = False,
 ) -> GivenPairs:
@@ -56,6 +60,7 @@ def load_given_pairs(
 
     template: whether the model reads contexts and questions, as `Paragraph.template`.
     reserved: contexts and prompts that nothing may be trained on, as they are held out elsewhere.
+    trained_on: hashes of those that earlier stages were trained on; others are held out first.
     limit: held-out pairs to keep, a seeded choice of whole prompts, the last one cut.
     strict: refuse data of which anything would be dropped.
     """
@@ -72,7 +77,7 @@ def load_given_pairs(
     if found.get("train") and later:
         train, held_out = _disjoint(found["train"], later, reserved, report)
     else:
-        train, held_out = _hold_out(rows, reserved, name, report)
+        train, held_out = _hold_out(rows, reserved, trained_on, name, report)
     if not train:
         raise UserError(
             f"--pairs {name}: all {len(held_out)} pairs are of held-out contexts or prompts of the "
@@ -86,7 +91,7 @@ def load_given_pairs(
         "held_out_pairs": len(held_out),
         "fingerprint": fingerprint(rows),
     }
-    return GivenPairs(train, held_out, identity, report)
+    return GivenPairs(train, held_out, identity, report, trained_on)
 
 
 def fingerprint(rows: Sequence[PreferenceRow]) -> str:
@@ -98,8 +103,20 @@ def fingerprint(rows: Sequence[PreferenceRow]) -> str:
 
 
 def unit_of(row: PreferenceRow) -> str:
-    """What a pair is held out by: its context, or the prompt where that is all there is."""
-    return (row.question if row.context is None else row.context).strip()
+    """What a pair is held out by: its context, or the prompt where that is all there is; blanks
+    aside.
+    """
+    return " ".join((row.question if row.context is None else row.context).split())
+
+
+def units_of(paragraphs: Sequence[Paragraph]) -> set[str]:
+    """The contexts and prompts of questions, as `unit_of` has them."""
+    texts = (
+        text
+        for p in paragraphs
+        for text in ([p.context] if p.template else [q.text for q in p.questions])
+    )
+    return {" ".join(text.split()) for text in texts}
 
 
 def _read(rows: list[PreferenceRow], name: str, template: bool) -> list[PreferenceRow]:
@@ -134,10 +151,15 @@ def _disjoint(
 
 
 def _hold_out(
-    rows: list[PreferenceRow], reserved: Collection[str], name: str, report: LoadReport
+    rows: list[PreferenceRow],
+    reserved: Collection[str],
+    trained_on: Collection[int],
+    name: str,
+    report: LoadReport,
 ) -> tuple[list[PreferenceRow], list[PreferenceRow]]:
-    """Hold out all of some contexts or prompts: the reserved ones, then others until a tenth of the
-    pairs are held out, at least one. Hashes decide which: the same for every seed and stage.
+    """Hold out all of some contexts or prompts: the reserved ones, then others, first those that no
+    earlier stage was trained on, until a tenth of the pairs are held out, at least one. Hashes
+    decide which: the same for every seed and stage.
     """
     unit, key = "context or prompt", unit_of
     if len({key(row) for row in rows}) == 1:
@@ -152,14 +174,16 @@ def _hold_out(
     held = sum(sizes[one] for one in kept_away)
     _note_reserved(held, report)
     units, wanted = set(kept_away), VALIDATION_SHARE * len(rows)
+    known = {key(row) for row in rows if context_hash(unit_of(row)) in trained_on}
     order = sorted(
-        sizes.keys() - kept_away, key=lambda one: hashlib.sha256(repr(one).encode()).digest()
+        sizes.keys() - kept_away,
+        key=lambda one: (one in known, hashlib.sha256(repr(one).encode()).digest()),
     )
     for one in order:
         if abs(held + sizes[one] - wanted) < abs(held - wanted):
             units.add(one)
             held += sizes[one]
-    units = units or {min(order, key=sizes.__getitem__)}
+    units = units or {order[0]}
     train = [row for row in rows if key(row) not in units]
     held_out = [row for row in rows if key(row) in units]
     report.notes.append(

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,8 @@ from src.data.encoding import EncodedParagraph, encode_paragraphs
 from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, context_numbers
+from src.data.trained_contexts import context_hash
+from src.evaluation.evaluation_set import context_numbers, kind_of_set
 from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
 from src.inference.logprobs import Tree, completion_logps
 from src.model.heads import RewardModel, scores_differ
@@ -30,12 +31,12 @@ from src.preference.pair_batches import (
     pair_batches,
     preference_trees,
 )
-from src.preference.pair_files import pair_questions
+from src.preference.pair_files import pair_questions, unit_of
 from src.preference.pair_rows import PreferenceRow
 from src.rl.rewards import model_rewards
 from src.training.distributed import gather, map_over_ranks, rank
 from src.training.run import say
-from src.utils.constants import CORRUPTIONS
+from src.utils.constants import CORRUPTIONS, MAX_ANSWER_TOKENS
 from src.utils.errors import UserError
 from src.utils.payload import load_payload, save_payload, weights_hash
 
@@ -46,7 +47,8 @@ class PairSet(NamedTuple):
     """Pairs and their trees. Arrays called (P,) run pair after pair in the order of the trees.
     contexts: by paragraph, the number of its context; empty where each has its own.
     paragraphs: those that the pairs are of. given_groups: of pairs that were given, by pair, the
-    number of its context or prompt; empty where the pairs were made.
+    number of its context or prompt; empty where the pairs were made. given_seen: the pairs whose
+    context or prompt earlier stages were trained on.
     """
 
     pairs: list[Pair]
@@ -54,11 +56,22 @@ class PairSet(NamedTuple):
     contexts: Sequence[int] = ()
     paragraphs: Sequence[Paragraph] = ()
     given_groups: Sequence[int] = ()
+    given_seen: frozenset[int] = frozenset()
 
     @property
     def given(self) -> bool:
         """Whether the pairs were given by `--pairs`, all that there are."""
         return bool(self.given_groups)
+
+    @property
+    def seen(self) -> int:
+        """Given pairs in the trees whose context or prompt earlier stages were trained on."""
+        return sum(n in self.given_seen for numbers in self.trees.index for n in numbers)
+
+    @property
+    def kind(self) -> str:
+        """What metrics of given pairs are of, as `EvaluationSet.kind`."""
+        return kind_of_set(self.seen, sum(map(len, self.trees.index)))
 
     def in_order(self) -> list[Pair]:
         """The pairs that the trees hold, in their order."""
@@ -112,12 +125,14 @@ def given_pairs(
     tokenizer: Tokenizer,
     block_size: int,
     cache_dir: str | None = None,
+    trained_on: Collection[int] = frozenset(),
 ) -> PairSet:
-    """Pairs of `--pairs`, training or held-out."""
+    """Pairs of `--pairs`, training or held-out. trained_on: hashes of contexts and prompts."""
     found = pair_questions(rows)
     encoded = encode_paragraphs(found.paragraphs, tokenizer, cache_dir)
     trees = given_pair_trees(encoded, found.pairs, tokenizer, block_size)
-    return PairSet(found.pairs, trees, (), found.paragraphs, found.groups)
+    seen = frozenset(n for n, row in enumerate(rows) if context_hash(unit_of(row)) in trained_on)
+    return PairSet(found.pairs, trees, (), found.paragraphs, found.groups, seen)
 
 
 def chosen_trees(pair_set: PairSet, limit: int) -> list[Tree]:
@@ -131,9 +146,19 @@ def chosen_trees(pair_set: PairSet, limit: int) -> list[Tree]:
 def policy_scores(
     model: nn.Module, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Log-probabilities (P, 2) in nats of chosen and rejected answers, EOS included."""
+    """Log-probabilities (P, 2) in nats of chosen and rejected answers, EOS included; of as many
+    columns as the questions have answers.
+    """
     parts = map_over_ranks(model, trees, lambda mine: completion_logps(model, mine, eos_id, device))
-    return torch.cat(parts).view(-1, 2)
+    return torch.cat(parts).view(-1, answers_a_pair(trees))
+
+
+def answers_a_pair(trees: Sequence[Tree]) -> int:
+    """How many answers each pair of the trees has: 2, with another question's 3, or that one alone
+    1. A question may have several pairs of 2.
+    """
+    found = next((len(answers) for _, questions in trees for _, answers in questions), 2)
+    return found if found % 2 else 2
 
 
 def raw_scores(
@@ -216,7 +241,8 @@ def reference_logps(
     device: torch.device,
     cache_dir: str = REFERENCE_DIR,
 ) -> Tensor:
-    """Log-probabilities (pairs, 2) in nats of pairs under a frozen reference.
+    """Log-probabilities (pairs, 2) in nats of pairs under a frozen reference, (pairs, 3) where
+    every question has a third answer.
 
     Row n is pair number n; NaN if the pair is not needed, so that a missing entry is noticed.
     Cached on disk under a hash of the weights, the device, its precision, the threads and all
@@ -229,8 +255,9 @@ def reference_logps(
     key = hashlib.sha256(read.encode()).hexdigest()
     path = Path(cache_dir) / f"{key}.pt"
     numbers = [n for row in needed.index for n in row]
-    rows = torch.full((len(pair_set.pairs), 2), torch.nan)
-    found = _cached(path, len(numbers))
+    width = answers_a_pair(needed.trees)
+    rows = torch.full((len(pair_set.pairs), width), torch.nan)
+    found = _cached(path, len(numbers), width)
     if not all(gather(found is not None)):
         found = policy_scores(reference, needed.trees, eos_id, device)
         if not rank():
@@ -243,10 +270,10 @@ def reference_logps(
     return rows
 
 
-def _cached(path: Path, count: int) -> Tensor | None:
-    """Log-probs (count, 2) from the cache; None if there are none or they are damaged."""
+def _cached(path: Path, count: int, width: int) -> Tensor | None:
+    """Log-probs (count, width) from the cache; None if there are none or they are damaged."""
     try:
         found = load_payload(path).get("logp")
     except (UserError, OSError):
         return None
-    return found if isinstance(found, Tensor) and found.shape == (count, 2) else None
+    return found if isinstance(found, Tensor) and found.shape == (count, width) else None

@@ -1,10 +1,13 @@
-"""Held-out questions with every policy's answer side by side, right and wrong words marked."""
+"""Held-out questions with every policy's answer side by side, right and wrong words marked.
+
+The page is English; these texts carry their own language, and each its own direction.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from src.data.answer_text import answer_tokens
-from src.data.segmentation import pieces
+from src.data.segmentation import language_of, pieces
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.squad_metrics import f1_score
 from src.report.html import Markup, join, tag
@@ -49,9 +52,9 @@ def answer_cell(
         kind = {True: "right", False: "wrong", None: None}[right]
         pieces.append(tag("mark", word, class_=kind) if kind else word)
     if not pieces:
-        pieces = [tag("span", "(no words)", class_="faint")]
+        pieces = [tag("span", "(no words)", class_="faint", lang="en")]
     sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
-    return tag("td", sign, *pieces, data_policy=name)
+    return tag("td", sign, *pieces, data_policy=name, dir="auto")
 
 
 def answers_table(
@@ -64,15 +67,18 @@ def answers_table(
         points = [result.f1[index] for result in results]
         answers = [result.answers[index] for result in results]
         differ = max(points) - min(points) + 0.01 * (len(set(answers)) - 1)
+        summary = tag("summary", "context", lang="en")
+        full_text = tag("div", example.context, dir="auto")
         cells = [
-            tag("details", tag("summary", "context"), example.context) if context else None,
+            tag("details", summary, full_text) if context else None,
             *(
                 answer_cell(name, answer, example.golds, bool(result.em[index]), held_out.metric)
                 for name, answer, result in zip(names, answers, results, strict=True)
             ),
         ]
-        question = tag("td", example.question, cells[0])
-        gold = tag("td", " / ".join(dict.fromkeys(example.golds)), data_policy="gold")
+        question = tag("td", tag("div", example.question, dir="auto"), cells[0])
+        golds = " / ".join(dict.fromkeys(example.golds))
+        gold = tag("td", golds, data_policy="gold", dir="auto")
         rows.append((differ, tag(
             "tr", question, gold, *cells[1:], data_order=index, data_differ=f"{differ:.4f}",
             data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",
@@ -84,6 +90,7 @@ def answers_table(
         orders["gain -1"] = f"where {names[-1]} gains most over {names[0]}"
         orders["gain 1"] = f"where {names[-1]} loses most against {names[0]}"
     table = f"answers-{number}"
+    language = language_of(" ".join(f"{a.question} {a.context}" for a in held_out.asked))
     select = tag(
         "select", *(tag("option", words, value=key) for key, words in orders.items()),
         data_sorts=table, id=f"sort-{number}",
@@ -94,7 +101,7 @@ def answers_table(
         tag(
             "table",
             tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-            tag("tbody", *(row for _, row in rows)),
+            tag("tbody", *(row for _, row in rows), lang=language),
             id=table, class_="answers",
         ),
     ])  # fmt: skip

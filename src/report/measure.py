@@ -6,16 +6,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from src.data.encoding import encode_paragraphs
 from src.data.squad_loader import SquadData, load_from_identity
+from src.data.trained_contexts import union
 from src.evaluation.compare_policies import comparison, measure_policy, rule_rows
 from src.evaluation.evaluation_set import (
-    MAX_ANSWER_TOKENS,
     EvaluationSet,
     PolicyResult,
     baselines_of,
-    choose_questions,
-    held_out_questions,
+    hold_out,
 )
 from src.evaluation.intervals import Interval, bootstrap_interval
 from src.preference.pairs import PairSet, accuracy_by_kind, held_out_pairs, raw_scores
@@ -99,11 +97,20 @@ def measure_pipeline(
     data = loaded[key]
     readers = [p.model for p in policies.values()] + ([reward.model.backbone] if reward else [])
     block = min(model.config.block_size for model in readers)
-    chosen = choose_questions(data.validation, limit, seed)
-    encoded = encode_paragraphs(chosen, first.tokenizer)
-    metric = first.answer_metric
-    held_out = held_out_questions(chosen, encoded, block, metric=metric)
-    name = data.identity["dataset"]
+    name, metric = data.identity["dataset"], first.answer_metric
+    trained_on = union(c.trained_on for c in (*policies.values(), *([reward] if reward else [])))
+    try:
+        chosen, encoded, held_out, left_out = hold_out(
+            data.validation, trained_on, first.tokenizer, block, first.max_answer_tokens,
+            source=name, limit=limit, seed=seed, metric=metric,
+        )  # fmt: skip
+    except UserError as error:
+        pipeline.notes.append(f"answers were not measured: {error}")
+        return None
+    if left_out:
+        pipeline.notes.append(
+            f"{left_out} questions of {name} are left out: their contexts were trained on"
+        )
     pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None, metric)
     reward_model = reward.model if reward else None
     setting = comparison(held_out, pairs, first.tokenizer, first.model, reward_model, device)
@@ -136,7 +143,7 @@ def _start(policies: dict[str, Checkpoint]) -> Checkpoint:
 
 def _form(result: PolicyResult, held_out: EvaluationSet) -> dict[str, Interval]:
     """Length of the greedy answers in tokens, EOS included, and the share that end with EOS."""
-    stopped = [len(ids) < MAX_ANSWER_TOKENS for ids in result.ids]
+    stopped = [len(ids) < held_out.max_answer_tokens for ids in result.ids]
     lengths = [len(ids) + end for ids, end in zip(result.ids, stopped, strict=True)]
     ones = np.ones(len(lengths))
     return {

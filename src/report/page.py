@@ -95,8 +95,10 @@ def verdicts(pipeline: Pipeline) -> list[str]:
                 texts.append(f"{words} {verdict} ({gain.in_words(sign='+')} {unit})")
         if texts:
             warning = caution(gains.values())
+            seen = metrics.get("trained_on_questions")
+            marked = f" (of {seen} questions the context was trained on)" if seen else ""
             lines.append(
-                f"{NAMES[name]} against the model it started from: {'; '.join(texts)}"
+                f"{NAMES[name]} against the model it started from{marked}: {'; '.join(texts)}"
                 f"{warning and f' ({warning})'}."
             )
         signs = [gains[n].verdict() if n in gains else None for n in ("reward", "f1")]

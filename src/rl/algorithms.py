@@ -1,21 +1,10 @@
-"""The policy-gradient algorithms as one table of choices; the formulas stand in src/losses.py.
-
-An algorithm is a row: which advantage, which ratio, what is clipped, over what the mean is taken,
-where the KL to the reference goes. A value of a row is looked up, nothing branches on its name, so
-a new algorithm is a new row, and a choice can be changed alone:
-
-    ALGORITHMS["grpo"]._replace(mean="tokens")
-
-Not rows, because they learn from chosen answers and not from advantages: raft (`losses.best_of_n`
-says what it gains) samples N answers and takes the best by reward into `losses.sft_loss`;
-online_dpo takes the best and the worst of its own samples as a pair into `losses.dpo_loss`, no pair
-where they tie. They would be a table of their own: how answers are chosen, and which loss follows.
+"""The formulas behind the tables of src/rl/algorithm_table.py, which stand in src/losses.py.
 
 B answers (episodes) of T tokens, Q questions with N samples each, question after question.
 """
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,83 +13,22 @@ from src.losses import (
     PolicyLoss,
     cispo_loss,
     clipped_policy_loss,
+    dpo_loss,
     gae,
     group_advantages,
+    kl_estimates,
     kl_loss,
+    masked_mean,
     reinforce_loss,
     rloo_advantages,
+    select,
     sequence_sum,
+    sft_loss,
     whiten,
 )
+from src.rl.algorithm_table import ALGORITHMS, Algorithm, Selection
 
-
-class Algorithm(NamedTuple):
-    """One row. See `ADVANTAGES`, `POLICY_LOSSES` and `losses.reduce_tokens` for what values mean.
-
-    advantage: gae (a critic, whitened over the batch), leave_one_out, group, group_no_std,
-        batch_mean (the batch's mean is the baseline).
-    ratio: token or sequence, see `losses.clipped_policy_loss`.
-    clip: both (the same range on both sides), higher (a wider one above), weight (CISPO: the weight
-        is clipped, not the gradient), none (REINFORCE: on-policy, nothing to clip).
-    mean: tokens, answers, or constant: sums over `length` tokens, and over answers.
-    kl_in: reward (k1 of each token) or loss (`losses.kl_loss` of kl_estimator).
-    clip_low, clip_high: the ratio's range is 1 - clip_low to 1 + clip_high; `weight` has no lower
-        end, and `none` only reports the share outside.
-    kl_coef: reward, or loss, per nat of KL. Defaults, like the ranges: flags may replace them.
-    length: tokens; None where a run has to set it, to its longest answer.
-    """
-
-    advantage: Literal["gae", "leave_one_out", "group", "group_no_std", "batch_mean"]
-    ratio: Literal["token", "sequence"]
-    clip: Literal["both", "higher", "weight", "none"]
-    mean: Literal["tokens", "answers", "constant"]
-    kl_in: Literal["reward", "loss"]
-    kl_estimator: Literal["k1", "k2", "k3"]
-    clip_low: float
-    clip_high: float
-    kl_coef: float
-    length: int | None = None
-
-    @property
-    def has_critic(self) -> bool:
-        """Whether values are learnt beside the policy."""
-        return self.advantage == "gae"
-
-    @property
-    def on_policy(self) -> bool:
-        """Whether the gradient holds for fresh samples only: one pass, one update a batch."""
-        return self.clip == "none"
-
-    @property
-    def fewest_samples(self) -> int:
-        """Samples a question needs for its advantages to be other than 0."""
-        return 2 if self.advantage in ("leave_one_out", "group", "group_no_std") else 1
-
-
-ALGORITHMS = {
-    # 1707.06347 with the k1 penalty of InstructGPT (2203.02155 sect. 3.5, there 0.02 a nat).
-    "ppo": Algorithm("gae", "token", "both", "tokens", "reward", "k1", 0.2, 0.2, 0.05),
-    # 2402.14740: the leave-one-out baseline. The paper takes one on-policy step and sums an
-    # answer's log-prob; here PPO's clip allows several, token by token.
-    "rloo": Algorithm("leave_one_out", "token", "both", "tokens", "reward", "k1", 0.2, 0.2, 0.05),
-    # Williams 1992: sums over an answer's tokens, divided by nothing but the number of answers.
-    "reinforce": Algorithm(
-        "batch_mean", "token", "none", "constant", "reward", "k1", 0.2, 0.2, 0.05, length=1
-    ),
-    # 2402.03300 eq. 3 and 4, KL 0.04 in sect. 4.2; the range is not stated, PPO's is meant.
-    "grpo": Algorithm("group", "token", "both", "answers", "loss", "k3", 0.2, 0.2, 0.04),
-    # 2503.20783 sect. 3.2: neither standard deviation nor answer length, no KL. The constant is the
-    # room for an answer, as in the paper's listing; the range is not stated.
-    "dr_grpo": Algorithm("group_no_std", "token", "both", "constant", "loss", "k3", 0.2, 0.2, 0.0),
-    # 2503.14476 eq. 8: ranges of sect. 4.1, no KL (sect. 2.3). Its dynamic sampling and its penalty
-    # of overlong answers are choices of the rollout, not of the loss.
-    "dapo": Algorithm("group", "token", "higher", "tokens", "loss", "k3", 0.2, 0.28, 0.0),
-    # 2507.18071 eq. 5, ranges of sect. 5.1; the KL term is left out there.
-    "gspo": Algorithm("group", "sequence", "higher", "answers", "loss", "k3", 3e-4, 4e-4, 0.0),
-    # 2506.13585 eq. 4 and 5, no KL. The paper does not print its upper end: a weight of 5 at most
-    # is this project's choice.
-    "cispo": Algorithm("group", "token", "weight", "tokens", "loss", "k3", 0.0, 4.0, 0.0),
-}
+__all__ = ["ALGORITHMS", "Algorithm", "advantages_of", "kl_coefs", "policy_loss", "selection_loss"]
 
 
 def _batch_mean_advantages(rewards: Tensor) -> Tensor:
@@ -222,4 +150,40 @@ def policy_loss(
         loss = loss + coef * kl
     return AlgorithmLoss(
         loss, found.loss.detach(), kl.detach(), found.clip_share, found.approx_kl
+    )
+
+
+def chosen_answers(selection: Selection, rewards: Tensor) -> list[list[int]]:
+    """For each question the samples that a row learns from: [best], [best, worst], or none.
+
+    rewards: (Q, N). Of equal rewards the first stands for all: samples are drawn alike.
+    """
+    best, worst = rewards.argmax(-1).tolist(), rewards.argmin(-1).tolist()
+    if selection.choose == "best":
+        return [[b] for b in best]
+    differ = (rewards.amax(-1) > rewards.amin(-1)).tolist()
+    return [[b, w] if ok else [] for b, w, ok in zip(best, worst, differ, strict=True)]
+
+
+def selection_loss(
+    selection: Selection, logp: Tensor, old_logp: Tensor, mask: Tensor, *,
+    reference_logp: Tensor, beta: float | None = None, tokens: int | None = None,
+    answers: int | None = None,
+) -> AlgorithmLoss:
+    """The loss of chosen answers, for a batch or a part of it; nothing is clipped.
+
+    logp, old_logp, reference_logp, mask: (B, T), of `chosen_answers`, pairs next to each other.
+    tokens, answers: as in `policy_loss`.
+    """
+    if selection.loss == "sft":
+        loss = sft_loss(logp, mask, int(mask.sum()) if tokens is None else tokens)
+    else:
+        policy = sequence_sum(logp, mask).view(-1, 2)
+        reference = sequence_sum(reference_logp, mask).view(-1, 2)
+        pairs = None if answers is None else answers // 2
+        loss = dpo_loss(*policy.T, *reference.T, beta, count=pairs).loss
+    k3 = kl_estimates(select(old_logp, mask), select(logp.detach(), mask)).k3
+    nothing = torch.zeros_like(loss)
+    return AlgorithmLoss(
+        loss, loss.detach(), nothing, nothing, masked_mean(k3, mask, count=tokens)
     )

@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from src.data.squad_dataset import ContextGroups
 from src.losses import (
     adaptive_kl_coefficient,
     explained_variance,
@@ -11,7 +12,12 @@ from src.losses import (
     masked_mean,
     sequence_sum,
 )
-from src.rl.ppo import Rollout, Settings
+from src.rl.algorithm_table import Algorithm
+from src.rl.rollout import Rollout, Settings
+from src.utils.progress_bar import say
+
+# Horizons of the KL controller in a run, where --kl_horizon was left out.
+HORIZONS = 10
 
 
 def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
@@ -30,10 +36,42 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
         "answer_tokens": mask.sum(1).float().mean(),
         "distinct_fraction": torch.tensor(len(set(texts)) / len(texts)),
     }
-    if s.algorithm == "ppo":
+    if s.algorithm.has_critic:
         explained = explained_variance(rollout.values, rollout.returns, mask)
         figures["explained_variance"] = explained  # NaN, null in the log, where returns are equal
     return {name: float(value) for name, value in figures.items()}
+
+
+def reach(too_long: int, units: ContextGroups, longest: int) -> str:
+    """How many golds no sampled answer can be, and what that means for the penalty."""
+    total = sum(len(questions) for _, questions in units.groups)
+    if not too_long:
+        return f"all {total} training questions have a gold within --max_new_tokens {longest}"
+    return (
+        f"{too_long} of {total} training questions have no gold within --max_new_tokens {longest}, "
+        "EOS included: answers to them are cut off without --missing_eos_penalty"
+    )
+
+
+def set_horizon(args: argparse.Namespace, units: ContextGroups) -> None:
+    """--kl_horizon of a run with --kl_target, where it was left out: a tenth of the run's episodes,
+    over which the coefficient can grow or shrink sevenfold (e to the power of 0.2 * 10); but no
+    less than a step's, so that a short run changes it by a fifth a step at most.
+    """
+    if not args.kl_target or args.kl_horizon is not None:
+        return
+    questions = sum(len(asked) for _, asked in units.groups) / len(units.groups)
+    episodes = min(args.batch_size, len(units.groups)) * questions * args.num_samples  # of a step
+    args.kl_horizon = round(episodes * max(1.0, args.max_steps / HORIZONS))
+    say(f"--kl_horizon {args.kl_horizon} episodes, of {args.max_steps * episodes:.0f} in this run")
+
+
+def describe_chosen(chosen: Rollout, s: Settings) -> dict[str, float | None]:
+    """How many answers a `Selection` has learnt from, and their mean reward (None of none)."""
+    if isinstance(s.algorithm, Algorithm):
+        return {}
+    mean = float(chosen.score.mean()) if len(chosen.score) else None
+    return {"chosen_answers": len(chosen.score), "chosen_reward_mean": mean}
 
 
 def next_kl_coef(args: argparse.Namespace, kl_coef: float, kl_nats: float, episodes: int) -> float:

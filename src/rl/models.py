@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS, EvaluationSet, PolicyResult
+from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.intervals import Figures
 from src.evaluation.kl import kl_of_samples
 from src.inference.sampling import PromptTree
@@ -41,7 +41,7 @@ class Models(NamedTuple):
 
 
 def load_models(
-    args: argparse.Namespace, device: torch.device
+    args: argparse.Namespace, has_critic: bool, device: torch.device
 ) -> tuple[list[Checkpoint], RewardModel | None, Models]:
     """The parent, beside it the reward model's checkpoint if one is used; that model; PPO's models.
 
@@ -74,7 +74,7 @@ def load_models(
     elif args.reward_checkpoint is not None:
         say(f"--reward {args.reward} needs no reward model: --reward_checkpoint is not read")
     critic = None
-    if args.algorithm == "ppo":
+    if has_critic:
         critic = Critic.of_reward(reward) if reward else Critic(copy.deepcopy(policy))
         critic.to(device)
     return parents, reward, Models(policy, reference, critic)
@@ -102,7 +102,7 @@ def reward_and_kl(
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
             return kl_of_samples(
                 models.policy, models.reference, prompts, tokenizer.eos_id, first_row=first_row,
-                max_new_tokens=min(args.max_new_tokens, MAX_ANSWER_TOKENS), device=device,
+                max_new_tokens=min(args.max_new_tokens, held_out.max_answer_tokens), device=device,
             ).tolist()  # fmt: skip
 
         kl = [

@@ -5,7 +5,7 @@ from math import isfinite
 
 from torch import Tensor
 
-from src.evaluation.evaluation_set import evenly_spaced
+from src.evaluation.evaluation_set import EvaluationSet, evenly_spaced
 from src.evaluation.intervals import Figures, caution, paired_difference
 from src.inference.logprobs import Tree
 from src.preference.pairs import PairSet
@@ -49,12 +49,15 @@ def say_pairs(extra: dict, scores: Tensor, pair_set: PairSet) -> None:
         )
 
 
-def compare(stage: str, before: Figures, after: Figures) -> dict[str, float | None]:
+def compare(
+    stage: str, before: Figures, after: Figures, held_out: EvaluationSet | None = None
+) -> dict[str, float | None]:
     """Say whether each figure is above the parent's, by the interval of the paired difference, and
     in one line at the end where the stage is better or worse than the model it started from.
 
     Returns the figures from after training, and what was gained with its 95% interval (None where
-    one context has none) and the number of contexts; too few of them give no verdict.
+    one context has none) and the number of contexts; too few of them give no verdict. held_out:
+    what the figures are of, marked where some of it was trained on.
     """
     metrics: dict[str, float | None] = {}
     verdicts: dict[str, list[str]] = {word: [] for word in VERDICTS.values()}
@@ -79,9 +82,12 @@ def compare(stage: str, before: Figures, after: Figures) -> dict[str, float | No
             verdict = VERDICTS[None if sign is None else GOOD[name] * sign]
             verdicts[verdict].append(f"{name} ({gain.value:+.2f})")
     parts = [f"{verdict} in {', '.join(names)}" for verdict, names in verdicts.items() if names]
-    warning = caution(gains)
+    warning, marked = caution(gains), ""
+    if held_out is not None and held_out.seen:
+        metrics["trained_on_questions"] = held_out.seen
+        marked = f" ({held_out.kind})"
     say(
-        f"{stage}, against the model it started from: {'; '.join(parts)}"
+        f"{stage}, against the model it started from{marked}: {'; '.join(parts)}"
         f"{warning and f' ({warning})'}"
     )
     return metrics

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from src.data.encoding import EncodedParagraph, encode_paragraphs
+import numpy as np
+
+from src.data.encoding import EncodedParagraph, characters_per_token, encode_paragraphs
 from src.data.random_streams import Stream, stream
 from src.data.roles import ROLE_OF_STAGE, deal
 from src.data.squad_dataset import ContextGroups, context_groups, training_trees
@@ -17,11 +19,18 @@ from src.data.squad_preferences import parse_corruptions
 from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from src.evaluation.evaluation_set import EvaluationSet, choose_questions, held_out_questions
+from src.data.trained_contexts import union
+from src.data.windows import Place
+from src.evaluation.evaluation_set import EvaluationSet, hold_out
 from src.evaluation.user_functions import load_function
 from src.inference.logprobs import Tree
 from src.interop.llama_folder import pretrained_hash
-from src.preference.pair_files import GivenPairs, load_given_pairs, unit_of
+from src.preference.pair_files import (
+    GivenPairs,
+    load_given_pairs,
+    pair_questions,
+    units_of,
+)
 from src.preference.pairs import (
     PairSet,
     chosen_trees,
@@ -37,9 +46,14 @@ from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
 CACHE_DIR = ".cache/encoded"
+# The longest answer is what this share of the training answers needs, within bounds in tokens and a
+# quarter of the block.
+ANSWERS_REACHED, SHORTEST_LIMIT, LONGEST_ANSWER = 0.99, 16, 128
 # Context groups whose gold answers fix the reward model's offset and scale.
 NORMALISED_ON = 128
 _DATA_OF = "the data of --dataset"
+# With fewer characters a token, the tokenizer does not know the language. pico has 1.6 on SQuAD.
+USUAL_CHARACTERS = 1.5
 
 
 class Questions(NamedTuple):
@@ -56,6 +70,11 @@ class Questions(NamedTuple):
     held_out: EvaluationSet | None
     identity: dict
     given: GivenPairs | None = None
+
+    @property
+    def trained_on(self) -> list[Paragraph]:
+        """What the stage trains on: the questions, or those of the given pairs."""
+        return self.train if self.given is None else pair_questions(self.given.train).paragraphs
 
 
 @contextlib.contextmanager
@@ -107,6 +126,23 @@ def _metric_of(args: argparse.Namespace, parent: Checkpoint | None) -> str:
     return metric
 
 
+def say_remedy(
+    held_out: EvaluationSet, encoded: Sequence[EncodedParagraph], tokenizer: Tokenizer
+) -> None:
+    """Say what to do where windows cut golds off because the tokenizer does not know the text's
+    language.
+    """
+    found = characters_per_token(encoded)
+    if held_out.lost and 0 < found < USUAL_CHARACTERS:  # 0: prompts without contexts
+        say(
+            f"tokenizer {tokenizer.name}: {found:.1f} characters a token, of text that it knows 2 "
+            "to 5: so contexts are long and windows cut much off. Train one on this text: "
+            "PYTHONPATH=. python tools/train_tokenizer.py --dataset DATA --vocab_size 4096 "
+            "--pico_share 0 --output mine.tiktoken, and start main_squad.py with --tokenizer "
+            "mine.tiktoken"
+        )
+
+
 @first_alone()
 @_uncollected()
 def load_questions(
@@ -114,16 +150,19 @@ def load_questions(
     tokenizer: Tokenizer,
     block_size: int,
     stage: str,
-    parent: Checkpoint | None = None,
-    answer_budget: int = 0,
+    parents: Sequence[Checkpoint] = (),
+    shares: str | None = None,
+    samples: bool = False,
 ) -> Questions:
-    """The data of the flags, or inherited from the parent. Prints what was used and dropped.
+    """The data of the flags, or inherited from the first parent. Prints what was used and dropped.
 
-    stage: which role of the data it trains on, where the data is dealt into roles.
-    answer_budget: tokens to leave for a sampled answer and its EOS.
+    stage: which role of the data it trains on, if it is dealt into roles. shares: how, as --shares
+    gives it; inherited with the data. parents: what any of them was trained on is not held out.
+    samples: whether the stage samples answers of --max_new_tokens, for which windows leave room.
 
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
+    parent = parents[0] if parents else None
     inherited = parent is not None and args.dataset is None
     try:
         data = _data_of(args, parent)
@@ -131,8 +170,9 @@ def load_questions(
         if not (inherited and getattr(args, "pairs", None)):
             raise
         say(f"{error}; --pairs needs no questions: EM, F1 and answer loss are left out")
-        return _pairs_alone(args, parent, block_size)
-    shares = parent.data.get("shares") if inherited else getattr(args, "shares", None)
+        return _pairs_alone(args, parents, block_size)
+    if inherited:
+        shares = parent.data.get("shares")
     train = _train_of_role(data, shares, stage)
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
     identity["metric"] = args.metric or (parent.data.get("metric") if inherited else None)
@@ -145,19 +185,29 @@ def load_questions(
         raise UserError(
             f"{data.identity['dataset']} has no held-out article, expected at least two articles"
         )
-    chosen = choose_questions(data.validation, args.eval_limit, seed=0)
     encoded = encode_paragraphs(train, tokenizer, CACHE_DIR)
-    chosen_encoded = encode_paragraphs(chosen, tokenizer)
-    held_out = held_out_questions(
-        chosen, chosen_encoded, block_size, metric=args.answer_metric, own_metric=own_metric
-    )
+    if args.max_answer_tokens is None and inherited:
+        args.max_answer_tokens = parent.max_answer_tokens
+    if args.max_answer_tokens is None:
+        args.max_answer_tokens = longest_answer(encoded, block_size)
+    chosen, chosen_encoded, held_out, _ = hold_out(
+        data.validation, union(p.trained_on for p in parents), tokenizer, block_size,
+        args.max_answer_tokens, source=f"--dataset {data.identity['dataset']}",
+        limit=args.eval_limit, include_trained=bool(parents) and args.include_trained,
+        metric=args.answer_metric, own_metric=own_metric,
+    )  # fmt: skip
+    answer_budget = 0
+    if samples:
+        args.max_new_tokens = args.max_new_tokens or args.max_answer_tokens
+        answer_budget = args.max_new_tokens + 1
     units = context_groups(encoded, block_size, answer_budget=answer_budget)
     asked = sum(len(p.questions) for p in train)
     say(
         f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
         f"{held_out.summary()}"
     )
-    given = _given_pairs(args, data.identity["template"], data.train, data.validation)
+    say_remedy(held_out, chosen_encoded, tokenizer)
+    given = _given_pairs(args, data.identity["template"], parents, data.validation)
     if given is not None:
         identity["pairs"] = given.identity
     return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity, given)
@@ -166,36 +216,32 @@ def load_questions(
 def _given_pairs(
     args: argparse.Namespace,
     template: bool,
-    train: Sequence[Paragraph] = (),
+    parents: Sequence[Checkpoint],
     validation: Sequence[Paragraph] = (),
 ) -> GivenPairs | None:
     """The pairs of `--pairs`, if it is given: none to train on is of a held-out context."""
     if not getattr(args, "pairs", None):
         return None
     given = load_given_pairs(
-        args.pairs, template=template, reserved=_texts_of(validation),
+        args.pairs, template=template, reserved=units_of(validation),
+        trained_on=frozenset(union(p.trained_on for p in parents).tolist()),
         limit=args.eval_limit, strict=args.strict_data,
     )  # fmt: skip
     for line in given.report.lines():
         say(f"pairs: {line}")
-    seen = len(set(map(unit_of, given.held_out)) & _texts_of(train))
-    if seen:
-        say(f"pairs: {seen} contexts or prompts of held-out pairs are in the training questions")
     return given
 
 
-def _texts_of(paragraphs: Sequence[Paragraph]) -> set[str]:
-    """Contexts, and of prompts of the user's own the prompts, as `unit_of` has them."""
-    contexts = {p.context.strip() for p in paragraphs if p.template}
-    return contexts | {q.text.strip() for p in paragraphs if not p.template for q in p.questions}
-
-
-def _pairs_alone(args: argparse.Namespace, parent: Checkpoint, block_size: int) -> Questions:
+def _pairs_alone(
+    args: argparse.Namespace, parents: Sequence[Checkpoint], block_size: int
+) -> Questions:
     """No questions, as their data cannot be had; the pairs of `--pairs`."""
-    given = _given_pairs(args, parent.data.get("template", True))
-    for name in ("dataset", "difficulty", "num_examples"):
+    parent = parents[0]
+    given = _given_pairs(args, parent.data.get("template", True), parents)
+    for name in ("dataset", "difficulty", "num_examples", "metric"):
         setattr(args, name, parent.data.get(name))
     args.answer_metric = _metric_of(args, parent)
+    args.max_answer_tokens = args.max_answer_tokens or parent.max_answer_tokens
     none = ContextGroups([], 0, block_size, 0)
     identity = {k: v for k, v in parent.data.items() if k != "pairs"}
     identity |= {"answer_metric": args.answer_metric, "pairs": given.identity}
@@ -216,6 +262,26 @@ def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Para
             f"{ROLE_OF_STAGE[stage]} for {stage}, expected a share above 0"
         )
     return train
+
+
+def longest_answer(encoded: Sequence[EncodedParagraph], block_size: int) -> int:
+    """Tokens, EOS included, that all but a hundredth of the golds need at most; within bounds."""
+    lengths = [len(gold) + 1 for p in encoded for q in p.questions for gold in q.golds]
+    needed = int(np.quantile(lengths, ANSWERS_REACHED, method="inverted_cdf")) if lengths else 0
+    most = min(LONGEST_ANSWER, max(1, block_size // 4))
+    return min(max(needed, SHORTEST_LIMIT), most)
+
+
+def out_of_reach(questions: Questions, longest: int) -> set[Place]:
+    """The (paragraph, question)s of training whose golds all have more than `longest` tokens, EOS
+    included.
+    """
+    return {
+        (p, q)
+        for p, asked in questions.units.groups
+        for q in asked
+        if all(len(gold) >= longest for gold in questions.encoded[p].questions[q].golds)
+    }
 
 
 def inputs_of(
@@ -346,7 +412,7 @@ def _pairs_of(
 ) -> tuple[PairSet, PairSet]:
     """Training and held-out pairs of --pairs."""
     train = given_pairs(given.train, tokenizer, block_size, CACHE_DIR)
-    unseen = given_pairs(given.held_out, tokenizer, block_size)
+    unseen = given_pairs(given.held_out, tokenizer, block_size, trained_on=given.trained_on)
     for what, pair_set in (("training", train), ("held-out", unseen)):
         kept, dropped = len(pair_set.in_order()), pair_set.trees.dropped
         if not kept:
@@ -359,6 +425,9 @@ def _pairs_of(
             f"{what} pairs: {kept}, given; {dropped} more are dropped: prompt and longer answer do "
             f"not fit the block of {block_size} tokens"
         )
+    if unseen.seen:
+        say(f"held-out pairs: {unseen.kind} by earlier stages, which read their contexts or "
+            "prompts")  # fmt: skip
     return train, unseen
 
 

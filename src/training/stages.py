@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from src.data.squad_dataset import ContextGroups, steps_per_epoch
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.trained_contexts import contexts_of, union
 from src.evaluation.evaluation_set import (
     EvaluationSet,
     PolicyResult,
@@ -26,10 +27,11 @@ from src.evaluation.intervals import (
     intervals,
 )
 from src.inference.logprobs import Tree
-from src.losses import dpo_loss
+from src.losses import DpoLoss
 from src.preference.pairs import PairSet, accuracy, length_rule
 from src.training.console import tokens_read
 from src.training.run import Run, say
+from src.training.run_data import Questions
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.constants import STARTED
 from src.utils.errors import UserError
@@ -136,17 +138,22 @@ def due(run: Run, step: int) -> bool:
     return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
 
 
-def log_intervals(run: Run, step: int, table: dict[str, Interval]) -> None:
-    """Log held-out figures with their 95% intervals, and say them."""
+def log_intervals(
+    run: Run, step: int, table: dict[str, Interval], held_out: EvaluationSet | PairSet
+) -> None:
+    """Log held-out figures with their 95% intervals, and say them, as what they are (`kind`)."""
     contexts = max((interval.groups or 0 for interval in table.values()), default=0)
     record: dict[str, Any] = {"step": step, "event": "evaluation", "eval_contexts": contexts}
+    if held_out.seen:
+        record["eval_trained_on"] = held_out.seen
     for name, interval in table.items():
         record[f"eval_{name}"] = interval.value
         record[f"eval_{name}_low"], record[f"eval_{name}_high"] = interval.low, interval.high
     run.log(record)
     words = ", ".join(f"{name} {interval.in_words()}" for name, interval in table.items())
     warning = caution(table.values())
-    say(f"{run.stage} held out, after step {step}: {words}{warning and f'; {warning}'}")
+    kind = held_out.kind
+    say(f"{run.stage} {kind}, after step {step}: {words}{warning and f'; {warning}'}")
 
 
 def evaluate_and_log(
@@ -168,7 +175,7 @@ def evaluate_and_log(
         return {}
     result = evaluate_policy(model, tokenizer, held_out, device)
     figures = result.figures(held_out.groups) | more(result)
-    log_intervals(run, step, intervals(figures))
+    log_intervals(run, step, intervals(figures), held_out)
     for line in sample_lines(held_out, result.answers, extra.get("sample_answers", ())):
         say(line)
     extra.setdefault(
@@ -178,10 +185,17 @@ def evaluate_and_log(
 
 
 def log_pair_figures(
-    run: Run, step: int, scores: Tensor, reference: Tensor, pair_set: PairSet, beta: float
+    run: Run,
+    step: int,
+    scores: Tensor,
+    found: DpoLoss,
+    pair_set: PairSet,
+    held_out: EvaluationSet | None,
 ) -> None:
-    """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities."""
-    found = dpo_loss(*scores.T, *reference.T, beta)
+    """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities.
+
+    scores: (P, 2) log-probs in nats; found: what the loss makes of them.
+    """
     rewards = torch.stack([found.chosen_reward, found.rejected_reward], 1)
     table = {
         "preference_accuracy": accuracy(scores, pair_set),
@@ -198,18 +212,19 @@ def log_pair_figures(
     ):
         table[name] = bootstrap_interval(values.numpy(), ones, groups)
     table["length_rule"] = length_rule(pair_set)
-    log_intervals(run, step, table)
+    log_intervals(run, step, table, pair_set if held_out is None or pair_set.given else held_out)
 
 
 def publish(
     run: Run,
     model: nn.Module,
     tokenizer: Tokenizer,
-    identity: dict,
+    questions: Questions,
     metrics: dict,
     parents: Sequence[Checkpoint],
 ) -> dict:
-    """Write final.pt with its whole lineage; returns the metrics.
+    """Write final.pt with its whole lineage and all contexts that were trained on; returns the
+    metrics.
 
     parents: the checkpoint that the weights start from, then others that were used.
     """
@@ -223,10 +238,11 @@ def publish(
         run.args.model_type,
         model,
         tokenizer,
-        identity,
+        questions.identity,
         {name: v for name, v in vars(run.args).items() if name not in UNSTORED_FLAGS},
         lineage,
         metrics,
+        trained_on=union([*(p.trained_on for p in parents), contexts_of(questions.trained_on)]),
     )
     path = run.folder / "final.pt"
     save_checkpoint(path, final)

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.trained_contexts import union
 from src.model.heads import RewardModel
 from src.model.model import build_model
 from src.training.distributed import gather, rank
 from src.training.sharding import full_tensors
 from src.utils.constants import (
     ANSWER_METRICS,
+    MAX_ANSWER_TOKENS,
     MAX_BLOCK_SIZE,
     MODEL_TYPES,
     POLICY_STAGES,
@@ -42,6 +44,7 @@ class Checkpoint:
     model: the policy, or the RewardModel of the reward stage, on the CPU.
     data: identity of the data set. flags: the resolved arguments. lineage: one dict for each
     ancestor, oldest first, with its stage, path, sha256, flags, seed and metrics.
+    trained_on: the contexts that it or an ancestor was trained on (src.data.trained_contexts).
     """
 
     stage: str
@@ -54,6 +57,13 @@ class Checkpoint:
     metrics: dict
     path: str = ""
     sha256: str = ""
+    trained_on: Tensor = dataclasses.field(default_factory=lambda: union([]))
+
+    @property
+    def max_answer_tokens(self) -> int:
+        """Tokens of the longest answer that its stage evaluated with, EOS included."""
+        stored = self.flags.get("max_answer_tokens")
+        return stored if type(stored) is int and stored > 0 else MAX_ANSWER_TOKENS
 
     @property
     def answer_metric(self) -> str:
@@ -95,6 +105,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
                 "flags": plain(checkpoint.flags),
                 "lineage": plain(checkpoint.lineage),
                 "metrics": plain(checkpoint.metrics),
+                "trained_on": checkpoint.trained_on,
             },
         )
     gather(None)  # no rank goes on, or ends, before the file is there
@@ -152,6 +163,13 @@ def load_checkpoint(path: str | Path, advice: str = "name another file") -> Chec
     for field, kind in FIELDS.items():
         if not isinstance(payload.get(field), kind):
             raise UserError(f"{path} given, expected a stage's final.pt, found no {field} in it")
+    trained_on = payload.get("trained_on")
+    if (
+        not isinstance(trained_on, Tensor)
+        or trained_on.dtype != torch.int64
+        or trained_on.ndim != 1
+    ):
+        raise UserError(f"{path} given, expected a stage's final.pt, found no trained_on in it")
     try:
         json.dumps({field: payload[field] for field in FIELDS if field != "weights"})
     except TypeError:
@@ -171,7 +189,7 @@ def load_checkpoint(path: str | Path, advice: str = "name another file") -> Chec
     kept = {k: payload[k] for k in ("data", "flags", "lineage", "metrics")}
     return Checkpoint(
         payload["stage"], payload["model_type"], model, tokenizer, **kept,
-        path=str(path), sha256=file_hash(path),
+        path=str(path), sha256=file_hash(path), trained_on=trained_on,
     )  # fmt: skip
 
 

@@ -134,6 +134,19 @@ def temperature(text: str) -> float:
         ) from None
 
 
+def sizes(text: str) -> list[int]:
+    """Whole numbers from 1 in ascending order, as `--best_of 1,2,4` takes them."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or values != sorted(set(values)) or values[0] < 1 or values[-1] > 4096:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} given, expected ascending whole numbers from 1 to 4096, as 1,2,4,8"
+        )
+    return values
+
+
 def shares(text: str) -> str:
     """Three whole percentages that make 100, as `--shares` takes them; the same text."""
     try:
@@ -229,8 +242,8 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
-    """--dataset --difficulty --num_examples --strict_data --answer_metric --metric; later stages
-    inherit all but --strict_data.
+    """--dataset --difficulty --num_examples --max_answer_tokens --answer_metric --metric, which
+    later stages inherit, --strict_data, and --include_trained where there are earlier stages.
     """
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
@@ -253,6 +266,19 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
             type=positive_int,
             help="training questions to use, a seeded choice of whole paragraphs"
             + (inherited or "; all if left out"),
+        )
+    longest = inherited or "; default: what 99%% of the training answers need, within 16 to 128"
+    parser.add_argument(
+        "--max_answer_tokens",
+        type=positive_int,
+        help="longest answer at evaluation, in tokens, EOS included" + longest,
+    )
+    if not default:
+        parser.add_argument(
+            "--include_trained",
+            action="store_true",
+            help="evaluate also on contexts that an earlier stage was trained on, and mark the "
+            "metrics; left out otherwise",
         )
     parser.add_argument("--strict_data", action="store_true",
                         help="refuse a file with unusable rows instead of dropping them")

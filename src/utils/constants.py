@@ -22,6 +22,9 @@ MICRO_BATCH_TOKENS = 16_384
 # Passes over the pairs of --pairs by default: hundreds, where made ones are tens of thousands.
 PAIRS_EPOCHS = 3.0
 
+# Tokens that an answer may take, EOS included, where neither a flag nor a checkpoint says so.
+MAX_ANSWER_TOKENS = 32
+
 # Where a run's log can go beside metrics.jsonl.
 TRACKERS = ("none", "tensorboard", "wandb")
 

@@ -192,8 +192,8 @@ def through(path: Path, model_type: str) -> dict:
     """Load, encode, train a step, evaluate: {"refused": line}, or what was used and dropped."""
     args = argparse.Namespace(
         dataset=str(path), difficulty=None, num_examples=None, strict_data=False, eval_limit=4,
-        seed=0, micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.3, max_steps=1,
-        eval_every=1, epochs=1.0, answer_metric="squad",
+        seed=0, max_answer_tokens=None, micro_batch_size=None, micro_batch_tokens=10**9,
+        lm_weight=0.3, max_steps=1, eval_every=1, epochs=1.0, answer_metric="squad",
     )  # fmt: skip
     tokenizer = load_tokenizer("pico")
     said = io.StringIO()

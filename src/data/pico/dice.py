@@ -11,6 +11,7 @@ class Dice:
         self._random = Random(seed).random
 
     def chance(self, probability: float) -> bool:
+        """True with this probability."""
         return self._random() < probability
 
     def fraction(self) -> float:
@@ -18,9 +19,11 @@ class Dice:
         return self._random()
 
     def below(self, n: int) -> int:
+        """A whole number from 0 to n - 1."""
         return int(self._random() * n)
 
     def pick(self, options: Sequence):
+        """One of the options."""
         return options[int(self._random() * len(options))]
 
     def shuffled(self, items: Sequence) -> list:

@@ -335,6 +335,7 @@ class Names:
         return Name(f"{given} {surname}", given, surname)
 
     def town(self) -> Name:
+        """A town: one word, or one with a suffix or a second word."""
         if not self.dice.chance(self.free):
             return Name(self.word("town"))
         form = self.dice.below(5)
@@ -368,6 +369,7 @@ class Names:
         return Name(f"{article}{head} {noun}", head, noun)
 
     def work(self, like: Name | None = None) -> Name:
+        """A book, song, play or picture, with its noun."""
         if like or not self.dice.chance(self.free):
             return self._with_noun("work", "The ", like)
         form = self.dice.below(5)
@@ -382,6 +384,7 @@ class Names:
         return Name(f"A Night in {self.word('town')}")
 
     def building(self, like: Name | None = None) -> Name:
+        """A building, with its noun."""
         if like or not self.dice.chance(self.free):
             return self._with_noun("building", "the ", like)
         noun = self.dice.pick(words.NOUNS["building"])
@@ -392,12 +395,14 @@ class Names:
         return Name(f"{head} {noun}", head, noun)
 
     def team(self, like: Name | None = None) -> Name:
+        """A sports team."""
         if like:
             return Name(f"{self.word('town')} {like.tail}", "", like.tail)
         noun = self.dice.pick(words.NOUNS["team"])
         return Name(f"{self.word('town')} {noun}", "", noun)
 
     def company(self, like: Name | None = None) -> Name:
+        """A company."""
         if not like and self.dice.chance(self.free):
             link = self.dice.pick(("and", "&"))
             return Name(f"{self.word('surname')} {link} {self.word('surname')}")
@@ -405,17 +410,20 @@ class Names:
         return Name(f"{self.word('surname')} {noun}", "", noun)
 
     def event(self, like: Name | None = None) -> Name:
+        """An event such as a fair or a race."""
         if not like and self.dice.chance(self.free):
             return Name(f"the Battle of {self.town().text}")
         return self._with_noun("event", "the ", like)
 
     def pet(self) -> Name:
+        """An animal with a name of its own."""
         pet = self.word("pet", 0.7)
         if self.dice.chance(self.free):
             return Name(f"the {self.dice.pick(words.PETS)} {pet}")
         return Name(pet)
 
     def landmark(self) -> Name:
+        """A mountain, river, lake or the like."""
         word = self.word("town", 0.15)
         form = self.dice.pick(("Mount {}", "Lake {}", "the River {}", "{} Island", "{} Falls"))
         return Name(form.format(word))

@@ -36,6 +36,7 @@ def _listed(answer_type: str) -> tuple[Value, ...]:
 
 
 def is_listed(answer_type: str) -> bool:
+    """Whether answers of this type come from a fixed list of words."""
     return answer_type == "room" or answer_type in words.VALUES
 
 
@@ -54,6 +55,7 @@ class Values:
         return True
 
     def listed(self, answer_type: str) -> Value:
+        """A word of the type's list."""
         options = _listed(answer_type)
         while not self._take((value := self.dice.pick(options)).text):
             pass
@@ -76,6 +78,7 @@ class Values:
         return f"{number:,}" if self.dice.chance(0.6) else str(number)
 
     def count(self, limits: str) -> Value:
+        """How many, as digits or as a word."""
         number = self.number(limits)
         text = self._figures(number)
         if number <= 12 and not self.plain and self.dice.chance(0.4):
@@ -92,6 +95,7 @@ class Values:
         return Value(text, number=figures, unit=units[other], rank=rank)
 
     def money(self, limits: str) -> Value:
+        """An amount of money."""
         number = self.number(limits)
         figures = self._figures(number)
         if self.dice.chance(0.4):  # sums of one currency can be compared
@@ -100,6 +104,7 @@ class Values:
         return Value(form.format(figures))
 
     def clock(self) -> Value:
+        """A time of day."""
         hour = 1 + self.dice.below(12)
         word = ("one", *words.NUMBER_WORDS)[hour - 1]
         form = self.dice.below(4)
@@ -112,6 +117,7 @@ class Values:
         return Value(text, "at") if self._take(text) else self.clock()
 
     def weekday(self) -> Value:
+        """A day of the week."""
         day = self.dice.pick(words.WEEKDAYS)
         return Value(day, "on") if self._take(day) else self.weekday()
 

@@ -1,13 +1,18 @@
-"""Files of tiktoken ranks: one "base64 rank" a line, the token's bytes and its id."""
+"""Files of tiktoken ranks: one "base64 rank" a line, the token's bytes and its id.
+
+Before them there may be a line "#pattern NAME": how the text was cut that they were trained on.
+"""
 
 import base64
 import binascii
+import codecs
 from collections.abc import Iterable
 from pathlib import Path
 
-from src.data.tokenizers.byte_pairs import MAX_IDS, MAX_TOKEN_BYTES
+from src.data.tokenizers.byte_pairs import MAX_IDS, MAX_TOKEN_BYTES, PATTERNS
 from src.utils.errors import UserError
 
+HEADER = b"#pattern "
 MAX_FILE_BYTES = 64 << 20  # the file of o200k_base has 3.6 MB
 
 
@@ -54,8 +59,11 @@ def parse_ranks(lines: Iterable[bytes], source: str, whole: bool = True) -> dict
     return ranks
 
 
-def read_ranks(path: Path) -> dict[bytes, int]:
-    """The ranks of a FILE.tiktoken; UserError with the line where it is none."""
+def read_ranks(path: Path) -> tuple[dict[bytes, int], str]:
+    """The ranks of a FILE.tiktoken and the name of its pattern, gpt2 where it names none.
+
+    UserError with the line where it is no such file.
+    """
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -63,4 +71,12 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a file of tiktoken ranks") from None
-    return parse_ranks(content.splitlines(), str(path))
+    lines, name = content.removeprefix(codecs.BOM_UTF8).splitlines(), "gpt2"
+    if lines and lines[0].startswith(HEADER):
+        name = lines[0].removeprefix(HEADER).strip().decode(errors="replace")
+        lines[0] = b""
+    if name not in PATTERNS:
+        raise UserError(
+            f"{path}, line 1: the pattern {name[:40]!r}; expected one of {', '.join(PATTERNS)}"
+        )
+    return parse_ranks(lines, str(path)), name

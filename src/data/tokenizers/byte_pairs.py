@@ -25,6 +25,9 @@ MAX_TOKEN_BYTES = 1024
 # space before a digit ends one, and is one piece.
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
+    # As gpt2's, but a letter's marks stay with it: without, Hindi and Thai have no token of a word.
+    "marks": r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]++| ?\p{N}++| ?[^\s\p{L}\p{M}\p{N}]++|\s++$"
+    r"|\s+(?!\S)|\s",
     "pico": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s",
     "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?=\p{N})"
     r"|\s+(?!\S)|\s",

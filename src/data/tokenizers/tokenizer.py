@@ -2,8 +2,9 @@
 
 `pico` is a byte-level BPE of 2,048 ids shipped beside this file (tools/train_tokenizer.py made it);
 gpt2, cl100k_base and o200k_base are tiktoken's own, which it downloads and caches; a FILE.tiktoken
-holds ranks, one "base64 rank" a line; a pretrained model brings a `Vocabulary`. All text is plain
-text, "<|endoftext|>" included: no text encodes to the id of the EOS token.
+holds ranks, one "base64 rank" a line (tools/train_tokenizer.py makes one); a pretrained model
+brings a `Vocabulary`. All text is plain text, "<|endoftext|>" included: no text encodes to the id
+of the EOS token.
 """
 
 import base64
@@ -192,13 +193,13 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 @cache
 def _pico() -> Tokenizer:
-    return Tokenizer("pico", _encoding("pico", read_ranks(PICO_FILE), PATTERNS["pico"]))
+    return Tokenizer("pico", _encoding("pico", read_ranks(PICO_FILE)[0], PATTERNS["pico"]))
 
 
 def _from_file(path: Path) -> Tokenizer:
-    ranks = read_ranks(path)
+    ranks, name = read_ranks(path)
     stored = [(base64.b64encode(token).decode(), rank) for token, rank in ranks.items()]
-    pattern = PATTERNS["gpt2"]
+    pattern = PATTERNS[name]
     # The name is the file's, not its path: one run on two machines has one identity.
     return Tokenizer(
         path.name, _encoding(path.name, ranks, pattern), {"ranks": stored, "pattern": pattern}

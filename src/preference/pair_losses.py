@@ -1,0 +1,68 @@
+"""The loss of pairs that --loss_type names, for training and for held-out pairs alike."""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from src.inference.logprobs import Tree
+from src.losses import DpoLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
+from src.preference.pair_batches import PairTrees
+
+
+def pair_loss(
+    args: argparse.Namespace, policy: Tensor, tokens: Tensor, reference: Tensor | None,
+    kl: float = 0.0, count: int | None = None,
+) -> DpoLoss:  # fmt: skip
+    """The loss of --loss_type, alone: without its weight and without the NLL term.
+
+    policy, reference: (B, 2) sums of log-probs in nats of [chosen, rejected]; tokens: (B, 2) their
+    tokens, EOS included. reference: None where the loss has none. kl: of kto, in nats an answer.
+    count: pairs to divide by.
+    """
+    if args.loss_type in ("orpo", "simpo"):
+        chosen, rejected = (policy / tokens).T
+        if args.loss_type == "orpo":
+            return orpo_loss(chosen, rejected, count=count)
+        return simpo_loss(chosen, rejected, args.beta, args.gamma, count=count)
+    pairs = *policy.T, *reference.T
+    if args.loss_type == "kto":
+        return kto_loss(*pairs, kl, args.beta, count=count)
+    of_gap = "sigmoid" if args.loss_type == "nll" else args.loss_type
+    return dpo_loss(*pairs, args.beta, args.label_smoothing, of_gap, count=count)
+
+
+def pair_weight(args: argparse.Namespace) -> float:
+    """What `pair_loss` is multiplied by in the whole loss; orpo's beta is a weight (its lambda)."""
+    return {"orpo": args.beta, "nll": 0.0}.get(args.loss_type, 1.0)
+
+
+def answer_tokens(trees: Sequence[Tree]) -> Tensor:
+    """(P, 2) tokens, EOS included, of the [chosen, rejected] answers of the trees."""
+    counts = [len(a) + 1 for _, qs in trees for _, answers in qs for a in answers]
+    return torch.tensor(counts).view(-1, 2)
+
+
+def with_mismatched(pair_trees: PairTrees) -> PairTrees:
+    """The trees with a question for each pair, and below it a third answer, which does not belong
+    to it: the chosen answer of the next pair, of the first after the last. It is cut to the longer
+    one of the pair's own, for which its window has room.
+    """
+    alone = [
+        (context, [(q, answers[i : i + 2]) for q, answers in qs for i in range(0, len(answers), 2)])
+        for context, qs in pair_trees.trees
+    ]
+    chosen = [answers[0] for _, qs in alone for _, answers in qs]
+    following = iter([*chosen[1:], *chosen[:1]])
+    trees = [
+        (context, [(q, [*answers, next(following)[: max(map(len, answers))]]) for q, answers in qs])
+        for context, qs in alone
+    ]
+    return pair_trees._replace(trees=trees)
+
+
+def without_mismatched(trees: Sequence[Tree]) -> tuple[list[Tree], list[Tree]]:
+    """The trees of `with_mismatched` as they were, and the same with the third answers alone."""
+    pairs = [(c, [(q, answers[:2]) for q, answers in qs]) for c, qs in trees]
+    return pairs, [(c, [(q, answers[2:]) for q, answers in qs]) for c, qs in trees]

@@ -1,0 +1,239 @@
+"""The first half of a step: sample answers, score them, work out rewards and advantages.
+
+C contexts, Q questions, N = Q * samples answers (episodes), A answer positions. An episode's
+actions are its sampled tokens, the EOS token included when the policy chose it. Numbered comments
+give the source of a detail: IGPT = Ouyang et al. 2022 (2203.02155), N = Huang et al., "The N
+Implementation Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031). The second half is
+src/rl/update.py.
+"""
+
+import argparse
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from src.data.squad_dataset import Batch
+from src.data.squad_types import Paragraph
+from src.data.windows import Place, tree_tokens
+from src.evaluation.squad_metrics import QAExample, qa_example
+from src.inference.logprobs import (
+    Tree,
+    TreeBatch,
+    build_tree_batch,
+    completion_hidden,
+    logp_of_hidden,
+)
+from src.inference.sampling import Answers, PromptTree, Sampling, generate
+from src.losses import kl_penalised_rewards, sequence_sum
+from src.rl.algorithm_table import Algorithm, Selection, row_of
+from src.rl.algorithms import advantages_of, chosen_answers, kl_coefs
+from src.rl.models import Models
+from src.training.distributed import gather, rank, rank_partition, unsharded, within
+from src.utils.constants import MICRO_BATCH_TOKENS
+
+# trees with sampled answers -> reward (N,) on the CPU, question after question
+RewardOf = Callable[[Sequence[Tree]], Tensor]
+
+
+class Settings(NamedTuple):
+    """What the flags say; units as in train_ppo.py --help."""
+
+    algorithm: Algorithm | Selection
+    eos_id: int
+    num_samples: int
+    max_new_tokens: int
+    temperature: float
+    gamma: float
+    lam: float
+    value_clip_range: float
+    value_coef: float
+    beta: float | None
+    missing_eos_penalty: float
+    epochs: int
+    minibatches: int
+    micro_contexts: int
+    seed: int
+    device: torch.device
+    micro_tokens: int = MICRO_BATCH_TOKENS
+
+
+def settings_of(args: argparse.Namespace, eos_id: int, device: torch.device) -> Settings:
+    """The settings of train_ppo.py's flags."""
+    return Settings(
+        algorithm=row_of(args), eos_id=eos_id, num_samples=args.num_samples,
+        max_new_tokens=args.max_new_tokens, temperature=args.temperature, gamma=args.gamma,
+        lam=args.lam, value_clip_range=args.value_clip_range, value_coef=args.value_coef,
+        beta=args.beta, missing_eos_penalty=args.missing_eos_penalty,
+        epochs=args.ppo_epochs, minibatches=args.minibatches,
+        micro_contexts=args.micro_batch_size or args.batch_size, seed=args.seed, device=device,
+        micro_tokens=args.micro_batch_tokens,
+    )  # fmt: skip
+
+
+class Rollout(NamedTuple):
+    """A batch of episodes. Tensors (N, A) but where said; mask is True at actions, bool.
+
+    rows: which of the N episodes each tree has. logp, reference_logp: of each action, in nats,
+    under the policy that drew it and under the frozen one. score, stopped: (N,), the reward and
+    whether the EOS token came. rewards: KL penalty and score, token by token. values: the critic's
+    when the action was drawn; returns: what they should have been. advantages: of the whole batch,
+    as the algorithm has them (PPO: whitened).
+    """
+
+    trees: list[Tree]
+    rows: list[slice]
+    mask: Tensor
+    logp: Tensor
+    reference_logp: Tensor
+    score: Tensor
+    stopped: Tensor
+    rewards: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def rollout_prompts(
+    batch: Batch, paragraphs: Sequence[Paragraph], too_long: Collection[Place]
+) -> tuple[list[PromptTree], list[QAExample], list[bool]]:
+    """This rank's share of a batch: prompts without golds, the same questions as people read them,
+    and which of them are among those whose golds are `too_long` to be sampled.
+    """
+    mine = rank_partition(batch.trees)
+    trees = [batch.trees[i] for i in mine]
+    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in trees]
+    places = [place for i in mine for place in batch.index[i]]
+    examples = [qa_example(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
+    return prompts, examples, [place in too_long for place in places]
+
+
+def sample_rollout(
+    models: Models,
+    prompts: Sequence[PromptTree],
+    reward_of: RewardOf,
+    kl_coef: float,
+    step: int,
+    s: Settings,
+    excused: Sequence[bool] | None = None,
+) -> Rollout:
+    """Sample answers to the prompts with the policy as it is, score them, work out advantages.
+
+    prompts: this rank's. excused: those of their questions whose answers need not stop (default:
+    none). kl_coef: as the algorithm has it, in the reward or in the loss; only the first counts
+    here. The rollout is that of all ranks, whitened as one, the same on each.
+    """
+    # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
+    # Each rank draws its own rows of one stream: how many ranks there are changes no answer.
+    episodes = s.num_samples * sum(len(questions) for _, questions in prompts)
+    first_row = sum(gather(episodes)[: rank()])
+    with unsharded(models.policy):
+        answers = generate(
+            models.policy, prompts, s.eos_id, sampling=Sampling(s.temperature),
+            num_samples=s.num_samples, max_new_tokens=s.max_new_tokens, seed=[s.seed, step],
+            first_row=first_row, device=s.device,
+        )  # fmt: skip
+    trees = _attach(prompts, answers, s.num_samples)
+    # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty (N, 6).
+    score = reward_of(trees)
+    questions = sum(len(asked) for _, asked in prompts)
+    free = torch.tensor(excused or [False] * questions, dtype=torch.bool)
+    free = free.repeat_interleave(s.num_samples)
+    # 3. The frozen policy's log-probs and the critic's values in one pass each.
+    reference_logp, values = _reference_and_values(models, trees, s)
+    mine = score, free, answers.stopped, answers.lengths, answers.logp, reference_logp, values
+    found = gather((trees, [x.cpu() for x in mine]))
+    trees = [tree for part, _ in found for tree in part]
+    score, free, stopped, lengths, logp, reference_logp, values = (
+        torch.cat(parts).to(s.device) for parts in zip(*(x for _, x in found), strict=True)
+    )
+    # One column more, as scores have, masked: the EOS token after a cut answer was not drawn.
+    logp = F.pad(logp, (0, 1))
+    mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
+    # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
+    a = s.algorithm
+    in_reward, estimator = 0.0, "k1"
+    if isinstance(a, Algorithm):
+        in_reward, estimator = kl_coefs(a, kl_coef).reward, a.kl_estimator
+    rewards = kl_penalised_rewards(
+        score, logp, reference_logp, mask, in_reward, stopped | free, s.missing_eos_penalty,
+        estimator,
+    )
+    # 5. What the answers are compared with: values, the question's other answers, the batch.
+    advantages = returns = torch.zeros_like(rewards)
+    if isinstance(a, Algorithm):
+        advantages, returns = advantages_of(
+            a, rewards, values, mask, s.num_samples, s.gamma, s.lam
+        )
+    return Rollout(
+        trees, rows_of(trees), mask, logp, reference_logp, score, stopped,
+        rewards, values, advantages, returns,
+    )  # fmt: skip
+
+
+def _reference_and_values(
+    models: Models, trees: Sequence[Tree], s: Settings
+) -> tuple[Tensor, Tensor]:
+    """Log-probs under the frozen policy and values, (N, most new tokens + the EOS token)."""
+    rows = rows_of(trees)
+    shape = (rows[-1].stop if rows else 0, s.max_new_tokens + 1)
+    reference_logp, values = torch.zeros(2, *shape, device=s.device)
+    with torch.no_grad(), unsharded(models.critic):
+        for part in within(list(map(tree_tokens, trees)), s.micro_contexts, s.micro_tokens):
+            tree_batch = build_tree_batch([trees[i] for i in part], s.eos_id, s.device)
+            here = slice(rows[part[0]].start, rows[part[-1]].stop)
+            columns = tree_batch.targets.shape[1]
+            hidden = completion_hidden(models.reference, tree_batch)
+            reference_logp[here, :columns] = action_logp(models.reference, tree_batch, hidden, s)
+            if (critic := models.critic) is not None:
+                critic_hidden = completion_hidden(critic.backbone, tree_batch)
+                values[here, :columns] = critic.values(critic_hidden)
+    return reference_logp, values
+
+
+def _attach(prompts: Sequence[PromptTree], answers: Answers, samples: int) -> list[Tree]:
+    """Prompts with their answers as trees."""
+    texts = iter(answers.texts())
+    return [
+        (context, [(q, [next(texts) for _ in range(samples)]) for q in questions])
+        for context, questions in prompts
+    ]
+
+
+def rows_of(trees: Sequence[Tree]) -> list[slice]:
+    """Each tree's rows among the episodes."""
+    counts = [sum(len(answers) for _, answers in questions) for _, questions in trees]
+    return [slice(b - n, b) for b, n in zip(accumulate(counts), counts, strict=True)]
+
+
+def action_logp(model: nn.Module, tree_batch: TreeBatch, hidden: Tensor, s: Settings) -> Tensor:
+    """Log-probs (N, A) of the actions at the sampling temperature (N, 4)."""
+    return logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask, s.temperature).logp
+
+
+def select_answers(rollout: Rollout, s: Settings) -> Rollout:
+    """What the algorithm learns from: all episodes, or those that a `Selection` chooses by reward,
+    [best] or [best, worst] of each question. Trees of which nothing is chosen are left out.
+    """
+    if not isinstance(s.algorithm, Selection):
+        return rollout
+    rewards = sequence_sum(rollout.rewards, rollout.mask).view(-1, s.num_samples)  # (Q, N)
+    chosen = iter(chosen_answers(s.algorithm, rewards))
+    trees: list[Tree] = []
+    rows: list[int] = []
+    first = 0  # the episode that the question at hand begins with
+    for context, questions in rollout.trees:
+        kept = []
+        for question, answers in questions:
+            if picked := next(chosen):
+                kept.append((question, [answers[i] for i in picked]))
+                rows += [first + i for i in picked]
+            first += len(answers)
+        if kept:
+            trees.append((context, kept))
+    at = torch.tensor(rows, dtype=torch.long, device=rollout.mask.device)
+    tensors = {name: x[at] for name, x in rollout._asdict().items() if isinstance(x, Tensor)}
+    return Rollout(trees=trees, rows=rows_of(trees), **tensors)

@@ -1,0 +1,123 @@
+"""The second half of a step: epochs of minibatches over a rollout, and the gradient of each.
+
+Notation as in src/rl/rollout.py. Which loss is taken, the row of src/rl/algorithm_table.py says.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.random_streams import Stream, stream
+from src.data.windows import tree_tokens
+from src.inference.logprobs import build_tree_batch, completion_hidden
+from src.losses import ppo_value_loss
+from src.rl.algorithm_table import Selection
+from src.rl.algorithms import AlgorithmLoss, kl_coefs, policy_loss, selection_loss
+from src.rl.models import Models
+from src.rl.rollout import Rollout, Settings, action_logp
+from src.training.distributed import all_sum, micro_batches
+
+
+def update_policy(
+    models: Models,
+    rollout: Rollout,
+    kl_coef: float,
+    step: int,
+    s: Settings,
+    update: Callable[[float], dict[str, float]],
+) -> dict[str, float]:
+    """Several epochs over the batch in minibatches of whole contexts; returns means over actions.
+
+    kl_coef: counts where the algorithm has the KL in its loss.
+    update: called with each minibatch's loss when its gradient is complete; returns what to log.
+    Without a tree (every question a tie) nothing is updated and the loss is 0.
+    """
+    if not rollout.trees:
+        return {"loss": 0.0, "policy_loss": 0.0}
+    sums: dict[str, float] = {}
+    weight, first_kl = 0, None
+    for epoch in range(s.epochs):
+        rng = stream(Stream.MINIBATCHES, s.seed, step, epoch)
+        order = rng.permutation(len(rollout.trees))
+        for batch in np.array_split(order, min(s.minibatches, len(order))):
+            metrics = _minibatch_gradient(models, rollout, batch.tolist(), kl_coef, s)
+            first_kl = metrics["approx_kl_nats"] if first_kl is None else first_kl
+            metrics |= update(metrics["loss"])
+            # Means over actions, so that minibatches weigh as many as they have.
+            actions = _actions(rollout, batch.tolist())
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + actions * value
+            weight += actions
+    return {**{k: v / weight for k, v in sums.items()}, "first_approx_kl_nats": first_kl}
+
+
+def _actions(rollout: Rollout, contexts: Sequence[int]) -> int:
+    return sum(int(rollout.mask[rollout.rows[i]].sum()) for i in contexts)
+
+
+def _minibatch_gradient(
+    models: Models, rollout: Rollout, contexts: Sequence[int], kl_coef: float, s: Settings
+) -> dict[str, float]:
+    """Add the gradient of a minibatch, micro-batch by micro-batch; returns its metrics."""
+    actions = _actions(rollout, contexts)
+    episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in contexts)
+    metrics: dict[str, float] = {}
+    # Long and short contexts apart: what is in memory together should be of like length.
+    by_length = sorted(contexts, key=lambda i: len(rollout.trees[i][0]))
+    parts = micro_batches(
+        by_length, s.micro_contexts, lambda i: tree_tokens(rollout.trees[i]), s.micro_tokens
+    )
+    for part in parts:
+        found = _backward(models, rollout, part, actions, episodes, kl_coef, s)
+        for name, value in found.items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    return all_sum(metrics)
+
+
+def _backward(
+    models: Models, rollout: Rollout, part: Sequence[int], actions: int, episodes: int,
+    kl_coef: float, s: Settings,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Add the gradient of some contexts' share of a minibatch with so many actions and episodes."""
+    tree_batch = build_tree_batch([rollout.trees[i] for i in part], s.eos_id, s.device)
+    rows = [row for i in part for row in range(rollout.rows[i].start, rollout.rows[i].stop)]
+    rows = torch.tensor(rows, dtype=torch.long, device=s.device)
+    columns = tree_batch.targets.shape[1]
+
+    def here(x: Tensor) -> Tensor:
+        return x.index_select(0, rows)[:, :columns]
+
+    mask, old_logp, reference_logp = map(
+        here, (rollout.mask, rollout.logp, rollout.reference_logp)
+    )
+    hidden = completion_hidden(models.policy, tree_batch)
+    logp = action_logp(models.policy, tree_batch, hidden, s)
+    counts = {"reference_logp": reference_logp, "tokens": actions, "answers": episodes}
+    if isinstance(s.algorithm, Selection):
+        policy = selection_loss(s.algorithm, logp, old_logp, mask, beta=s.beta, **counts)
+    else:
+        policy = policy_loss(
+            s.algorithm, logp, old_logp, here(rollout.advantages), mask, kl_coef=kl_coef, **counts
+        )
+    policy.loss.backward()
+    metrics = _metrics(policy, s, kl_coef)
+    if models.critic is not None:
+        # After the policy's gradient, so that only one model's activations are in memory.
+        values = models.critic.values(completion_hidden(models.critic.backbone, tree_batch))
+        value_loss = ppo_value_loss(
+            values, here(rollout.values), here(rollout.returns), mask, s.value_clip_range,
+            count=actions,
+        ).loss  # fmt: skip
+        (s.value_coef * value_loss).backward()
+        metrics |= {"value_loss": value_loss, "loss": policy.loss + s.value_coef * value_loss}
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+def _metrics(policy: AlgorithmLoss, s: Settings, kl_coef: float) -> dict[str, Tensor]:
+    """What is logged of a policy's loss; the KL where it is a term of it."""
+    metrics = {"loss": policy.loss, "policy_loss": policy.policy_loss}
+    if not isinstance(s.algorithm, Selection) and kl_coefs(s.algorithm, kl_coef).loss:
+        metrics["kl_loss_nats"] = policy.kl
+    return metrics | {"clip_fraction": policy.clip_share, "approx_kl_nats": policy.approx_kl}
