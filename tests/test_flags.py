@@ -144,7 +144,7 @@ def questions_of(content, **values):
     """The questions of a file with this content, of 30 articles with 2 questions each."""
     Path("mine.json").write_text(json.dumps(content))
     defaults = {"difficulty": None, "num_examples": None, "strict_data": False, "seed": 0,
-                "eval_limit": None, "answer_metric": "squad",
+                "eval_limit": None, "answer_metric": "squad", "metric": None,
                 "max_answer_tokens": None}  # fmt: skip
     args = argparse.Namespace(dataset="mine.json", **{**defaults, **values})
     return load_questions(args, PICO, 512, "main_squad")
