@@ -95,7 +95,7 @@ def test_seed_and_weight_decay_arrive_in_every_stage(stage, workplace, monkeypat
         monkeypatch.setattr(module, name, noted(getattr(module, name)))
     own = ["--max_steps", "1", "--seed", "7", "--weight_decay", "0.25"]
     call(stage, [*flags(stage, "kgram"), *own])
-    assert seeds == [7]
+    assert set(seeds) == {7}  # SFT may deal them twice, to count their tokens
     groups = load_payload(f"checkpoints/kgram_{stage}/last.pt")["optimizer"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [0.25, 0.0]
 
@@ -172,7 +172,9 @@ def test_pairs_have_the_mix_of_the_flag(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     questions = questions_of(small_squad(30))
     for mix, kinds in (("unrelated=1", {"unrelated"}), ("shifted=1", {"shifted"}), (None, None)):
-        args = argparse.Namespace(corruptions=mix, seed=0, batch_size=4)
+        args = argparse.Namespace(
+            corruptions=mix, seed=0, batch_size=4, max_pairs=None, label_noise=0.0
+        )
         for pair_set in load_pairs(args, questions, PICO, 512, max_steps=5):
             found = {pair.kind for pair in pair_set.in_order()}
             assert found == kinds if kinds else len(found) > 1

@@ -246,7 +246,7 @@ def planned_pairs(block, articles=40, asked_steps=None, **values):
         held_out_questions(paragraphs[:2], encoded[:2], 2048), {"dataset": "fairs"},
     )  # fmt: skip
     defaults = {"epochs": 1.0, "batch_size": 4, "max_steps": asked_steps, "eval_every": None,
-                "corruptions": None, "seed": 0}  # fmt: skip
+                "corruptions": None, "seed": 0, "max_pairs": None, "label_noise": 0.0}  # fmt: skip
     args = argparse.Namespace(**{**defaults, **values})
     steps = stages.steps_for_pairs(args, asked_steps, units)
     train, _ = run_data.load_pairs(args, questions, PICO, block, steps)

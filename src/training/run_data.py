@@ -197,7 +197,7 @@ def load_questions(
     chosen, chosen_encoded, held_out, _ = hold_out(
         data.validation, union(p.trained_on for p in parents), tokenizer, block_size,
         args.max_answer_tokens, source=f"--dataset {data.identity['dataset']}",
-        limit=args.eval_limit, include_trained=bool(parents) and args.include_trained,
+        limit=args.eval_limit, include_trained=getattr(args, "include_trained", False),
         metric=args.answer_metric, own_metric=own_metric,
     )  # fmt: skip
     answer_budget = 0
