@@ -39,8 +39,11 @@ def pair_weight(args: argparse.Namespace) -> float:
 
 
 def answer_tokens(trees: Sequence[Tree]) -> Tensor:
-    """(P, 2) tokens, EOS included, of the [chosen, rejected] answers of the trees."""
-    counts = [len(a) + 1 for _, qs in trees for _, answers in qs for a in answers]
+    """(P, 2) tokens, EOS included, of the [chosen, rejected] answers of the trees, third ones left
+    out.
+    """
+    answers = (its[: len(its) - len(its) % 2] for _, qs in trees for _, its in qs)
+    counts = [len(answer) + 1 for pair in answers for answer in pair]
     return torch.tensor(counts).view(-1, 2)
 
 
