@@ -415,6 +415,9 @@ def test_without_the_parents_data_em_is_left_out_and_not_zero(stage, workplace):
     names = {name for record in logged(f"checkpoints/kgram_{stage}") for name in record}
     assert not any("em" in name.split("_") or "f1" in name.split("_") for name in names)
     assert outcome(stage, [*argv, "--resume"]).code == 0
+    Path(f"checkpoints/kgram_{stage}/final.pt").unlink()
+    ended = outcome(stage, ["--model_type", "kgram", "--resume"])
+    assert ended.code == 0, ended.err
 
 
 def refusal_of(stage, argv):

@@ -170,7 +170,9 @@ def load_questions(
     try:
         data = _data_of(args, parent)
     except UserError as error:
-        if not (inherited and getattr(args, "pairs", None)):
+        # A resumed run has its parent's data set among its flags.
+        of_parent = parent is not None and args.dataset in (None, parent.data.get("dataset"))
+        if not (of_parent and getattr(args, "pairs", None)):
             raise
         say(f"{error}; --pairs needs no questions: EM, F1 and answer loss are left out")
         return _pairs_alone(args, parents, block_size)
