@@ -19,6 +19,7 @@ from src.utils.exit_handling import command
 UNITS = {
     "em": "%",
     "f1": "%",
+    "metric": "own",
     "answer_loss_nats": "nats/token",
     "preference_accuracy": "%",
     "reward": "sd",
@@ -88,9 +89,12 @@ def load_held_out(args, policy, trained_on, block_size: int):
     """(training paragraphs, what is held out, data name); trained_on: contexts that are not."""
     from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
     from src.evaluation.evaluation_set import hold_out
+    from src.evaluation.user_functions import load_function
     from src.training.run import say
 
     stored = policy.data
+    own = args.metric or (None if args.dataset else stored.get("metric"))
+    own_metric = load_function(own, "--metric") if own else None
     train = load_from_identity(stored)
     if args.dataset is None and args.difficulty is None and args.split is None:
         data, source = train, train.validation
@@ -116,6 +120,7 @@ def load_held_out(args, policy, trained_on, block_size: int):
         args.max_answer_tokens or policy.max_answer_tokens, source=f"--dataset {name}{split}",
         limit=args.limit, seed=args.seed, include_trained=args.include_trained,
         doc_stride=args.doc_stride, metric=args.answer_metric or policy.answer_metric,
+        own_metric=own_metric,
     )  # fmt: skip
     return train.train, held, name
 

@@ -3,8 +3,12 @@
     python playground.py
 
 Loads all of checkpoints/*/final.pt, or the files of --checkpoint, and prints the page's address.
+Below it, at /vote, two answers to a training question stand side by side, blind: what you vote goes
+to preferences.jsonl, which `train_dpo.py --pairs` and `train_reward_model.py --pairs` take.
 Needs an extra: python -m pip install -r requirements-playground.txt
 """
+
+from pathlib import Path
 
 from src.utils import cli
 from src.utils.errors import UserError
@@ -22,6 +26,7 @@ def build_parser() -> cli.Parser:
     add("--checkpoint", nargs="+", help="files of any stage and model, instead of --checkpoints")
     add("--dataset", metavar="pico|squad|PATH|HUB_ID",
         help="held-out questions to pick from; default: those of the first checkpoint")  # fmt: skip
+    add("--preferences", default="preferences.jsonl", help="file that votes are appended to")
     add("--port", type=cli.number(int, 1, 65535), default=7860, help="of the page on 127.0.0.1")
     cli.add_machine_flags(parser)
     return parser
@@ -61,11 +66,14 @@ def main(argv=None) -> dict:
     args = build_parser().parse_args(argv)
 
     from src.playground.checkpoints import find_checkpoints, load_checkpoints
+    from src.playground.comparisons import Voting, training_questions
     from src.playground.page import build, import_gradio, require_port, serve
+    from src.playground.votes import require_vote_file
     from src.training.run import say, set_up_torch
 
     import_gradio()  # before what takes longer
     require_port(args.port)
+    require_vote_file(Path(args.preferences))
     device = set_up_torch(args)
     loaded = load_checkpoints(args.checkpoint or find_checkpoints(args.checkpoints), device)
     say(f"loaded: {', '.join([*loaded.policies, *loaded.reward_models])}")
@@ -78,7 +86,13 @@ def main(argv=None) -> dict:
             raise
         say(f"no held-out questions to pick from: {error}")
         known = []
-    return {"url": serve(build(loaded, known, args.seed, device), args.port)}
+    try:
+        asked = training_questions(loaded.data)
+    except UserError as error:
+        say(f"no training questions to vote on: {error}")
+        asked = []
+    voting = Voting(asked, loaded.data.get("template", True), Path(args.preferences))
+    return {"url": serve(build(loaded, known, args.seed, device, voting), args.port)}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Writes checkpoints/{model_type}_train_dpo/.
 
 import time
 
-from src.preference.loss_table import PREFERENCE_LOSSES, fill_loss_flags
+from src.preference.loss_table import PREFERENCE_LOSSES, PreferenceLoss, fill_loss_flags
 from src.utils import cli
 from src.utils.constants import DPO as STAGE
 from src.utils.exit_handling import command
@@ -38,10 +38,18 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+def check(args) -> PreferenceLoss:
+    """Refuse combinations that mean nothing; fill in what depends on the loss, and return its row.
+    """
+    cli.require_one_kind_of_pairs(args)
+    return fill_loss_flags(args)
+
+
 def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's pairs; returns metrics over all of them.
 
-    trees: every question carries [chosen, rejected]; of kto a third answer, another question's.
+    trees: every question carries [chosen, rejected], or several such pairs; of kto one pair and a
+    third answer, another question's.
     reference: (pairs, as many) nats, in the same order; None where the loss has no reference.
     """
     import torch
@@ -49,11 +57,12 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
     from src.data.windows import tree_tokens
     from src.inference.logprobs import build_tree_batch, score_completions
     from src.losses import mismatched_kl, sequence_sum, sft_loss
+    from src.preference.pair_batches import count_pairs
     from src.preference.pair_losses import pair_loss, pair_weight, without_mismatched
     from src.preference.pairs import policy_scores
     from src.training.distributed import all_sum, micro_batches
 
-    counts = [len(questions) for _, questions in trees]
+    counts = [count_pairs([tree]) for tree in trees]
     pairs, kl = sum(counts), 0.0
     if PREFERENCE_LOSSES[args.loss_type].mismatched:
         trees, others = without_mismatched(trees)
@@ -62,7 +71,8 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
         reference = reference[:, :2]
     if reference is None:
         reference = torch.full((pairs, 2), torch.nan)  # read by nobody
-    chosen_tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
+    chosen = (answer for _, qs in trees for _, answers in qs for answer in answers[0::2])
+    chosen_tokens = sum(len(answer) + 1 for answer in chosen)
     items = list(zip(trees, reference.split(counts), strict=True))
     sums: dict = {}
     for part in micro_batches(
@@ -100,7 +110,7 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    fill_loss_flags(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
+    check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
 
     from src.data.squad_dataset import steps_per_epoch
     from src.evaluation.intervals import Figures
@@ -117,7 +127,7 @@ def main(argv=None) -> dict:
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
-        loss_row = fill_loss_flags(args)
+        loss_row = check(args)
         if run.finished:
             return run_data.finished_metrics(run)
         device = set_up_torch(args)
@@ -125,12 +135,14 @@ def main(argv=None) -> dict:
         # The policy starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
         take_parents_defaults(run, parent)
+        run_data.take_pairs_defaults(run)
         model, tokenizer = parent.model.to(device), parent.tokenizer
         block, eos_id = model.config.block_size, tokenizer.eos_id
         questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
         held_out = questions.held_out
         asked_steps = run.asked["max_steps"]
-        planned = stages.steps_for_pairs(args, asked_steps, questions.units)
+        made_of = None if args.pairs else questions.units
+        planned = stages.steps_for_pairs(args, asked_steps, made_of)
         train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
         max_steps = stages.plan_pair_steps(args, asked_steps, train)
         if loss_row.mismatched:

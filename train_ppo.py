@@ -37,7 +37,7 @@ def build_parser() -> cli.Parser:
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
     add("--reward", default="model", help="model, f1, em, noise (a control: random, by "
         "--seed, question and answer), or module:function of your own, called with (prediction, "
-        "golds, context, question)")  # fmt: skip
+        "golds, context, question); or several with weights: model=1,a:f=0.2")
     add("--algorithm", choices=tuple(ROWS), default="ppo",
         help="a row of src/rl/algorithm_table.py: ppo has a critic, reinforce the batch's mean as "
         "baseline, rloo, grpo, dr_grpo, dapo, gspo and cispo the question's other answers; raft "
@@ -178,6 +178,7 @@ def main(argv=None) -> dict:
                 models, prompts, reward_of, kl_coef, step, settings, excused
             )
             record = {"kl_coef": kl_coef, **rl_metrics.describe(rollout, settings)}
+            record |= reward_of.means()
             # ... then update the policy with them for a few epochs.
             chosen = select_answers(rollout, settings)
             optimizer_step = partial(update, run, optimizer, step, max_steps)

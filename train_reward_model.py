@@ -27,12 +27,15 @@ def build_parser() -> cli.Parser:
 
 
 def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float]:
-    """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected]."""
+    """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected], or
+    several such pairs.
+    """
     from src.inference.logprobs import build_tree_batch, last_hidden
     from src.losses import pairwise_reward_loss
+    from src.preference.pair_batches import count_pairs
     from src.training.distributed import all_sum, micro_batches
 
-    pairs = sum(len(qs) for _, qs in trees)
+    pairs = count_pairs(trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
     for part in micro_batches(
         trees, args.micro_batch_size, tokens=args.micro_batch_tokens
@@ -52,13 +55,14 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    parser.parse_args(argv)  # so that --help and mistakes do not wait for torch
+    # So that --help and mistakes do not wait for torch.
+    cli.require_one_kind_of_pairs(parser.parse_args(argv))
 
     from src.evaluation.intervals import Figures
     from src.interop.pretrained import take_parents_defaults
     from src.model.heads import RewardModel
     from src.preference import pairs
-    from src.preference.pair_batches import pair_batches
+    from src.preference.pair_batches import count_pairs, pair_batches
     from src.training import run_data, stages
     from src.training.console import compare, say_pairs
     from src.training.loop import prepare, steps
@@ -75,12 +79,14 @@ def main(argv=None) -> dict:
         # The backbone starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
         take_parents_defaults(run, parent)
+        run_data.take_pairs_defaults(run)
         tokenizer, eos_id = parent.tokenizer, parent.tokenizer.eos_id
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
         questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
         asked_steps = run.asked["max_steps"]
-        planned = stages.steps_for_pairs(args, asked_steps, questions.units)
+        made_of = None if args.pairs else questions.units
+        planned = stages.steps_for_pairs(args, asked_steps, made_of)
         train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
         max_steps = stages.plan_pair_steps(args, asked_steps, train)
         trained = prepare({"reward": reward}, args, device)
@@ -93,10 +99,12 @@ def main(argv=None) -> dict:
             scores = pairs.raw_scores(reward, unseen.trees.trees, eos_id, device).view(-1, 2)
             table = {"accuracy": pairs.accuracy(scores, unseen)}
             table["length_rule"] = pairs.length_rule(unseen)
+            table["margin_nats"] = pairs.margin(scores, unseen)
             by_kind = pairs.accuracy_by_kind(scores, unseen)
             table |= {f"accuracy_{kind}": interval for kind, interval in by_kind.items()}
-            stages.log_intervals(run, step, table, questions.held_out)
-            say_pairs(extra, scores, unseen, questions.chosen)
+            measured = unseen if unseen.given else questions.held_out
+            stages.log_intervals(run, step, table, measured)
+            say_pairs(extra, scores, unseen)
             values = {name: interval.value for name, interval in table.items()}
             return {"accuracy": pairs.pair_points(scores, unseen)}, values
 
@@ -112,17 +120,17 @@ def main(argv=None) -> dict:
             record = reward_backward(reward, trees, eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
-            asked = sum(len(qs) for _, qs in trees)
-            stages.log_step(run, step, started, asked, trees, record, **displayed)
+            stages.log_step(run, step, started, count_pairs(trees), trees, record, **displayed)
             stages.count_tokens(extra, trees, gradient=1)
             if stages.due(run, step):
                 evaluate(step + 1)
 
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
-        golds = run_data.some_gold_trees(questions.encoded, questions.units, args.seed)
+        golds = run_data.gold_trees(questions, train, args.seed)
         pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
-        metrics |= compare(STAGE, extra["before"], figures, questions.held_out)
+        measured = unseen if unseen.given else questions.held_out
+        metrics |= compare(STAGE, extra["before"], figures, measured)
         metrics |= stages.compute_of(extra)
         return stages.publish(run, reward, tokenizer, questions, metrics, [parent])
 

@@ -95,7 +95,7 @@ def test_seed_and_weight_decay_arrive_in_every_stage(stage, workplace, monkeypat
         monkeypatch.setattr(module, name, noted(getattr(module, name)))
     own = ["--max_steps", "1", "--seed", "7", "--weight_decay", "0.25"]
     call(stage, [*flags(stage, "kgram"), *own])
-    assert seeds and set(seeds) == {7}
+    assert set(seeds) == {7}  # SFT may deal them twice, to count their tokens
     groups = load_payload(f"checkpoints/kgram_{stage}/last.pt")["optimizer"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [0.25, 0.0]
 
@@ -144,7 +144,7 @@ def questions_of(content, **values):
     """The questions of a file with this content, of 30 articles with 2 questions each."""
     Path("mine.json").write_text(json.dumps(content))
     defaults = {"difficulty": None, "num_examples": None, "strict_data": False, "seed": 0,
-                "eval_limit": None, "answer_metric": "squad",
+                "eval_limit": None, "answer_metric": "squad", "metric": None,
                 "max_answer_tokens": None}  # fmt: skip
     args = argparse.Namespace(dataset="mine.json", **{**defaults, **values})
     return load_questions(args, PICO, 512, "main_squad")

@@ -237,7 +237,7 @@ def test_reward_functions_are_called_with_the_prediction_and_all_about_it():
         return len(seen)
 
     asked = [QAExample("a context", "a question?", ("gold", "other")), QAExample("c", "q", ("g",))]
-    assert function_rewards(function, ["x", "y"], asked).tolist() == [1.0, 2.0]
+    assert function_rewards(function, ["x", "y"], asked)["reward"].tolist() == [1.0, 2.0]
     assert seen == [("x", ("gold", "other"), "a context", "a question?"), ("y", ("g",), "c", "q")]
     assert reward_function("f1")("a red fox", ("the red dog",), "", "") == pytest.approx(0.5)
     assert reward_function("em")("The Fox!", ("dog", "fox"), "", "") == 1.0

@@ -102,7 +102,7 @@ def _csv(path: Path, text: str, delimiter: str) -> list[dict]:
         rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise UserError(f"{path}: no sound CSV ({error}); mend the file there") from None
-    return [row | {"answers": _literal(row["answers"])} if "answers" in row else row
+    return [row | {"answers": literal(row["answers"])} if "answers" in row else row
             for row in rows]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ class _ArgumentOfCalls(ast.NodeTransformer):
         return self.visit(node.args[0]) if node.args else node
 
 
-def _literal(text: Any) -> Any:
+def literal(text: Any) -> Any:
     """A list or object written in JSON or in Python; any other text is itself."""
     if not isinstance(text, str) or not text.lstrip().startswith(("{", "[")):
         return text

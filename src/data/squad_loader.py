@@ -19,7 +19,7 @@ from urllib.request import getproxies
 
 from src.data.pico import generate_articles
 from src.data.row_files import SUFFIXES, read_rows
-from src.data.squad_parse import LoadReport, parse_rows, rows_of
+from src.data.squad_parse import EXPECTED_ROWS, LoadReport, parse_rows, rows_of
 from src.data.squad_splits import (
     content_hash,
     count_questions,
@@ -50,7 +50,22 @@ _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
 _FETCH = "import datasets, sys; datasets.load_dataset(sys.argv[1])"
 
 # A split's name -> what loads it. `whole` is that of a lone file, which has no splits.
-Sources = dict[str, Callable[[], list[Paragraph]]]
+Sources = dict[str, Callable[[], list]]
+# What rows, each with its place, are read as: questions, or for `--pairs` preference pairs.
+Parse = Callable[[Iterable[tuple[str, Any]], LoadReport], list]
+
+
+class Reading(NamedTuple):
+    """How the rows of files and hub sets are read. flag: the one that names them, for messages;
+    expected: the kinds of rows, in words.
+    """
+
+    parse: Parse = parse_rows
+    flag: str = "--dataset"
+    expected: str = EXPECTED_ROWS
+
+
+QUESTIONS = Reading()
 
 
 class SquadData(NamedTuple):
@@ -211,16 +226,26 @@ def _find(
         return dataset, {n: partial(_pico, seed, n, size, difficulty) for n, size in sizes.items()}
     if dataset == "squad":
         return dataset, _hub_sources(HUB_SQUAD, None, report)
-    path = Path(dataset)
+    return dataset, sources_at(dataset, report, names="auto, squad, pico, ")
+
+
+def sources_at(
+    name: str, report: LoadReport, reading: Reading = QUESTIONS, names: str = ""
+) -> Sources:
+    """The splits of a file, a folder or a hub set, each loaded when it is asked for.
+
+    names: what else the flag takes, for the message where nothing is found.
+    """
+    path = Path(name)
     if path.is_dir():
-        return dataset, _folder_sources(path, report) or _hub_sources(dataset, None, report)
+        return _folder_sources(path, report, reading) or _hub_sources(name, None, report, reading)
     if os.path.lexists(path):
-        return dataset, {"whole": partial(_of_files, [path], report)}
-    hub_id = _HUB_ID.fullmatch(dataset)
-    if hub_id and dataset[0] != "." and path.suffix.removeprefix(".") not in (*SUFFIXES, "gz"):
-        return dataset, _hub_sources(*hub_id.groups(), report)
+        return {"whole": partial(_of_files, [path], report, reading)}
+    hub_id = _HUB_ID.fullmatch(name)
+    if hub_id and name[0] != "." and path.suffix.removeprefix(".") not in (*SUFFIXES, "gz"):
+        return _hub_sources(*hub_id.groups(), report, reading)
     raise UserError(
-        f"--dataset {dataset}: no such file or folder; expected auto, squad, pico, a data file "
+        f"{reading.flag} {name}: no such file or folder; expected {names}a data file "
         f"({', '.join(SUFFIXES)}), a folder of them named train*, dev* or validation*, test*, or a "
         "hub id (org/name or org/name:configuration)"
     )
@@ -235,7 +260,9 @@ def _pico(seed: int, split: str, questions: int, difficulty: int) -> list[Paragr
     return first(paragraphs, questions)
 
 
-def _folder_sources(folder: Path, report: LoadReport) -> Sources:
+def _folder_sources(
+    folder: Path, report: LoadReport, reading: Reading = QUESTIONS
+) -> Sources:
     """The splits whose files stand in the folder itself, by the beginnings of their names."""
     files = [
         file
@@ -243,7 +270,7 @@ def _folder_sources(folder: Path, report: LoadReport) -> Sources:
         if {suffix.removeprefix(".") for suffix in file.suffixes} & set(SUFFIXES)
     ]
     split = _by_split([file.name for file in files])
-    return {name: partial(_of_files, [folder / n for n in its], report)
+    return {name: partial(_of_files, [folder / n for n in its], report, reading)
             for name, its in split.items()}  # fmt: skip
 
 
@@ -256,14 +283,19 @@ def _by_split(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _of_files(files: list[Path], report: LoadReport) -> list[Paragraph]:
-    """The paragraphs of some files together, in their order."""
-    return parse_rows(
-        (row for file in files for row in rows_of(read_rows(file), str(file), report)), report
+def _of_files(files: list[Path], report: LoadReport, reading: Reading) -> list:
+    """What the rows of some files together are read as, in their order."""
+    rows = (
+        row
+        for file in files
+        for row in rows_of(read_rows(file), str(file), report, reading.expected)
     )
+    return reading.parse(rows, report)
 
 
-def _hub_sources(hub_id: str, config: str | None, report: LoadReport) -> Sources:
+def _hub_sources(
+    hub_id: str, config: str | None, report: LoadReport, reading: Reading = QUESTIONS
+) -> Sources:
     """The splits of a hub data set, or of a folder that is laid out or was saved as one."""
     _offline_without_address()
     import datasets  # takes a second, and pico does without
@@ -273,32 +305,34 @@ def _hub_sources(hub_id: str, config: str | None, report: LoadReport) -> Sources
         found = datasets.load_from_disk(hub_id) if saved else datasets.load_dataset(hub_id, config)
     except Exception as error:  # the library raises dozens of kinds, of network, hub and format
         reason = " ".join(str(error).split())[:1000]
-        advice = "check the name and the network, or use --dataset pico"
+        advice = "check the name and the network"
+        if reading is QUESTIONS:
+            advice += ", or use --dataset pico"
         if isinstance(error, ValueError) and "config" in reason.lower():
-            advice = f"name one as --dataset {hub_id}:CONFIGURATION"
+            advice = f"name one as {reading.flag} {hub_id}:CONFIGURATION"
         elif Path(hub_id).is_dir():
             advice = f"expected files train*, dev* or validation*, test* ({', '.join(SUFFIXES)})"
         raise UserError(
-            f"--dataset {hub_id}: the datasets library cannot load it "
+            f"{reading.flag} {hub_id}: the datasets library cannot load it "
             f"({type(error).__name__}: {reason}); {advice}"
         ) from None
     if not isinstance(found, dict):  # save_to_disk of a single split
-        return {"whole": partial(_of_hub, {hub_id: found}, report)}
-    sources: Sources = {
-        split: partial(_of_hub, {f"{hub_id} {name}": found[name] for name in names}, report)
-        for split, names in _by_split(found).items()
-    }
+        return {"whole": partial(_of_hub, {hub_id: found}, report, reading)}
+    sources: Sources = {}
+    for split, names in _by_split(found).items():
+        rows = {f"{hub_id} {name}": found[name] for name in names}
+        sources[split] = partial(_of_hub, rows, report, reading)
     if not sources:
         raise UserError(
-            f"--dataset {hub_id}: it has the splits {', '.join(found)}; expected one of "
+            f"{reading.flag} {hub_id}: it has the splits {', '.join(found)}; expected one of "
             f"{', '.join(SPLITS)}"
         )
     return sources
 
 
-def _of_hub(splits: dict[str, Iterable[Any]], report: LoadReport) -> list[Paragraph]:
-    """The paragraphs of some splits together."""
-    return parse_rows(
+def _of_hub(splits: dict[str, Iterable[Any]], report: LoadReport, reading: Reading) -> list:
+    """What the rows of some splits together are read as."""
+    return reading.parse(
         (
             (f"{source}, row {number}", row)
             for source, rows in splits.items()

@@ -20,6 +20,9 @@ from src.utils.errors import UserError
 NEAR = 20
 _KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list",
           dict: "an object", type(None): "null", BadLine: "no JSON"}  # fmt: skip
+EXPECTED_ROWS = (
+    "rows of context, question and answers, rows of prompt and completion, or SQuAD's layout"
+)
 
 
 @dataclass
@@ -68,16 +71,18 @@ class BadRow(Exception):
     """Why a row cannot be used."""
 
 
-def rows_of(value: Any, source: str, report: LoadReport) -> Iterator[tuple[str, Any]]:
+def rows_of(
+    value: Any, source: str, report: LoadReport, expected: str = EXPECTED_ROWS
+) -> Iterator[tuple[str, Any]]:
     """(place, row) of every question in a file's value: the official layout, {"data": rows}, a list
-    of rows, or one row. UserError for any other layout.
+    of rows, or one row. UserError for any other layout. expected: the kinds of rows, in words.
     """
     if isinstance(value, dict):
         value = value.get("data", [value])
     if not isinstance(value, list):
         raise UserError(
-            f"{source}: {kind_of(value)} where a list of rows or articles belongs; expected rows "
-            "of context, question and answers, rows of prompt and completion, or SQuAD's layout"
+            f"{source}: {kind_of(value)} where a list of rows or articles belongs; expected "
+            f"{expected}"
         )
     official = any(isinstance(item, dict) and "paragraphs" in item for item in value)
     for number, item in enumerate(value, 1):
@@ -132,7 +137,7 @@ def parse_rows(rows: Iterable[tuple[str, Any]], report: LoadReport) -> list[Para
                 asked.append(question)
             seen.add(question.id)
         except BadRow as fault:
-            report.drop(str(fault), _with_id(place, row))
+            report.drop(str(fault), with_id(place, row))
     return [
         Paragraph(title, context, tuple(asked), template)
         for (title, context, template), asked in found.items()
@@ -152,9 +157,9 @@ def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str,
         raise BadRow(f"{kind_of(row)} where an object belongs")
     template = "prompt" not in row or "question" in row
     if template:
-        context, question = _text(row, "context"), _text(row, "question")
+        context, question = text_of(row, "context"), text_of(row, "question")
     else:
-        context, question = "", _text(row, "prompt")
+        context, question = "", text_of(row, "prompt")
     key = _id(row, context, question)
     if str(row.get("is_impossible")).lower() in ("true", "1", "1.0"):
         raise BadRow("unanswerable (v2.0)")
@@ -166,9 +171,9 @@ def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str,
     good = []
     for text, start in golds:
         if not text.strip():
-            report.drop("empty answer", _with_id(place, row))
+            report.drop("empty answer", with_id(place, row))
         elif template:
-            good.append(_placed(context, text, start, _with_id(place, row), report))
+            good.append(_placed(context, text, start, with_id(place, row), report))
         else:
             good.append((text.strip(), NO_PLACE))
     if not good:
@@ -180,21 +185,22 @@ def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str,
 def _title(row: dict) -> str:
     """The article; "" where none is named: the context is then an article of its own."""
     title = row.get("title")
-    return "" if title is None or str(title).strip() == "" else _sound(str(title), "title")
+    return "" if title is None or str(title).strip() == "" else sound_text(str(title), "title")
 
 
-def _text(row: dict, key: str) -> str:
+def text_of(row: dict, key: str) -> str:
+    """The text under a key of a row; BadRow without one."""
     if key not in row:
         raise BadRow(f"no {key!r}")
     if not isinstance(row[key], str):
         raise BadRow(f"{key!r} is {kind_of(row[key])}, expected text")
     if not row[key].strip():
         raise BadRow(f"empty {key}")
-    return _sound(row[key], key)
+    return sound_text(row[key], key)
 
 
-def _sound(text: str, what: str) -> str:
-    """The text, if it has UTF-8, hence tokens, and no NUL."""
+def sound_text(text: str, what: str) -> str:
+    """The text, if it has UTF-8, hence tokens, and no NUL; else BadRow."""
     if "\x00" in text:
         raise BadRow(f"NUL in the {what}")
     try:
@@ -211,7 +217,7 @@ def _id(row: dict, context: str, question: str) -> str:
         return hashlib.sha256(f"{context}\x00{question}".encode()).hexdigest()[:24]
     if type(key) not in (str, int):
         raise BadRow(f"'id' is {kind_of(key)}, expected text or a whole number")
-    return _text({"id": str(key)}, "id")
+    return text_of({"id": str(key)}, "id")
 
 
 def _golds(value: Any) -> list[tuple[str, Any]]:
@@ -243,7 +249,7 @@ def _answer(text: Any) -> str:
         text = str(text)
     if not isinstance(text, str):
         raise BadRow(f"an answer is {kind_of(text)}, expected text")
-    return _sound(text, "answer")
+    return sound_text(text, "answer")
 
 
 def _placed(
@@ -278,7 +284,7 @@ def kind_of(value: Any) -> str:
     return _KINDS.get(type(value), type(value).__name__)
 
 
-def _with_id(place: str, row: Any) -> str:
+def with_id(place: str, row: Any) -> str:
     """The place, and what people find the row by: its id, or the names that it has."""
     if not isinstance(row, dict):
         return place

@@ -104,10 +104,12 @@ def longest_answer(
 ) -> int:
     """Tokens, EOS excluded, of the longest answer with which `make_ask` finds a window.
     """
-    first, end = gold_span(paragraph, question.starts[gold], question.texts[gold])
     need = len(question.tokens) + EOS_TOKENS
-    window = _room(paragraph, need, block_size) - (end - first)
-    return max(window, block_size - len(paragraph.tokens) - need)
+    whole = block_size - len(paragraph.tokens) - need
+    if question.starts[gold] == NO_PLACE:
+        return whole
+    first, end = gold_span(paragraph, question.starts[gold], question.texts[gold])
+    return max(whole, _room(paragraph, need, block_size) - (end - first))
 
 
 def gold_asks(

@@ -17,6 +17,7 @@ from src.data.windows import EvaluationTrees, Place, golds_lost, read_ranges
 from src.evaluation.baselines import Baselines, baseline_predictions
 from src.evaluation.intervals import Figures
 from src.evaluation.squad_metrics import QAExample, em_and_f1, qa_example
+from src.evaluation.user_functions import Function, call_function
 from src.inference.logprobs import Tree, completion_logps
 from src.inference.sampling import PromptTree, generate_all
 from src.training.distributed import map_over_ranks
@@ -28,6 +29,17 @@ from src.utils.progress_bar import say
 ANSWER_BUDGET = MAX_ANSWER_TOKENS + 1
 
 
+def kind_of_set(seen: int, total: int) -> str:
+    """What metrics are of: `held out`, or how many of the questions or pairs were trained on.
+
+    >>> kind_of_set(0, 9), kind_of_set(2, 9), kind_of_set(9, 9)
+    ('held out', '2 of 9 trained on', 'trained on')
+    """
+    if not seen:
+        return "held out"
+    return "trained on" if seen == total else f"{seen} of {total} trained on"
+
+
 class EvaluationSet(NamedTuple):
     """All lists have one entry for each question, in the order of the prompts.
 
@@ -36,7 +48,7 @@ class EvaluationSet(NamedTuple):
     window keeps no gold; dropped: questions that leave no room for a context.
     later: the same questions below later windows of contexts that are cut, where --doc_stride asks
     for them; later_of: the number of each question there. metric: how answers are compared with
-    golds.
+    golds; own_metric: the function of --metric.
     max_answer_tokens: longest answer, EOS included; ceiling: percent of questions of which a window
     holds a gold no longer than that. seen: questions whose context was trained on, which are not
     held out.
@@ -55,14 +67,12 @@ class EvaluationSet(NamedTuple):
     max_answer_tokens: int = MAX_ANSWER_TOKENS
     ceiling: float = 100.0
     seen: int = 0
+    own_metric: Function | None = None
 
     @property
     def kind(self) -> str:
         """What its metrics are of: `held out`, or how much of it was trained on."""
-        if not self.seen:
-            return "held out"
-        total = len(self.asked)
-        return "trained on" if self.seen == total else f"{self.seen} of {total} trained on"
+        return kind_of_set(self.seen, len(self.asked))
 
     def gold_tokens(self) -> list[int]:
         """Tokens of each gold with its EOS, (Q,); 0 if there are more than max_answer_tokens. The
@@ -121,6 +131,7 @@ def held_out_questions(
     max_answer_tokens: int = MAX_ANSWER_TOKENS,
     doc_stride: int | None = None,
     metric: str = "squad",
+    own_metric: Function | None = None,
 ) -> EvaluationSet:
     """All questions of some paragraphs, each context read from its start, wherever its golds are,
     and in windows that start every `doc_stride` tokens if that is given.
@@ -163,6 +174,7 @@ def held_out_questions(
         metric,
         max_answer_tokens,
         100 * sum(reached) / len(reached),
+        own_metric=own_metric,
     )
 
 
@@ -207,12 +219,13 @@ def hold_out(
     include_trained: bool = False,
     doc_stride: int | None = None,
     metric: str = "squad",
+    own_metric: Function | None = None,
 ) -> Held:
     """The evaluation set of some paragraphs, `limit` questions of those that were not trained on.
 
     trained_on: contexts, as `Checkpoint.trained_on`; include_trained: they stay, and are counted.
-    source: what messages call the data. doc_stride, metric: as in `held_out_questions`. UserError
-    if nothing is left.
+    source: what messages call the data. doc_stride, metric, own_metric: as in `held_out_questions`.
+    UserError if nothing is left.
     """
     unseen, seen = split_by_training(paragraphs, trained_on)
     left_out = 0 if include_trained else count_questions(seen)
@@ -230,7 +243,7 @@ def hold_out(
     chosen = choose_questions(paragraphs if include_trained else unseen, limit, seed)
     encoded = encode_paragraphs(chosen, tokenizer)
     questions = held_out_questions(
-        chosen, encoded, block_size, max_answer_tokens, doc_stride, metric
+        chosen, encoded, block_size, max_answer_tokens, doc_stride, metric, own_metric
     )
     if include_trained:
         known = set(contexts_of(seen).tolist())
@@ -242,7 +255,7 @@ def hold_out(
 class PolicyResult(NamedTuple):
     """answers, ids: greedy texts and tokens; em, f1: points (Q,); nats, tokens: of the first gold
     and its EOS (Q,), 0 if that gold is longer than max_answer_tokens. trees: the answers below the
-    windows that they were read from.
+    windows that they were read from. own: what the function of --metric gives, by name.
     """
 
     answers: list[str]
@@ -252,14 +265,20 @@ class PolicyResult(NamedTuple):
     nats: list[float]
     tokens: list[int]
     trees: list[Tree]
+    own: dict[str, list[float]] = {}
 
     def figures(self, groups: Sequence[int]) -> Figures:
-        """EM and F1 in percent and the answer loss in nats a token."""
-        percent = [0.01] * len(self.em)
+        """EM and F1 in percent, the answer loss in nats a token, and the user's own metric."""
+        percent, ones = [0.01] * len(self.em), [1.0] * len(self.em)
+        own = {
+            name if name == "metric" else f"metric_{name}": (values, ones, groups)
+            for name, values in self.own.items()
+        }
         return {
             "em": (self.em, percent, groups),
             "f1": (self.f1, percent, groups),
             "answer_loss_nats": (self.nats, self.tokens, groups),
+            **own,
         }
 
 
@@ -291,7 +310,10 @@ def evaluate_policy(
         map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id, device))
     )
     nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
-    return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens, read)
+    own = {}
+    if held_out.own_metric is not None:
+        own = call_function(held_out.own_metric, answers, held_out.asked, "metric")
+    return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens, read, own)
 
 
 def best_of_windows(

@@ -27,7 +27,8 @@ class Policy(NamedTuple):
     """A model that answers. parent: what KL is measured from, None if it is not loaded.
 
     trained: False for the initial weights of an SFT run. template: as `Paragraph.template`.
-    metric: how answers are compared with golds. max_answer_tokens: longest answer.
+    metric: how answers are compared with golds. max_answer_tokens: longest answer. sha256: of its
+    file, "" where it has none.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Policy(NamedTuple):
     template: bool = True
     metric: str = "squad"
     max_answer_tokens: int = MAX_ANSWER_TOKENS
+    sha256: str = ""
 
 
 class LoadedRewardModel(NamedTuple):
@@ -143,5 +145,7 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
                 base = Policy(base_name, model, c.tokenizer, trained=False, **own)
                 policies.append(base)
             parent, parent_name = bases[start]
-        policies.append(Policy(name, c.model, c.tokenizer, parent, parent_name, **own))
+        policies.append(
+            Policy(name, c.model, c.tokenizer, parent, parent_name, sha256=c.sha256, **own)
+        )
     return policies

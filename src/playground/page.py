@@ -16,9 +16,10 @@ import torch
 from src.data.squad_types import Paragraph
 from src.evaluation.squad_metrics import QAExample, qa_example
 from src.inference.sampling import Sampling
-from src.playground import render
+from src.playground import render, vote_page
 from src.playground.answers import PolicyAnswers, Settings, answers
 from src.playground.checkpoints import CheckpointList
+from src.playground.comparisons import Voting
 from src.utils.errors import UserError
 
 HOST = "127.0.0.1"
@@ -94,9 +95,13 @@ def responder(
 
 
 def build(
-    loaded: CheckpointList, known: Sequence[QAExample], seed: int, device: torch.device | str
+    loaded: CheckpointList,
+    known: Sequence[QAExample],
+    seed: int,
+    device: torch.device | str,
+    voting: Voting | None = None,
 ):
-    """The page, not yet served: a gradio.Blocks."""
+    """The page, not yet served: a gradio.Blocks. voting: what is voted on at /vote, if anything."""
     gr = import_gradio()
     first = known[0] if known else QAExample("", "", ())
     trained = [name for name, policy in loaded.policies.items() if policy.trained]
@@ -158,6 +163,8 @@ def build(
             lambda: render.note("Stopped. What was finished stands below."), None, status,
             queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
+    if voting is not None:
+        vote_page.add_vote_page(gr, page, voting, loaded, device)
     return page
 
 
@@ -184,7 +191,7 @@ def serve(page, port: int, block: bool = True) -> str:
     _, url, _ = page.launch(
         server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True,
         footer_links=[], enable_monitoring=False, ssr_mode=False, mcp_server=False,
-        theme=theme, css=render.CSS,
+        theme=theme, css=render.CSS + vote_page.CSS, head=vote_page.keys_script(),
     )  # fmt: skip
     print(f"playground: {url} (Ctrl-C ends it)", flush=True)
     if block:

@@ -1,4 +1,5 @@
-"""Preference pairs as trees: every question carries two answers, [chosen, rejected], in this order.
+"""Preference pairs as trees: every question carries its pairs' answers, [chosen, rejected], or of
+several pairs [chosen, rejected, chosen, rejected, ...], in this order.
 
 The trees of a set of pairs are made once, windows included, so that the reference log-probabilities
 of a pair hold for the whole run. Epochs only change their order.
@@ -19,6 +20,7 @@ from src.data.windows import (
     Tree,
     attach_answers,
     chunks,
+    cut_context,
     longest_answer,
     make_ask,
     place,
@@ -26,8 +28,8 @@ from src.data.windows import (
 
 
 class PairTrees(NamedTuple):
-    """index: per tree, for each of its questions the number of its pair in the list of pairs;
-    dropped: pairs that no window of the block can hold."""
+    """index: per tree, for each of its pairs its number in the list of pairs; dropped: pairs that
+    no window of the block can hold."""
 
     trees: list[Tree]
     index: list[list[int]]
@@ -39,6 +41,15 @@ class PairBatch(NamedTuple):
 
     trees: list[Tree]
     index: list[list[int]]
+
+
+def count_pairs(trees: Sequence[Tree]) -> int:
+    """The pairs of some trees.
+
+    >>> count_pairs([([1], [([2], [[3], [4]]), ([5], [[6], [7], [8], [9]])])])
+    3
+    """
+    return sum(len(answers) // 2 for _, questions in trees for _, answers in questions)
 
 
 def fits_block(encoded: Sequence[EncodedParagraph], tokenizer: Tokenizer, block_size: int) -> Fits:
@@ -115,13 +126,53 @@ def evaluation_pair_trees(
     return PairTrees(trees, index, len(pairs) - sum(map(len, index)))
 
 
+def given_pair_trees(
+    encoded: Sequence[EncodedParagraph],
+    pairs: Sequence[Pair],
+    tokenizer: Tokenizer,
+    block_size: int,
+    *,
+    max_pairs: int = 16,
+) -> PairTrees:
+    """Pairs that somebody gave, training and held-out alike: several may be of one question, which
+    is read once. A context that is too long is cut to its first tokens, as at evaluation, since
+    nobody knows where in it an answer stands. A prompt of the user's own is never cut.
+    """
+    answers = _answers(pairs, tokenizer)
+    trees: list[Tree] = []
+    index: list[list[int]] = []
+    for p, numbers in _by_paragraph(pairs).items():
+        paragraph = encoded[p]
+        need = {
+            n: len(paragraph.questions[pairs[n].question].tokens)
+            + max(map(len, answers[n]))
+            + EOS_TOKENS
+            for n in numbers
+        }
+        size = len(paragraph.tokens)
+        whole = [n for n in numbers if size + need[n] <= block_size]
+        groups = list(chunks(sorted(whole, key=lambda n: pairs[n].question), max_pairs))
+        if paragraph.template:
+            cut = (n for n in numbers if size + need[n] > block_size > need[n])
+            groups += [(n,) for n in cut]
+        for group in groups:
+            context = cut_context(paragraph.tokens, block_size - max(need[n] for n in group))
+            asked: dict[int, list[list[int]]] = {}
+            for n in group:
+                asked.setdefault(pairs[n].question, []).extend(answers[n])
+            questions = [(paragraph.questions[q].tokens, ids) for q, ids in asked.items()]
+            trees.append((context, questions))
+            index.append(list(group))
+    return PairTrees(trees, index, len(pairs) - sum(map(len, index)))
+
+
 def pair_batches(
     pair_trees: PairTrees, *, batch_size: int, seed: int, start_step: int = 0
 ) -> Iterator[PairBatch]:
     """Batches of `batch_size` trees without end, from any step on; `seed` decides the order."""
     if not pair_trees.trees:
         raise ValueError("no preference pair fits the block")
-    lengths = [len(context) for context, _ in pair_trees.trees]
+    lengths = [len(context) or len(qs[0][0]) for context, qs in pair_trees.trees]
     epoch, skip = divmod(start_step, steps_per_epoch(len(lengths), batch_size))
     while True:
         for chosen in batch_order(lengths, batch_size, seed, epoch)[skip:]:

@@ -39,21 +39,28 @@ def pair_weight(args: argparse.Namespace) -> float:
 
 
 def answer_tokens(trees: Sequence[Tree]) -> Tensor:
-    """(P, 2) tokens, EOS included, of the [chosen, rejected] answers of the trees."""
-    rows = [[len(a) + 1 for a in answers[:2]] for _, qs in trees for _, answers in qs]
-    return torch.tensor(rows).view(-1, 2)
+    """(P, 2) tokens, EOS included, of the [chosen, rejected] answers of the trees, third ones left
+    out.
+    """
+    answers = (its[: len(its) - len(its) % 2] for _, qs in trees for _, its in qs)
+    counts = [len(answer) + 1 for pair in answers for answer in pair]
+    return torch.tensor(counts).view(-1, 2)
 
 
 def with_mismatched(pair_trees: PairTrees) -> PairTrees:
-    """The trees with a third answer below each question, which does not belong to it: the chosen
-    answer of the next question, of the first after the last. It is cut to the longer one of the
-    question's own, for which its window has room.
+    """The trees with a question for each pair, and below it a third answer, which does not belong
+    to it: the chosen answer of the next pair, of the first after the last. It is cut to the longer
+    one of the pair's own, for which its window has room.
     """
-    chosen = [answers[0] for _, qs in pair_trees.trees for _, answers in qs]
+    alone = [
+        (context, [(q, answers[i : i + 2]) for q, answers in qs for i in range(0, len(answers), 2)])
+        for context, qs in pair_trees.trees
+    ]
+    chosen = [answers[0] for _, qs in alone for _, answers in qs]
     following = iter([*chosen[1:], *chosen[:1]])
     trees = [
         (context, [(q, [*answers, next(following)[: max(map(len, answers))]]) for q, answers in qs])
-        for context, qs in pair_trees.trees
+        for context, qs in alone
     ]
     return pair_trees._replace(trees=trees)
 

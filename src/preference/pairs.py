@@ -5,20 +5,21 @@ import contextlib
 import hashlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from src.data.encoding import EncodedParagraph
+from src.data.encoding import EncodedParagraph, encode_paragraphs
 from src.data.random_streams import Stream, stream
 from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
-from src.evaluation.evaluation_set import context_numbers
+from src.data.trained_contexts import context_hash
+from src.evaluation.evaluation_set import context_numbers, kind_of_set
 from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
 from src.inference.logprobs import Tree, completion_logps
 from src.model.heads import RewardModel, scores_differ
@@ -27,9 +28,12 @@ from src.preference.pair_batches import (
     evaluation_pair_trees,
     fits_block,
     fits_budget,
+    given_pair_trees,
     pair_batches,
     preference_trees,
 )
+from src.preference.pair_files import pair_questions, unit_of
+from src.preference.pair_rows import PreferenceRow
 from src.rl.rewards import model_rewards
 from src.training.distributed import gather, map_over_ranks, rank
 from src.training.run import say
@@ -38,16 +42,38 @@ from src.utils.errors import UserError
 from src.utils.payload import load_payload, save_payload, weights_hash
 
 REFERENCE_DIR = ".cache/reference"
+AnyPair = TypeVar("AnyPair", Pair, PreferenceRow)
 
 
 class PairSet(NamedTuple):
     """Pairs and their trees. Arrays called (P,) run pair after pair in the order of the trees.
     contexts: by paragraph, the number of its context; empty where each has its own.
+    paragraphs: those that the pairs are of. given_groups: of pairs that were given, by pair, the
+    number of its context or prompt; empty where the pairs were made. given_seen: the pairs whose
+    context or prompt earlier stages were trained on.
     """
 
     pairs: list[Pair]
     trees: PairTrees
     contexts: Sequence[int] = ()
+    paragraphs: Sequence[Paragraph] = ()
+    given_groups: Sequence[int] = ()
+    given_seen: frozenset[int] = frozenset()
+
+    @property
+    def given(self) -> bool:
+        """Whether the pairs were given by `--pairs`, all that there are."""
+        return bool(self.given_groups)
+
+    @property
+    def seen(self) -> int:
+        """Given pairs in the trees whose context or prompt earlier stages were trained on."""
+        return sum(n in self.given_seen for numbers in self.trees.index for n in numbers)
+
+    @property
+    def kind(self) -> str:
+        """What metrics of given pairs are of, as `EvaluationSet.kind`."""
+        return kind_of_set(self.seen, sum(map(len, self.trees.index)))
 
     def in_order(self) -> list[Pair]:
         """The pairs that the trees hold, in their order."""
@@ -55,6 +81,8 @@ class PairSet(NamedTuple):
 
     def groups(self) -> list[int]:
         """(P,) the context of each pair, for intervals."""
+        if self.given_groups:
+            return [self.given_groups[n] for numbers in self.trees.index for n in numbers]
         return [
             self.contexts[pair.paragraph] if self.contexts else pair.paragraph
             for pair in self.in_order()
@@ -80,12 +108,13 @@ def training_pairs(
     fits = fits_block(encoded, tokenizer, block_size)
     pairs = make_pairs(paragraphs, seed, data_name, weights, metric, fits)
     pairs = chosen_pairs(pairs, max_pairs, label_noise, seed)
-    return PairSet(pairs, preference_trees(encoded, pairs, tokenizer, block_size, seed=seed))
+    trees = preference_trees(encoded, pairs, tokenizer, block_size, seed=seed)
+    return PairSet(pairs, trees, paragraphs=paragraphs)
 
 
 def chosen_pairs(
-    pairs: Sequence[Pair], max_pairs: int | None, label_noise: float, seed: int
-) -> list[Pair]:
+    pairs: Sequence[AnyPair], max_pairs: int | None, label_noise: float, seed: int
+) -> list[AnyPair]:
     """A seeded choice of max_pairs of the pairs, in their order, of which a share label_noise has
     chosen and rejected swapped: what wrong labels cost.
 
@@ -113,7 +142,30 @@ def held_out_pairs(
     room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
     pairs = make_pairs(paragraphs, 0, data_name, weights, metric, fits_budget(tokenizer, room))
     trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_budget=room)
-    return PairSet(pairs, trees, context_numbers(paragraphs))
+    return PairSet(pairs, trees, context_numbers(paragraphs), paragraphs)
+
+
+def given_pairs(
+    rows: Sequence[PreferenceRow],
+    tokenizer: Tokenizer,
+    block_size: int,
+    cache_dir: str | None = None,
+    trained_on: Collection[int] = frozenset(),
+) -> PairSet:
+    """Pairs of `--pairs`, training or held-out. trained_on: hashes of contexts and prompts."""
+    found = pair_questions(rows)
+    encoded = encode_paragraphs(found.paragraphs, tokenizer, cache_dir)
+    trees = given_pair_trees(encoded, found.pairs, tokenizer, block_size)
+    seen = frozenset(n for n, row in enumerate(rows) if context_hash(unit_of(row)) in trained_on)
+    return PairSet(found.pairs, trees, (), found.paragraphs, found.groups, seen)
+
+
+def chosen_trees(pair_set: PairSet, limit: int) -> list[Tree]:
+    """The first trees of a set with their chosen answers alone."""
+    return [
+        (context, [(question, answers[0::2]) for question, answers in questions])
+        for context, questions in pair_set.trees.trees[:limit]
+    ]
 
 
 def policy_scores(
@@ -123,12 +175,15 @@ def policy_scores(
     columns as the questions have answers.
     """
     parts = map_over_ranks(model, trees, lambda mine: completion_logps(model, mine, eos_id, device))
-    return torch.cat(parts).view(-1, answers_a_question(trees))
+    return torch.cat(parts).view(-1, answers_a_pair(trees))
 
 
-def answers_a_question(trees: Sequence[Tree]) -> int:
-    """How many answers each question of the trees has; 2 where there is no tree."""
-    return next((len(answers) for _, questions in trees for _, answers in questions), 2)
+def answers_a_pair(trees: Sequence[Tree]) -> int:
+    """How many answers each pair of the trees has: 2, with another question's 3, or that one alone
+    1. A question may have several pairs of 2.
+    """
+    found = next((len(answers) for _, questions in trees for _, answers in questions), 2)
+    return found if found % 2 else 2
 
 
 def raw_scores(
@@ -179,6 +234,12 @@ def accuracy_by_kind(scores: Tensor, pair_set: PairSet) -> dict[str, Interval]:
     return table
 
 
+def margin(scores: Tensor, pair_set: PairSet) -> Interval:
+    """Mean of the chosen answers' scores less the rejected ones', in nats. scores: (P, 2)."""
+    margins = (scores[:, 0] - scores[:, 1]).numpy()
+    return bootstrap_interval(margins, [1.0] * len(margins), pair_set.groups())
+
+
 def length_rule(pair_set: PairSet) -> Interval:
     """Accuracy in percent of "the shorter answer wins"; far from 50, length predicts the label."""
     pairs = pair_set.in_order()
@@ -219,7 +280,7 @@ def reference_logps(
     key = hashlib.sha256(read.encode()).hexdigest()
     path = Path(cache_dir) / f"{key}.pt"
     numbers = [n for row in needed.index for n in row]
-    width = answers_a_question(needed.trees)
+    width = answers_a_pair(needed.trees)
     rows = torch.full((len(pair_set.pairs), width), torch.nan)
     found = _cached(path, len(numbers), width)
     if not all(gather(found is not None)):

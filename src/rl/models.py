@@ -14,7 +14,7 @@ from src.evaluation.intervals import Figures
 from src.evaluation.kl import kl_of_samples
 from src.inference.sampling import PromptTree
 from src.model.heads import Critic, RewardModel
-from src.rl.rewards import reward_function, reward_of_trees
+from src.rl.rewards import MODEL, parse_rewards, reward_function, reward_of_trees, uses_model
 from src.training.distributed import map_over_ranks, rank_partition
 from src.training.run import say
 from src.utils.checkpoint_utils import (
@@ -52,7 +52,10 @@ def load_models(
     policy = parent.model.to(device)
     reference = copy.deepcopy(policy).requires_grad_(False)
     parents, reward = [parent], None
-    if args.reward == "model":
+    for term in parse_rewards(args.reward):
+        if term.name != MODEL:
+            reward_function(term.name)  # refused here, before an earlier run's files go
+    if uses_model(args.reward):
         scored_by = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
         require_same_tokenizer(parent, scored_by)
         parents.append(scored_by)
@@ -68,10 +71,8 @@ def load_models(
                 f"{scored_by.path} reads {reads} tokens, the policy writes up to {writes}, "
                 "expected a reward model that reads them all: train it from the same SFT checkpoint"
             )
-    else:
-        reward_function(args.reward)  # refused here, before an earlier run's files go
-        if args.reward_checkpoint is not None:
-            say(f"--reward {args.reward} needs no reward model: --reward_checkpoint is not read")
+    elif args.reward_checkpoint is not None:
+        say(f"--reward {args.reward} needs no reward model: --reward_checkpoint is not read")
     critic = None
     if has_critic:
         critic = Critic.of_reward(reward) if reward else Critic(copy.deepcopy(policy))
@@ -109,7 +110,11 @@ def reward_and_kl(
             for part in map_over_ranks(models.policy, held_out.prompts, sampled)
             for value in part
         ]
-        rewards, ones = reward_of(result.trees).tolist(), [1.0] * len(kl)
-        return {"reward": (rewards, ones, held_out.groups), "kl_nats": (kl, ones, held_out.groups)}
+        rewards, ones, groups = reward_of(result.trees).tolist(), [1.0] * len(kl), held_out.groups
+        parts = {
+            f"reward_{name}": (values.tolist(), ones, groups)
+            for name, values in reward_of.parts.items()
+        }
+        return {"reward": (rewards, ones, groups), **parts, "kl_nats": (kl, ones, groups)}
 
     return more

@@ -1,23 +1,62 @@
-"""What PPO optimises: the reward model's score, the SQuAD metric itself, or a function of yours."""
+"""What PPO optimises: the reward model's score, the metric itself, a function of yours, or a
+weighted sum of several.
+"""
 
 import hashlib
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from statistics import NormalDist
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.squad_metrics import QAExample, exact_match, f1_score
+from src.evaluation.user_functions import Function, call_function, load_function
 from src.inference.logprobs import Tree, build_tree_batch, for_all_completions, last_hidden
 from src.model.heads import RewardModel
+from src.training.distributed import gather
 from src.utils.errors import UserError
 
-# prediction, golds, context, question -> reward
-RewardFunction = Callable[[str, Sequence[str], str, str], float]
+# The reward model's score, in a list of rewards.
+MODEL = "model"
+
+
+class Term(NamedTuple):
+    """One reward of `--reward`, with its weight in the sum."""
+
+    name: str
+    weight: float
+
+
+def parse_rewards(text: str) -> list[Term]:
+    """`--reward` as terms: a name, or name=weight,...; a name without a weight has 1.
+
+    >>> parse_rewards("model=1,style:short=0.2")
+    [Term(name='model', weight=1.0), Term(name='style:short', weight=0.2)]
+    """
+    terms: list[Term] = []
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.partition("="))
+        try:
+            weight = float(number) if equals else 1.0
+        except ValueError:
+            weight = math.nan
+        known = name in {term.name for term in terms}
+        if not name or known or not math.isfinite(weight) or not weight:
+            raise UserError(
+                f"--reward {text} given, with {part!r}, expected each reward once, with a weight "
+                "other than 0, as in model=1,module:function=0.2"
+            )
+        terms.append(Term(name, weight))
+    return terms
+
+
+def uses_model(text: str) -> bool:
+    """Whether `--reward` has the reward model among its terms."""
+    return any(term.name == MODEL for term in parse_rewards(text))
 
 
 def noise_reward(
@@ -33,7 +72,7 @@ def noise_reward(
     return NormalDist().inv_cdf((number + 0.5) / 2**48)
 
 
-def reward_function(name: str, metric: str = "squad", seed: int = 0) -> RewardFunction:
+def reward_function(name: str, metric: str = "squad", seed: int = 0) -> Function:
     """The function behind `--reward f1|em|noise|module:function`; UserError when there is none.
 
     metric: how f1 and em compare answers. seed: of noise.
@@ -44,52 +83,19 @@ def reward_function(name: str, metric: str = "squad", seed: int = 0) -> RewardFu
         return lambda prediction, golds, context, question: f1_score(prediction, golds, metric)
     if name == "em":
         return lambda prediction, golds, context, question: exact_match(prediction, golds, metric)
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise UserError(
-            f"--reward {name} given, expected model, f1, em, noise or "
-            "module:function"
-        )
-    try:
-        function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs the user's own module
-        raise UserError(
-            f"--reward {name} given, but {error}: expected an importable function"
-        ) from error
-    if not callable(function):
-        raise UserError(
-            f"--reward {name} given, expected a function, found a {type(function).__name__}"
-        )
-    return function
+    return load_function(name, "--reward", "model, f1, em, noise or module:function")
 
 
 def function_rewards(
-    function: RewardFunction, predictions: Sequence[str], asked: Sequence[QAExample]
-) -> Tensor:
-    """Rewards (N,) float32 of predictions, each with the question it answers.
+    function: Function, predictions: Sequence[str], asked: Sequence[QAExample]
+) -> dict[str, Tensor]:
+    """Rewards (N,) float32 of predictions, each with the question it answers, under "reward", and
+    what else a function gives for the log, under its own names.
 
     Raises UserError when the function fails or returns something that is no finite number.
     """
-    values = []
-    for prediction, about in zip(predictions, asked, strict=True):
-        try:
-            value = function(prediction, about.golds, about.context, about.question)
-        except Exception as error:  # the user's own code
-            raise UserError(
-                f"the reward function failed for {prediction!r} with {type(error).__name__}: "
-                f"{error}, expected a finite number"
-            ) from error
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise UserError(
-                f"the reward function gave {value!r:.60} for {prediction!r}, expected a finite "
-                "number"
-            )
-        values.append(number)
-    return torch.tensor(values)
+    found = call_function(function, predictions, asked, "reward")
+    return {name: torch.tensor(values) for name, values in found.items()}
 
 
 def model_rewards(
@@ -113,6 +119,54 @@ def model_rewards(
         return for_all_completions(trees, of_batch)
 
 
+class RewardOfTrees:
+    """The weighted sum of some rewards of every answer of some trees; call it with the trees.
+
+    parts: of the last call, name -> values (N,) of what is to be logged beside the sum: each reward
+    where there are several, unweighted, and the parts that functions give.
+    """
+
+    def __init__(
+        self, terms: Sequence[Term], scores: Sequence[Callable[[Sequence[Tree]], dict[str, Tensor]]]
+    ) -> None:
+        self._terms, self._scores = terms, scores
+        self.parts: dict[str, Tensor] = {}
+
+    def __call__(self, trees: Sequence[Tree]) -> Tensor:
+        """Rewards (N,) of the trees' answers, question after question."""
+        self.parts, total = {}, 0.0
+        for name, term, score in zip(self._names(), self._terms, self._scores, strict=True):
+            found = score(trees)
+            reward = found.pop("reward")
+            total = total + term.weight * reward
+            if len(self._terms) > 1:
+                found = {name: reward, **{f"{name}_{part}": v for part, v in found.items()}}
+            self.parts |= found
+        return total
+
+    def _names(self) -> list[str]:
+        """What each reward is called in the log: a function by its name, and where two have the
+        same by its module's too.
+        """
+        short = [term.name.rpartition(":")[2] for term in self._terms]
+        return [
+            term.name.replace(":", ".") if short.count(name) > 1 else name
+            for name, term in zip(short, self._terms, strict=True)
+        ]
+
+    def means(self) -> dict[str, float]:
+        """The mean of each part over the answers of the last call on all ranks, which all call it:
+        reward_{name}_mean -> mean.
+        """
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for its in gather({name: (v.sum().item(), len(v)) for name, v in self.parts.items()}):
+            for name, (value, count) in its.items():
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + count
+        return {f"reward_{name}_mean": sums[name] / max(1, counts[name]) for name in sums}
+
+
 def reward_of_trees(
     name: str,
     reward: RewardModel | None,
@@ -121,19 +175,28 @@ def reward_of_trees(
     device: torch.device | str = "cpu",
     metric: str = "squad",
     seed: int = 0,
-) -> Callable[[Sequence[Tree]], Tensor]:
+) -> RewardOfTrees:
     """A function from trees with answers to their rewards (N,), as `--reward name` says.
 
     reward: the model for `model`, else None. asked: the trees' questions, in order, for functions.
+    seed: of noise.
     """
-    if reward is not None:
-        return lambda trees: model_rewards(reward, trees, tokenizer.eos_id, device)
-    function = reward_function(name, metric, seed)
 
-    def score(trees: Sequence[Tree]) -> Tensor:
-        answers = [answers for _, questions in trees for _, answers in questions]
-        repeated = [about for about, texts in zip(asked, answers, strict=True) for _ in texts]
-        texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
-        return function_rewards(function, texts, repeated)
+    def of_model(trees: Sequence[Tree]) -> dict[str, Tensor]:
+        return {"reward": model_rewards(reward, trees, tokenizer.eos_id, device).cpu()}
 
-    return score
+    def of_function(function: Function) -> Callable[[Sequence[Tree]], dict[str, Tensor]]:
+        def score(trees: Sequence[Tree]) -> dict[str, Tensor]:
+            answers = [answers for _, questions in trees for _, answers in questions]
+            repeated = [about for about, texts in zip(asked, answers, strict=True) for _ in texts]
+            texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
+            return function_rewards(function, texts, repeated)
+
+        return score
+
+    terms = parse_rewards(name)
+    scores = [
+        of_model if term.name == MODEL else of_function(reward_function(term.name, metric, seed))
+        for term in terms
+    ]
+    return RewardOfTrees(terms, scores)

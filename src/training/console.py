@@ -5,7 +5,6 @@ from math import isfinite
 
 from torch import Tensor
 
-from src.data.squad_types import Paragraph
 from src.evaluation.evaluation_set import EvaluationSet, evenly_spaced
 from src.evaluation.intervals import Figures, caution, paired_difference
 from src.inference.logprobs import Tree
@@ -15,6 +14,7 @@ from src.training.run import say
 # Metrics for which higher (1) or lower (-1) is better; others, such as KL, are neither.
 GOOD = {
     "em": 1, "f1": 1, "answer_loss_nats": -1, "preference_accuracy": 1, "accuracy": 1, "reward": 1,
+    "metric": 1,
 }  # fmt: skip
 # What `Interval.verdict`, times GOOD, is called.
 VERDICTS = {1: "better", -1: "worse", 0: "not clearly different", None: "no verdict"}
@@ -32,9 +32,7 @@ def tokens_read(trees: Sequence[Tree]) -> int:
     )
 
 
-def say_pairs(
-    extra: dict, scores: Tensor, pair_set: PairSet, paragraphs: Sequence[Paragraph]
-) -> None:
+def say_pairs(extra: dict, scores: Tensor, pair_set: PairSet) -> None:
     """Print the scores (P, 2), in nats, of a few fixed pairs, beside those from before training.
 
     extra: keeps the scores of the first call, so that a resumed run still has them.
@@ -44,7 +42,7 @@ def say_pairs(
     pairs = pair_set.in_order()
     for place, was in zip(places, before, strict=True):
         pair, now = pairs[place], scores[place].tolist()
-        question = paragraphs[pair.paragraph].questions[pair.question].text
+        question = pair_set.paragraphs[pair.paragraph].questions[pair.question].text
         say(
             f"  Q: {question}  chosen: {pair.chosen!r} {now[0]:.2f} (before {was[0]:.2f})"
             f"  {pair.kind}: {pair.rejected!r} {now[1]:.2f} (before {was[1]:.2f})"

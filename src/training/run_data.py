@@ -24,13 +24,27 @@ from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from src.data.trained_contexts import union
 from src.data.windows import Place
 from src.evaluation.evaluation_set import EvaluationSet, hold_out
+from src.evaluation.user_functions import load_function
 from src.inference.logprobs import Tree
 from src.interop.llama_folder import pretrained_hash
-from src.preference.pairs import PairSet, held_out_pairs, training_pairs
+from src.preference.pair_files import (
+    GivenPairs,
+    load_given_pairs,
+    pair_questions,
+    units_of,
+)
+from src.preference.pairs import (
+    PairSet,
+    chosen_pairs,
+    chosen_trees,
+    given_pairs,
+    held_out_pairs,
+    training_pairs,
+)
 from src.training.distributed import first_alone
 from src.training.run import Run, say
 from src.utils.checkpoint_utils import Checkpoint
-from src.utils.constants import DEFAULT_DIFFICULTY, SFT
+from src.utils.constants import DEFAULT_DIFFICULTY, PAIRS_EPOCHS, SFT
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
@@ -40,13 +54,15 @@ CACHE_DIR = ".cache/encoded"
 ANSWERS_REACHED, SHORTEST_LIMIT, LONGEST_ANSWER = 0.99, 16, 128
 # Context groups whose gold answers fix the reward model's offset and scale.
 NORMALISED_ON = 128
+_DATA_OF = "the data of --dataset"
 # With fewer characters a token, the tokenizer does not know the language. pico has 1.6 on SQuAD.
 USUAL_CHARACTERS = 1.5
 
 
 class Questions(NamedTuple):
     """Training and held-out questions. encoded: of train; units: the context groups that training
-    batches are made of, about one a context; chosen: the held-out paragraphs used.
+    batches are made of, about one a context; chosen: the held-out paragraphs used; held_out: None
+    where `--pairs` is all the data there is. given: the pairs of `--pairs`.
     """
 
     train: list[Paragraph]
@@ -54,8 +70,14 @@ class Questions(NamedTuple):
     units: ContextGroups
     chosen: list[Paragraph]
     chosen_encoded: list[EncodedParagraph]
-    held_out: EvaluationSet
+    held_out: EvaluationSet | None
     identity: dict
+    given: GivenPairs | None = None
+
+    @property
+    def trained_on(self) -> list[Paragraph]:
+        """What the stage trains on: the questions, or those of the given pairs."""
+        return self.train if self.given is None else pair_questions(self.given.train).paragraphs
 
 
 @contextlib.contextmanager
@@ -145,13 +167,23 @@ def load_questions(
     """
     parent = parents[0] if parents else None
     inherited = parent is not None and args.dataset is None
-    data = _data_of(args, parent)
+    try:
+        data = _data_of(args, parent)
+    except UserError as error:
+        # A resumed run has its parent's data set among its flags.
+        of_parent = parent is not None and args.dataset in (None, parent.data.get("dataset"))
+        if not (of_parent and getattr(args, "pairs", None)):
+            raise
+        say(f"{error}; --pairs needs no questions: EM, F1 and answer loss are left out")
+        return _pairs_alone(args, parents, block_size)
     # Also where the flags name the parent's data, as a resumed run's stored flags do.
     if parent is not None and data.identity["dataset"] == parent.data.get("dataset"):
         shares = parent.data.get("shares")
     train = _train_of_role(data, shares, stage)
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
-    for name in ("dataset", "difficulty", "num_examples", "answer_metric"):
+    identity["metric"] = args.metric or (parent.data.get("metric") if inherited else None)
+    own_metric = load_function(identity["metric"], "--metric") if identity["metric"] else None
+    for name in ("dataset", "difficulty", "num_examples", "answer_metric", "metric"):
         setattr(args, name, identity.get(name))
     for line in data.report.lines():
         say(f"data: {line}")
@@ -169,7 +201,7 @@ def load_questions(
         args.max_answer_tokens, source=f"--dataset {data.identity['dataset']}",
         limit=args.eval_limit,
         include_trained=getattr(args, "include_trained", False),  # main_squad.py has no such flag
-        metric=args.answer_metric,
+        metric=args.answer_metric, own_metric=own_metric,
     )  # fmt: skip
     answer_budget = 0
     if samples:
@@ -182,7 +214,45 @@ def load_questions(
         f"{held_out.summary()}"
     )
     say_remedy(held_out, chosen_encoded, tokenizer)
-    return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity)
+    given = _given_pairs(args, data.identity["template"], parents, data.validation)
+    if given is not None:
+        identity["pairs"] = given.identity
+    return Questions(train, encoded, units, chosen, chosen_encoded, held_out, identity, given)
+
+
+def _given_pairs(
+    args: argparse.Namespace,
+    template: bool,
+    parents: Sequence[Checkpoint],
+    validation: Sequence[Paragraph] = (),
+) -> GivenPairs | None:
+    """The pairs of `--pairs`, if it is given: none to train on is of a held-out context."""
+    if not getattr(args, "pairs", None):
+        return None
+    given = load_given_pairs(
+        args.pairs, template=template, reserved=units_of(validation),
+        trained_on=frozenset(union(p.trained_on for p in parents).tolist()),
+        limit=args.eval_limit, strict=args.strict_data,
+    )  # fmt: skip
+    for line in given.report.lines():
+        say(f"pairs: {line}")
+    return given
+
+
+def _pairs_alone(
+    args: argparse.Namespace, parents: Sequence[Checkpoint], block_size: int
+) -> Questions:
+    """No questions, as their data cannot be had; the pairs of `--pairs`."""
+    parent = parents[0]
+    given = _given_pairs(args, parent.data.get("template", True), parents)
+    for name in ("dataset", "difficulty", "num_examples", "metric"):
+        setattr(args, name, parent.data.get(name))
+    args.answer_metric = _metric_of(args, parent)
+    args.max_answer_tokens = args.max_answer_tokens or parent.max_answer_tokens
+    none = ContextGroups([], 0, block_size, 0)
+    identity = {k: v for k, v in parent.data.items() if k != "pairs"}
+    identity |= {"answer_metric": args.answer_metric, "pairs": given.identity}
+    return Questions([], [], none, [], [], None, identity, given)
 
 
 def _train_of_role(data: SquadData, shares: str | None, stage: str) -> list[Paragraph]:
@@ -225,8 +295,14 @@ def inputs_of(
     questions: Questions, parents: Sequence[Checkpoint], tokenizer: Tokenizer
 ) -> dict[str, str]:
     """Inputs of a run besides its flags -> their hashes, for `Run.start`."""
+    identity, data = questions.identity, {}
+    if questions.held_out is not None:
+        data[f"{_DATA_OF} {identity['dataset']}"] = identity["fingerprint"]
+    if questions.given is not None:
+        pairs = questions.given.identity
+        data[f"the pairs of --pairs {pairs['pairs']}"] = pairs["fingerprint"]
     return {
-        f"the data of --dataset {questions.identity['dataset']}": questions.identity["fingerprint"],
+        **data,
         f"the tokenizer {tokenizer.name}": tokenizer.identity()["fingerprint"],
         **{parent.path: parent.sha256 for parent in parents},
     }
@@ -251,6 +327,13 @@ def finished_metrics(run: Run) -> dict:
         name, stored = flags["tokenizer"], Tokenizer.from_state(final["tokenizer"])
         if load_tokenizer(name).identity() != stored.identity():
             raise _changed(f"the tokenizer {name}", run)
+    pairs = final["data"].get("pairs")
+    if pairs:
+        given = load_given_pairs(flags["pairs"], template=final["data"].get("template", True))
+        if given.identity["fingerprint"] != pairs["fingerprint"]:
+            raise _changed(f"the pairs of --pairs {flags['pairs']}", run)
+    if pairs and run.last and not any(name.startswith(_DATA_OF) for name in run.last["inputs"]):
+        return final["metrics"]  # there was no data but the pairs
     try:
         load_from_identity(final["data"])
     except UserError as error:
@@ -277,6 +360,12 @@ def _changed(what: str, run: Run) -> UserError:
     )
 
 
+def take_pairs_defaults(run: Run) -> None:
+    """Other defaults where `--pairs` is given, whose pairs are few."""
+    if run.args.pairs:
+        run.take_defaults({"epochs": PAIRS_EPOCHS}, f"--pairs {run.args.pairs}")
+
+
 def load_pairs(
     args: argparse.Namespace,
     questions: Questions,
@@ -284,9 +373,12 @@ def load_pairs(
     block_size: int,
     max_steps: int,
 ) -> tuple[PairSet, PairSet]:
-    """Training and held-out preference pairs of the flags' mix of corruptions; training pairs of
-    only as many contexts, drawn at random, as so many steps will see the context groups of.
+    """Training and held-out preference pairs: those of --pairs, or of the flags' mix of
+    corruptions; the latter of only as many contexts, drawn at random, as so many steps will see the
+    context groups of.
     """
+    if questions.given is not None:
+        return _pairs_of(args, questions.given, tokenizer, block_size)
     weights = parse_corruptions(args.corruptions)
     name = questions.identity["dataset"]
     groups = Counter(paragraph for paragraph, _ in questions.units.groups)
@@ -326,6 +418,38 @@ def load_pairs(
             rest = f"--max_pairs {args.max_pairs}, --label_noise {args.label_noise:g}"
         say(f"{what} pairs: {kinds.total()} ({mix}); {dropped} did not fit the block; {rest}")
     return train, unseen
+
+
+def _pairs_of(
+    args: argparse.Namespace, given: GivenPairs, tokenizer: Tokenizer, block_size: int
+) -> tuple[PairSet, PairSet]:
+    """Training and held-out pairs of --pairs; --max_pairs and --label_noise change the former."""
+    rows = chosen_pairs(given.train, args.max_pairs, args.label_noise, args.seed)
+    train = given_pairs(rows, tokenizer, block_size, CACHE_DIR)
+    unseen = given_pairs(given.held_out, tokenizer, block_size, trained_on=given.trained_on)
+    for what, pair_set in (("training", train), ("held-out", unseen)):
+        kept, dropped = len(pair_set.in_order()), pair_set.trees.dropped
+        if not kept:
+            raise UserError(
+                f"--pairs {given.identity['pairs']}: none of {dropped} {what} pairs fits a block "
+                f"of {block_size} tokens, expected some: shorter ones, or a larger --block_size of "
+                "main_squad.py"
+            )
+        say(
+            f"{what} pairs: {kept}, given; {dropped} more are dropped: prompt and longer answer do "
+            f"not fit the block of {block_size} tokens"
+        )
+    if unseen.seen:
+        say(f"held-out pairs: {unseen.kind} by earlier stages, which read their contexts or "
+            "prompts")  # fmt: skip
+    return train, unseen
+
+
+def gold_trees(questions: Questions, train: PairSet, seed: int) -> list[Tree]:
+    """Right answers to normalise scores on: some golds, or chosen answers where there are none."""
+    if not questions.units.groups:
+        return chosen_trees(train, NORMALISED_ON)
+    return some_gold_trees(questions.encoded, questions.units, seed)
 
 
 def some_gold_trees(

@@ -29,7 +29,7 @@ from src.evaluation.intervals import (
 )
 from src.inference.logprobs import Tree
 from src.losses import DpoLoss
-from src.preference.pairs import PairSet, accuracy
+from src.preference.pairs import PairSet, accuracy, length_rule
 from src.training.console import tokens_read
 from src.training.run import Run, say
 from src.training.run_data import Questions
@@ -64,11 +64,14 @@ def steps_of_epochs(epochs: float, count: int, batch_size: int) -> int:
 
 
 def steps_for_pairs(
-    args: argparse.Namespace, asked_steps: int | None, units: ContextGroups
+    args: argparse.Namespace, asked_steps: int | None, units: ContextGroups | None
 ) -> int:
     """The number of steps of --batch_size context groups for which pairs are made: the given
-    --max_steps, else --epochs. `plan_pair_steps` then counts the trees of their contexts.
+    --max_steps, else --epochs; 0 for no units, where pairs are given. `plan_pair_steps` then counts
+    the trees of their contexts.
     """
+    if units is None:
+        return 0
     _require_units(units)
     return asked_steps or steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
 
@@ -77,10 +80,10 @@ def plan_pair_steps(args: argparse.Namespace, asked_steps: int | None, train: Pa
     """`plan_steps` for batches of pair trees, of which a long context makes one for each window.
 
     Without --max_steps: --epochs over the trees. Below one epoch `train` holds only that share of
-    the contexts, and is used once.
+    the contexts, and is used once; but pairs of --pairs are all there.
     """
     if asked_steps is None:
-        epochs = max(1.0, args.epochs)
+        epochs = args.epochs if train.given else max(1.0, args.epochs)
         args.max_steps = steps_of_epochs(epochs, len(train.trees.trees), args.batch_size)
     return _planned(args)
 
@@ -187,7 +190,9 @@ def due(run: Run, step: int) -> bool:
     return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
 
 
-def log_intervals(run: Run, step: int, table: dict[str, Interval], held_out: EvaluationSet) -> None:
+def log_intervals(
+    run: Run, step: int, table: dict[str, Interval], held_out: EvaluationSet | PairSet
+) -> None:
     """Log held-out figures with their 95% intervals, and say them, as what they are (`kind`)."""
     contexts = max((interval.groups or 0 for interval in table.values()), default=0)
     record: dict[str, Any] = {"step": step, "event": "evaluation", "eval_contexts": contexts}
@@ -208,15 +213,18 @@ def evaluate_and_log(
     step: int,
     model: nn.Module,
     tokenizer: Tokenizer,
-    held_out: EvaluationSet,
+    held_out: EvaluationSet | None,
     device: torch.device,
     extra: dict[str, Any],
     more: Callable[[PolicyResult], Figures] = lambda result: {},
 ) -> Figures:
     """Log and print EM, F1, answer loss and `more` on the held-out questions, with three answers.
 
+    held_out: None where there are no golds to compare with: no figures.
     extra: keeps the answers of the first call, which later calls print beside theirs.
     """
+    if held_out is None:
+        return {}
     result = evaluate_policy(model, tokenizer, held_out, device)
     figures = result.figures(held_out.groups) | more(result)
     log_intervals(run, step, intervals(figures), held_out)
@@ -234,7 +242,7 @@ def log_pair_figures(
     scores: Tensor,
     found: DpoLoss,
     pair_set: PairSet,
-    held_out: EvaluationSet,
+    held_out: EvaluationSet | None,
 ) -> None:
     """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities.
 
@@ -255,7 +263,8 @@ def log_pair_figures(
         ("rejected_logp_nats", scores[:, 1]),
     ):
         table[name] = bootstrap_interval(values.numpy(), ones, groups)
-    log_intervals(run, step, table, held_out)
+    table["length_rule"] = length_rule(pair_set)
+    log_intervals(run, step, table, pair_set if held_out is None or pair_set.given else held_out)
 
 
 def publish(
@@ -285,7 +294,7 @@ def publish(
         {name: v for name, v in vars(run.args).items() if name not in UNSTORED_FLAGS},
         lineage,
         metrics,
-        trained_on=union([*(p.trained_on for p in parents), contexts_of(questions.train)]),
+        trained_on=union([*(p.trained_on for p in parents), contexts_of(questions.trained_on)]),
     )
     path = run.folder / "final.pt"
     save_checkpoint(path, final)

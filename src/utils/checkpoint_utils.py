@@ -79,7 +79,10 @@ class Checkpoint:
     def as_ancestor(self) -> dict:
         """What a child's lineage says about this checkpoint."""
         kept = ("stage", "path", "sha256", "flags", "metrics")
-        return {**{k: getattr(self, k) for k in kept}, "seed": self.flags.get("seed")}
+        entry = {**{k: getattr(self, k) for k in kept}, "seed": self.flags.get("seed")}
+        if "pairs" in self.data:  # which no child inherits
+            entry["pairs"] = self.data["pairs"]
+        return entry
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:

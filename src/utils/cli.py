@@ -11,6 +11,7 @@ from src.utils.constants import (
     MAX_BLOCK_SIZE,
     MICRO_BATCH_TOKENS,
     MODEL_TYPES,
+    PAIRS_EPOCHS,
     PRETRAINED_DEFAULTS,
     SFT,
     TRACKERS,
@@ -22,7 +23,7 @@ LARGEST_INT = 2**63 - 1
 # Flags that name something, where nothing is no name.
 NAMING_FLAGS = (
     "output_dir", "checkpoint", "checkpoints", "reward_checkpoint", "dataset", "tokenizer",
-    "init_from",
+    "init_from", "pairs", "metric",
 )  # fmt: skip
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults in the help, but for those that the text itself explains."""
@@ -187,6 +188,33 @@ def add_model_flag(parser: Parser) -> None:
     )
 
 
+def add_pair_flags(parser: Parser) -> None:
+    """--pairs --corruptions --max_pairs --label_noise, of the stages that train on pairs."""
+    parser.add_argument(
+        "--pairs",
+        metavar="PATH|HUB_ID[:CONFIG]",
+        help="pairs that exist, instead of made ones: rows of prompt (or context and question), "
+        "chosen and rejected, texts or lists of messages; preferences.jsonl of playground.py; "
+        f"--epochs is then {PAIRS_EPOCHS:g} unless given",
+    )
+    add = parser.add_argument
+    add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
+    add("--max_pairs", type=positive_int,
+        help="training pairs to use, a seeded choice; default: all of --pairs, or of as many "
+        "contexts as are seen")
+    add("--label_noise", type=share, default=0.0,
+        help="share of the training pairs whose chosen and rejected answers are swapped")
+
+
+def require_one_kind_of_pairs(args: argparse.Namespace) -> None:
+    """UserError where pairs are given and made ones described."""
+    if args.pairs is not None and args.corruptions is not None:
+        raise UserError(
+            f"--corruptions {args.corruptions} given with --pairs, expected one of them: nothing "
+            "is made where pairs are given"
+        )
+
+
 SHAPE_FLAGS = {
     "n_layer": "layers (of the k-gram: hidden layers); default: 3, LSTM and k-gram 2",
     "n_embd": "width of the embeddings and hidden states; default: 128",
@@ -218,8 +246,8 @@ def shape_of(args: argparse.Namespace) -> dict[str, int]:
 
 
 def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> None:
-    """--dataset --difficulty --num_examples --max_answer_tokens --answer_metric, which later stages
-    inherit, --strict_data, and --include_trained where there are earlier stages.
+    """--dataset --difficulty --num_examples --max_answer_tokens --answer_metric --metric, which
+    later stages inherit, --strict_data, and --include_trained where there are earlier stages.
     """
     inherited = "" if default else "; default: the parent checkpoint's"
     parser.add_argument(
@@ -263,6 +291,10 @@ def add_data_flags(parser: Parser, default: str | None, trains: bool = True) -> 
                         help="what EM, F1, rewards and pairs compare: squad: words, as SQuAD v1.1 "
                         "has it; mixed: characters where a script has no blanks between words, "
                         "punctuation of every script left out" + inherited)
+    parser.add_argument("--metric", metavar="MODULE:FUNCTION",
+                        help="a function of your own, called as that of train_ppo.py --reward, "
+                        "whose mean over the held-out answers is shown beside EM and F1"
+                        + (inherited or "; none if left out"))
 
 
 def add_training_flags(
@@ -310,16 +342,6 @@ def add_training_flags(
         help="leave out a step whose loss or gradient is not finite instead of stopping")
     add("--compile", action="store_true", help="torch.compile the models: slow to start")
     add("--shard", action="store_true", help="divide weights and optimizer among torchrun's ranks")
-
-
-def add_pair_flags(parser: Parser) -> None:
-    """--corruptions --max_pairs --label_noise, of the stages that train on pairs."""
-    add = parser.add_argument
-    add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
-    add("--max_pairs", type=positive_int,
-        help="training pairs to use, a seeded choice; default: all of as many contexts as are seen")
-    add("--label_noise", type=share, default=0.0,
-        help="share of the training pairs whose chosen and rejected answers are swapped")
 
 
 def note_pretrained_defaults(parser: Parser, stage: str) -> None:

@@ -19,6 +19,9 @@ MAX_BLOCK_SIZE = 1 << 18
 # Tokens that are read at a time, about: 0.7 GB of activations for the default transformer.
 MICRO_BATCH_TOKENS = 16_384
 
+# Passes over the pairs of --pairs by default: hundreds, where made ones are tens of thousands.
+PAIRS_EPOCHS = 3.0
+
 # Tokens that an answer may take, EOS included, where neither a flag nor a checkpoint says so.
 MAX_ANSWER_TOKENS = 32
 

@@ -1,0 +1,1 @@
+"""Tasks to try the pipeline on, each made by a small seeded generator."""

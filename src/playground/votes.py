@@ -1,0 +1,147 @@
+"""The file of votes: whole lines only, whatever is killed, however many windows write.
+
+A vote is one line of JSON, appended by one write and flushed to the disk before it counts. Writers
+take turns by a lock on a file beside it. `train_dpo.py --pairs` takes the file as it is; a tie
+stands in it and is no pair.
+"""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from src.utils.errors import UserError
+from src.utils.payload import write_atomically
+
+# What may be voted.
+A, B, TIE = "a", "b", "tie"
+
+
+class Candidate(NamedTuple):
+    """An answer. policy: its name on the page; sha256: of its checkpoint; seed, temperature: it was
+    sampled with.
+    """
+
+    text: str
+    policy: str
+    sha256: str
+    seed: int
+    temperature: float
+
+
+class Comparison(NamedTuple):
+    """Two answers as they are shown. context: None where the question is a whole prompt."""
+
+    context: str | None
+    question: str
+    a: Candidate
+    b: Candidate
+
+
+def vote_row(comparison: Comparison, vote: str, now: datetime | None = None) -> dict[str, Any]:
+    """The line of a vote: a pair in a shape of `--pairs`, and all that is known of it."""
+    row: dict[str, Any] = {"id": uuid.uuid4().hex, "vote": vote}
+    row["time"] = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+    if comparison.context is None:
+        row["prompt"] = comparison.question
+    else:
+        row |= {"context": comparison.context, "question": comparison.question}
+    if vote != TIE:
+        chosen, rejected = comparison.a, comparison.b
+        if vote == B:
+            chosen, rejected = rejected, chosen
+        row |= {"chosen": chosen.text, "rejected": rejected.text}
+    return row | {"a": comparison.a._asdict(), "b": comparison.b._asdict()}
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """No other process or thread changes the file meanwhile."""
+    with open(path.with_name(f".{path.name}.lock"), "a+") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except ImportError:
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        yield
+
+
+def append_vote(path: Path, row: dict[str, Any]) -> None:
+    """Append one line and have it on the disk. Raises OSError, with the file as it was, where the
+    disk refuses.
+    """
+    line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+    with _alone(path):
+        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":  # of another program
+                line = b"\n" + line
+            try:
+                whole = os.write(file, line) == len(line)
+            except OSError:
+                os.ftruncate(file, size)
+                raise
+            if not whole:
+                os.ftruncate(file, size)
+                raise OSError(28, "No space left on device", str(path))
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def remove_vote(path: Path, vote_id: str) -> bool:
+    """Take a vote back, wherever in the file it stands; False where it is not there. A reader sees
+    the file with it or without it, never a part.
+    """
+    with _alone(path):
+        try:
+            lines = path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return False
+        kept = [line for line in lines if _id_of(line) != vote_id]
+        if len(kept) == len(lines):
+            return False
+        write_atomically(path, lambda file: file.writelines(kept))
+    return True
+
+
+def count_votes(path: Path) -> dict[str, int]:
+    """Votes in the file: a, b and tie; other lines are not counted."""
+    counts = dict.fromkeys((A, B, TIE), 0)
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return counts
+    for line in lines:
+        row = _row_of(line)
+        if row.get("vote") in counts:
+            counts[row["vote"]] += 1
+    return counts
+
+
+def require_vote_file(path: Path) -> None:
+    """UserError where no votes can be written, before anybody votes."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--preferences {path} given, expected a file in a folder that exists")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"--preferences {path} given, which cannot be written, name another file")
+
+
+def _row_of(line: bytes) -> dict:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _id_of(line: bytes) -> str | None:
+    return _row_of(line).get("id")

@@ -1,0 +1,193 @@
+"""One row of a preference file -> prompt, chosen and rejected, whatever its shape.
+
+A row is one of
+- {"prompt", "chosen", "rejected"}, texts;
+- {"context", "question", "chosen", "rejected"}, texts, asked as SQuAD's questions are;
+- chosen and rejected as lists of {"role", "content"} messages, with or without a "prompt" (a text
+  or messages): the messages that both begin with, then one answer each;
+- {"chosen", "rejected"}, two texts of the same dialogue: what both begin with is the prompt.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from src.data.encoding import split_prompt
+from src.data.row_files import literal
+from src.data.squad_parse import (
+    BadRow,
+    LoadReport,
+    kind_of,
+    sound_text,
+    text_of,
+    with_id,
+)
+
+EXPECTED_ROWS = "rows of prompt (or context and question), chosen and rejected"
+# Who answers, in the dialogues that people publish.
+_ANSWERERS = ("assistant", "model", "gpt", "bot", "ai", "chosen", "rejected")
+# The start of a speaker's turn in a dialogue that is one text.
+_TURN = re.compile(
+    r"(?:^|\n)[^\S\n]*(?:human|user|assistant|system|ai|bot|model|question|answer|q|a)\s?:",
+    re.IGNORECASE,
+)
+
+
+class PreferenceRow(NamedTuple):
+    """context: None where `question` is the whole prompt, in the user's own words."""
+
+    context: str | None
+    question: str
+    chosen: str
+    rejected: str
+
+    def prompt(self) -> tuple[str | None, str]:
+        """What both answers answer."""
+        return self.context, self.question
+
+
+def parse_pairs(rows: Iterable[tuple[str, Any]], report: LoadReport) -> list[PreferenceRow]:
+    """The usable rows, in order; what is dropped is counted in the report by reason."""
+    found = []
+    for place, row in rows:
+        try:
+            found.append(read_pair(row))
+        except BadRow as fault:
+            report.drop(str(fault), with_id(place, row))
+    return found
+
+
+def read_pair(row: Any) -> PreferenceRow:
+    """A row's pair; BadRow, with the reason, where it cannot be used."""
+    if not isinstance(row, dict):
+        raise BadRow(f"{kind_of(row)} where an object belongs")
+    if row.get("vote") == "tie":
+        raise BadRow("a tie")
+    for key in ("chosen", "rejected"):
+        if key not in row:
+            raise BadRow(f"no {key!r}")
+    sides = [_messages(row["chosen"]), _messages(row["rejected"])]
+    if (sides[0] is None) != (sides[1] is None):
+        raise BadRow("one of chosen and rejected is a list of messages, the other is not")
+    if sides[0] is not None:
+        before = _messages(row.get("prompt"))
+        given = text_of(row, "prompt") if before is None and row.get("prompt") is not None else ""
+        prompt, chosen, rejected = _of_messages(*sides, before or [], given)
+        context = None
+    else:
+        chosen, rejected = (text_of(row, key) for key in ("chosen", "rejected"))
+        context = None
+        if "question" in row or "context" in row:
+            context, prompt = text_of(row, "context"), text_of(row, "question")
+        elif row.get("prompt") is not None:
+            before = _messages(row["prompt"])
+            prompt = text_of(row, "prompt") if before is None else prompt_of_messages(before)
+        else:
+            prompt, chosen, rejected = _of_dialogues(chosen, rejected)
+    chosen, rejected = chosen.strip(), rejected.strip()
+    for name, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text:
+            raise BadRow(f"empty {name}")
+    if chosen == rejected:
+        raise BadRow("chosen and rejected are the same")
+    return PreferenceRow(context, prompt, chosen, rejected)
+
+
+def in_template(row: PreferenceRow) -> PreferenceRow:
+    """The row; a prompt that is written as the models of contexts and questions read it (`Context:
+    ...`, `Question: ... Answer:`) as its context and question.
+    """
+    if row.context is not None:
+        return row
+    context, question = split_prompt(row.question)
+    if not context:
+        return row
+    return row._replace(
+        context=context.removeprefix("Context: ").strip(),
+        question=question.removeprefix("Question: ").removesuffix("\nAnswer:"),
+    )
+
+
+def _messages(value: Any) -> list[tuple[str, str]] | None:
+    """(role, content) of each message; None where the value is no list. CSV has lists as texts."""
+    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {")):
+        read = literal(value)
+        value = read if _is_list_of_messages(read) else value
+    if not isinstance(value, list):
+        return None
+    messages = []
+    for message in value:
+        if not isinstance(message, dict):
+            raise BadRow(f"{kind_of(message)} where a message of role and content belongs")
+        messages.append((text_of(message, "role").strip().lower(), _content(message)))
+    return messages
+
+
+def _is_list_of_messages(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(message, dict) and {"role", "content"} <= set(message) for message in value
+    )
+
+
+def _content(message: dict) -> str:
+    """A message's text, which may be empty: the pair is then dropped as such."""
+    if "content" not in message:
+        raise BadRow("a message without 'content'")
+    if not isinstance(message["content"], str):
+        raise BadRow(f"a message's content is {kind_of(message['content'])}, expected text")
+    return sound_text(message["content"], "content")
+
+
+def _of_messages(
+    chosen: list[tuple[str, str]],
+    rejected: list[tuple[str, str]],
+    before: list[tuple[str, str]],
+    given: str,
+) -> tuple[str, str, str]:
+    """(prompt, chosen, rejected): the messages before, or those that both sides begin with; a
+    prompt that is a text as well (`given`) counts where the sides have answers alone.
+    """
+    shared = os.path.commonprefix([chosen, rejected])
+    if shared and len(shared) == min(len(chosen), len(rejected)):
+        if len(chosen) == len(rejected):
+            raise BadRow("chosen and rejected are the same")
+        raise BadRow("one of chosen and rejected has no answer after the messages of both")
+    rests = chosen[len(shared) :], rejected[len(shared) :]
+    if min(map(len, rests)) == 0:
+        raise BadRow("no message in chosen or rejected")
+    if max(map(len, rests)) > 1:
+        raise BadRow("several messages after those that chosen and rejected share, expected one")
+    for ((role, _),) in rests:
+        if role not in _ANSWERERS:
+            raise BadRow(f"the last message is of role {role[:20]!r}, expected assistant")
+    prompt = prompt_of_messages(shared or before) if shared or before else given
+    if not prompt.strip():
+        raise BadRow("no prompt: no messages before the answers")
+    return prompt, rests[0][0][1], rests[1][0][1]
+
+
+def prompt_of_messages(messages: Sequence[tuple[str, str]]) -> str:
+    """Messages as a prompt. A user's single message is the prompt as it is; of several each stands
+    behind its role's name, and the answerer's name comes last.
+
+    >>> prompt_of_messages([("user", "Hi"), ("assistant", "Hello!"), ("user", "Who are you?")])
+    'User: Hi\\n\\nAssistant: Hello!\\n\\nUser: Who are you?\\n\\nAssistant:'
+    """
+    if len(messages) == 1:
+        return messages[0][1]
+    turns = [f"{role.capitalize()}: {content.strip()}" for role, content in messages]
+    return "\n\n".join([*turns, "Assistant:"])
+
+
+def _of_dialogues(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """(prompt, chosen, rejected) of two whole dialogues. The prompt ends behind the last name of a
+    speaker that both have ("Assistant:"), else with the last line or word that both have.
+    """
+    shared = os.path.commonprefix([chosen, rejected])
+    turns = [turn.end() for turn in _TURN.finditer(shared)]
+    cut = turns[-1] if turns else shared.rfind("\n") + 1 or shared.rfind(" ") + 1
+    if not shared[:cut].strip():
+        raise BadRow("no 'prompt', and chosen and rejected begin differently")
+    return shared[:cut].rstrip(" "), chosen[cut:], rejected[cut:]
+
