@@ -200,7 +200,7 @@ def load_questions(
         data.validation, union(p.trained_on for p in parents), tokenizer, block_size,
         args.max_answer_tokens, source=f"--dataset {data.identity['dataset']}",
         limit=args.eval_limit,
-        include_trained=getattr(args, "include_trained", False),  # main_squad.py has no such flag
+        include_trained=stage != SFT and args.include_trained,  # main_squad.py has no such flag
         metric=args.answer_metric, own_metric=own_metric,
     )  # fmt: skip
     answer_budget = 0

@@ -193,7 +193,7 @@ def through(path: Path, model_type: str) -> dict:
     args = argparse.Namespace(
         dataset=str(path), difficulty=None, num_examples=None, strict_data=False, eval_limit=4,
         seed=0, max_answer_tokens=None, micro_batch_size=None, micro_batch_tokens=10**9,
-        lm_weight=0.3, max_steps=1, eval_every=1, epochs=1.0, answer_metric="squad",
+        lm_weight=0.3, max_steps=1, eval_every=1, epochs=1.0, answer_metric="squad", metric=None,
     )  # fmt: skip
     tokenizer = load_tokenizer("pico")
     said = io.StringIO()
