@@ -99,7 +99,7 @@ def test_who_still_pushes_a_good_answer_a_quarter_more_probable():
 
 
 def parts_of_a_batch(seed: int) -> tuple[Tensor, ...]:
-    """Six questions with two answers each, in float32, as src/rl/ppo.py has them."""
+    """Six questions with two answers each, in float32, as src/rl/rollout.py has them."""
     *values, mask = ragged(seed, (3, 1, 5, 2, 2, 2, 1, 4, 6, 1, 3, 2))
     return *(x.float() for x in values), mask
 
