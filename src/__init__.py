@@ -1,9 +1,9 @@
 """The package behind the scripts. Importing any part of it sets how OpenMP's threads wait.
 
-Threads that are done spin while they wait for the others. Where another program has the core of the
-one they wait for, they spin for nothing: training falls to a tenth of its speed. GOMP_SPINCOUNT is
-how often they look before they sleep, read by libgomp (Linux) when torch loads it. A setting of the
-user's wins. macOS and Windows builds of torch have other OpenMP libraries, which do not read it.
+A thread that is done spins while it waits for the others. If another program occupies their core,
+it spins for nothing, and training can fall to a tenth of its speed. GOMP_SPINCOUNT limits the
+spinning before a thread sleeps. libgomp (Linux) reads it when torch loads. The user's own setting
+wins. Builds of torch for macOS and Windows use other OpenMP libraries, which do not read it.
 """
 
 import os

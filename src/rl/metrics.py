@@ -54,9 +54,9 @@ def reach(too_long: int, units: ContextGroups, longest: int) -> str:
 
 
 def set_horizon(args: argparse.Namespace, units: ContextGroups) -> None:
-    """--kl_horizon of a run with --kl_target, where it was left out: a tenth of the run's episodes,
-    over which the coefficient can grow or shrink sevenfold (e to the power of 0.2 * 10); but no
-    less than a step's, so that a short run changes it by a fifth a step at most.
+    """Set --kl_horizon of a run with --kl_target, if it was not given: a tenth of the run's
+    episodes. Over the run the coefficient can then grow or shrink sevenfold (e to the power of
+    0.2 * 10). It is at least a step's episodes, so that a step changes it by a fifth at most.
     """
     if not args.kl_target or args.kl_horizon is not None:
         return
