@@ -143,7 +143,7 @@ def main(argv=None) -> dict:
         asked_steps = run.asked["max_steps"]
         made_of = None if args.pairs else questions.units
         planned = stages.steps_for_pairs(args, asked_steps, made_of)
-        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
+        train, unseen = run_data.load_pairs(args, questions, parent, planned, device)
         max_steps = stages.plan_pair_steps(args, asked_steps, train)
         if loss_row.mismatched:
             train = train._replace(trees=with_mismatched(train.trees))

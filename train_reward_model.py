@@ -30,7 +30,7 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
     """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected], or
     several such pairs.
     """
-    from src.inference.logprobs import build_tree_batch, last_hidden
+    from src.inference.logprobs import build_tree_batch, raw_reward
     from src.losses import pairwise_reward_loss
     from src.preference.pair_batches import count_pairs
     from src.training.distributed import all_sum, micro_batches
@@ -41,8 +41,7 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
         trees, args.micro_batch_size, tokens=args.micro_batch_tokens
     ):
         tree_batch = build_tree_batch(part, eos_id, device, reads_eos=True)
-        end = last_hidden(reward.backbone, tree_batch)
-        scores = reward.raw_score(end).view(-1, 2)
+        scores = raw_reward(reward, tree_batch).view(-1, 2)
         result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=pairs)
         result.loss.backward()
         sums["loss"] += result.loss.detach()
@@ -87,7 +86,7 @@ def main(argv=None) -> dict:
         asked_steps = run.asked["max_steps"]
         made_of = None if args.pairs else questions.units
         planned = stages.steps_for_pairs(args, asked_steps, made_of)
-        train, unseen = run_data.load_pairs(args, questions, tokenizer, block, planned)
+        train, unseen = run_data.load_pairs(args, questions, parent, planned, device)
         max_steps = stages.plan_pair_steps(args, asked_steps, train)
         trained = prepare({"reward": reward}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)

@@ -151,9 +151,13 @@ def test_a_reward_checkpoint_scores_an_answer(chain_of, model_type, monkeypatch)
     found = load_checkpoint(path)
     encode = found.tokenizer.encode
     context, question = map(encode, split_prompt(PROMPT))
-    row = torch.tensor([[*context, *question, *encode(" 1204"), found.tokenizer.eos_id]])
+    prompt, answer = [*context, *question], [*encode(" 1204"), found.tokenizer.eos_id]
+    row = torch.tensor([[*prompt, *answer]])
     hidden, _ = found.model.backbone(row, torch.tensor([row.shape[1]]))
-    assert float(ended.out[0]) == pytest.approx(found.model.score(hidden[0, -1]).item(), abs=1e-3)
+    logp = found.model.backbone.logits(hidden[0]).log_softmax(-1)[len(prompt) - 1 : -1]
+    of_answer = logp.gather(1, torch.tensor(answer)[:, None]).sum()
+    score = found.model.normalise(found.model.raw_score(hidden[0, -1], of_answer))
+    assert float(ended.out[0]) == pytest.approx(score.item(), abs=1e-3)
     said = json.loads(generate(*argv, "--json", model_type=model_type).out[0])
     assert said["answer"] == "1204"
     assert said["score"] == pytest.approx(float(ended.out[0]), abs=1e-4)

@@ -269,7 +269,7 @@ def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
             for answer in answers:
                 tokens = torch.tensor([[*context, *question, *answer, STOP]])
                 hidden, _ = reward.backbone(tokens, torch.tensor([tokens.shape[1]]))
-                slow.append(float(reward.score(hidden[0, -1])))
+                slow.append(float(reward.normalise(reward.raw_score(hidden[0, -1]))))
                 row += 1
     assert not rollout.stopped.all()
     assert torch.allclose(rollout.score, torch.tensor(slow), atol=1e-5)

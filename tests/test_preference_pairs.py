@@ -12,7 +12,13 @@ from src.data.answer_text import normalize_answer
 from src.data.encoding import encode_paragraphs
 from src.data.pico import generate_articles
 from src.data.squad_loader import load_squad
-from src.data.squad_preferences import CORRUPTIONS, Pair, make_pairs, parse_corruptions
+from src.data.squad_preferences import (
+    CORRUPTIONS,
+    SAMPLED_WEIGHT,
+    Pair,
+    make_pairs,
+    parse_corruptions,
+)
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.preference.pair_batches import (
@@ -56,10 +62,12 @@ def test_every_question_has_a_pair_and_no_rejected_text_is_right(source):
 
 
 def test_every_kind_is_made(source):
-    """Eight kinds; those that need several words are rarer where golds are single words."""
+    """Eight kinds; those that need several words are rarer where golds are single words. The ninth
+    needs a model's answers.
+    """
     _, pairs = source
     shares = {kind: n / len(pairs) for kind, n in Counter(p.kind for p in pairs).items()}
-    assert set(shares) == set(KINDS)
+    assert set(shares) == set(KINDS) - {"sampled"}
     assert all(share > 0.02 for share in shares.values())
     assert max(shares.values()) < 0.25
 
@@ -174,7 +182,8 @@ def test_the_mix_can_be_chosen():
 )
 def test_by_default_the_kinds_that_apply_are_equally_likely(answer, absent):
     """2,000 pairs, so a kind's count has a standard deviation of 17 at most: four of them."""
-    assert parse_corruptions(None) == dict.fromkeys(KINDS, 1.0)
+    expected = dict.fromkeys(KINDS, 1.0) | {"sampled": SAMPLED_WEIGHT}
+    assert parse_corruptions(None) == expected
     context = "Old Ada Byron met Bob. On 3 May the Red Cross left Big Town. It was late in Kent."
     others = [Question(f"other{i}", "q", (text,), (context.index(text),))
               for i, text in enumerate(("Bob", "Big Town"))]  # fmt: skip
@@ -184,7 +193,7 @@ def test_by_default_the_kinds_that_apply_are_equally_likely(answer, absent):
     ]
     pairs = [pair for pair in make_pairs(paragraphs, 0, "x") if pair.question == 0]
     counts = Counter(pair.kind for pair in pairs)
-    assert set(counts) == set(KINDS) - absent
+    assert set(counts) == set(KINDS) - absent - {"sampled"}
     assert all(abs(n - 2000 / len(counts)) < 68 for n in counts.values()), counts
 
 

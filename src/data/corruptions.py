@@ -5,7 +5,7 @@ the kind does not apply. It need not avoid the golds or look at lengths: the cal
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise, product
 from random import Random
 from typing import NamedTuple
@@ -24,7 +24,8 @@ class View(NamedTuple):
     """What all questions of a paragraph share. metric: how answers are compared; words: where each
     word stands; sentence_ends: where sentences end, 0 and the context's end included; typed: spans
     by type; by_length: (length, word) of its different words, shortest first; lower: in lower case;
-    script: what most of it is written in; normalised: texts that were normalised before."""
+    script: what most of it is written in; sampled: a model's answers by question number;
+    normalised: texts that were normalised before."""
 
     paragraph: Paragraph
     metric: str
@@ -34,6 +35,7 @@ class View(NamedTuple):
     by_length: list[tuple[int, str]]
     lower: str
     script: str | None
+    sampled: Mapping[int, Sequence[str]]
     normalised: dict[str, str]
 
     def normal(self, text: str) -> str:
@@ -61,7 +63,9 @@ class Scene(NamedTuple):
         return self.view.paragraph.context[words[first][0] : words[last][1]]
 
 
-def make_view(paragraph: Paragraph, metric: str = "squad") -> View:
+def make_view(
+    paragraph: Paragraph, metric: str = "squad", sampled: Mapping[int, Sequence[str]] | None = None
+) -> View:
     """Everything about a paragraph that its questions' corruptions look up."""
     context = paragraph.context
     typed = {kind: typed_spans(context, kind) for kind in ("date", "number", "name")}
@@ -69,7 +73,8 @@ def make_view(paragraph: Paragraph, metric: str = "squad") -> View:
     by_length = sorted({(end - first, context[first:end]) for first, end in words})
     lower, script = context.lower(), main_script(context)
     ends = sentence_edges(context)
-    return View(paragraph, metric, words, ends, typed, by_length, lower, script, {})
+    sampled = sampled or {}
+    return View(paragraph, metric, words, ends, typed, by_length, lower, script, sampled, {})
 
 
 def make_scene(view: View, question: int, gold: int) -> Scene:
@@ -162,6 +167,13 @@ def unrelated(scene: Scene, rng: Random) -> Sequence[str]:
     """
     phrases = [_phrase(scene.view.script, rng) for _ in range(2 * _SAMPLES)]
     return [phrase for phrase in phrases if phrase.lower() not in scene.view.lower]
+
+
+def sampled(scene: Scene, rng: Random) -> Sequence[str]:
+    """What the model itself answered (on-policy negatives, as in SPIN: Chen et al. 2024,
+    2401.01335).
+    """
+    return list(scene.view.sampled.get(scene.question, ()))
 
 
 def _some(items: list[str], rng: Random) -> list[str]:

@@ -17,19 +17,23 @@ chances.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import NamedTuple
 
 from src.data import corruptions as corrupt
 from src.data.squad_types import NO_PLACE, Paragraph
+from src.data.windows import Place
 from src.utils.constants import CORRUPTIONS as KINDS
 from src.utils.errors import UserError
 
 # (paragraph number, question number, gold number, text) -> whether the text can be an answer there.
 Fits = Callable[[int, int, int, str], bool]
 Corruption = Callable[[corrupt.Scene, Random], Sequence[str]]
+
+# Of pairs that can have a rejected answer of the model's own, about three of four have it.
+SAMPLED_WEIGHT = 24.0
 
 # kind -> (weight, what makes it, what it teaches)
 CORRUPTIONS: dict[str, tuple[float, Corruption, str]] = {
@@ -41,6 +45,7 @@ CORRUPTIONS: dict[str, tuple[float, Corruption, str]] = {
     "other_answer": (1.0, corrupt.other_answer, "to read the question, not only the text"),
     "sentence": (1.0, corrupt.sentence, "no more than was asked for"),
     "unrelated": (1.0, corrupt.unrelated, "to stay with the text"),
+    "sampled": (SAMPLED_WEIGHT, corrupt.sampled, "not to make the mistakes that the model makes"),
 }
 
 
@@ -103,19 +108,23 @@ def make_pairs(
     corruptions: dict[str, float] | None = None,
     metric: str = "squad",
     fits: Fits | None = None,
+    sampled: Mapping[Place, Sequence[str]] | None = None,
 ) -> list[Pair]:
     """One pair a question, in order; a question that no kind can spoil has none.
 
     corruptions: weights by kind, as parse_corruptions gives them. metric: how answers are compared;
     no rejected text is the same as a gold of its question by it, and none is empty. fits: which
     golds and rejected texts may be taken, None: all; where none may, a pair is made that does not
-    fit, to be counted.
+    fit, to be counted. sampled: what a model answered, by (paragraph, question) number, for the
+    kind of that name.
     """
+    sampled = sampled or {}
     weights = parse_corruptions(None) if corruptions is None else corruptions
     weights = {kind: weights[kind] for kind in KINDS if weights.get(kind, 0) > 0}
     pairs = []
     for number, paragraph in enumerate(paragraphs):
-        view = corrupt.make_view(_with_neighbours(paragraphs, number), metric)
+        answers = {q: sampled.get((number, q), ()) for q in range(len(paragraph.questions))}
+        view = corrupt.make_view(_with_neighbours(paragraphs, number), metric, answers)
         for q, question in enumerate(paragraph.questions):
             key = f"{seed}\n{data_name}\n{question.id}".encode()
             rng = Random(int.from_bytes(hashlib.sha256(key).digest()))

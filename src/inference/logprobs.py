@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from src.data.windows import tree_tokens
 from src.losses import sequence_sum, token_logp
+from src.model.heads import RewardModel
 from src.model.prefix_sharing.levels import Level
 from src.utils.constants import MICRO_BATCH_TOKENS
 
@@ -154,6 +155,18 @@ def score_completions(
         tree_batch.mask,
         temperature,
     )
+
+
+def raw_reward(reward: RewardModel, tree_batch: TreeBatch) -> Tensor:
+    """A reward model's scores (N,) in nats of completions that read EOS."""
+    if reward.log_weight is None:
+        return reward.raw_score(last_hidden(reward.backbone, tree_batch))
+    hidden = completion_hidden(reward.backbone, tree_batch)
+    answers = logp_of_hidden(reward.backbone, hidden, tree_batch.targets, tree_batch.mask)
+    count, width, _ = hidden.shape
+    at_eos = torch.arange(count, device=hidden.device) * width + tree_batch.mask.sum(-1)
+    end = hidden.flatten(0, 1).index_select(0, at_eos)
+    return reward.raw_score(end, sequence_sum(answers.logp, answers.mask))
 
 
 def batches_by_length(

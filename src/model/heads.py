@@ -6,6 +6,11 @@ import torch
 from torch import Tensor, nn
 
 
+def has_pointer(model: nn.Module) -> bool:
+    """Whether a model was built with a pointer on top."""
+    return bool(getattr(model.config, "pointer", False))
+
+
 def in_float32(linear: nn.Linear, hidden: Tensor) -> Tensor:
     """(..., D) -> (...), in float32 also under autocast: scores and values differ by little."""
     with torch.autocast(hidden.device.type, enabled=False):
@@ -38,7 +43,12 @@ class ScalarHead(nn.Module):
 
 
 class RewardModel(nn.Module):
-    """Trunk, scalar head, and the normalisation of its scores.
+    """Backbone, scalar head, and the normalisation of its scores.
+
+        score = head(state at EOS)  [+ w log p(answer), w learnt from 0, where there is a pointer]
+
+    Nothing stands above a pointer that could compare what it looked up with what the answer says;
+    but the backbone is a language model, whose log-probability of the answer is that comparison.
 
     The pairwise loss fixes no offset and no scale, so the scores that PPO sees are
     (raw - mean) / std with the mean and standard deviation of the raw scores of reference answers
@@ -49,17 +59,16 @@ class RewardModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = ScalarHead(backbone.width)
+        self.log_weight = nn.Parameter(torch.zeros(1)) if has_pointer(backbone) else None
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
 
-    def raw_score(self, hidden: Tensor) -> Tensor:
-        """Scores (...) in nats of hidden states (..., D) at the stop token, as the loss sees them.
+    def raw_score(self, end: Tensor, logp: Tensor | None = None) -> Tensor:
+        """Scores (...) in nats, as the loss sees them, of hidden states (..., D) at EOS and, where
+        there is a pointer, the backbone's log-probabilities (...) of the answers, EOS included.
         """
-        return self.head(hidden)
-
-    def score(self, hidden: Tensor) -> Tensor:
-        """Normalised scores (...) of hidden states (..., D) at the stop token."""
-        return self.normalise(self.head(hidden))
+        score = self.head(end)
+        return score if self.log_weight is None else score + self.log_weight * logp
 
     def normalise(self, raw_scores: Tensor) -> Tensor:
         """Raw scores (...), on any device, as PPO sees them."""
@@ -79,8 +88,8 @@ class RewardModel(nn.Module):
 class Critic(nn.Module):
     """Trunk and value head: the expected return at each position, in normalised reward.
 
-    Starts from the reward model, its head giving the normalised score at the stop token, or,
-    without one, from the policy's weights with a head of zeros.
+    Starts from the reward model, its head giving the normalised score at EOS, or, without one, from
+    the policy's weights with a head of zeros.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -92,7 +101,9 @@ class Critic(nn.Module):
 
     @classmethod
     def of_reward(cls, reward: RewardModel) -> "Critic":
-        """A copy of the reward model's backbone, and its head with the normalisation folded in."""
+        """A copy of the reward model's backbone, and its head with the normalisation folded in.
+        What the score has besides the head, the critic learns.
+        """
         critic = cls(copy.deepcopy(reward.backbone).requires_grad_(True))
         with torch.no_grad():
             critic.head.weight.copy_(reward.head.linear.weight / reward.std)

@@ -1,21 +1,26 @@
-"""A pointer: one attention over the tokens read so far that copies one of them.
+"""A pointer: an attention over the tokens read so far that copies one of them.
 
 To answer "Where was Nora born?" a model has to find the place that the question speaks of and write
 down what stands there. The pointer is that step as a layer. The key of token j is made of the state
 *before* j, its value is token j itself: whoever is in a similar state looks up which token came
 next (pointer networks, Vinyals et al. 2015, 1506.03134; pointer sentinel, Merity et al. 2016,
-1609.07843; continuous cache, Grave et al. 2016, 1612.04426).
+1609.07843; continuous cache, Grave et al. 2016, 1612.04426). "Who was born in Oslo?" asks for what
+stands before the words of the question. So a second head has keys of what stands on both sides of
+j, from the moment that AHEAD tokens more have been read.
 
     f_t   = [hidden_t ; two weighted sums of the last K embeddings]       what was just read
-    q_t   = unit(W_q f_t),   k_j = unit(W_k f_{j-1})                      what looks alike matches
-    a_tj  = softmax over j <= t of  exp(tau) q_t . k_j,  beside a learned score for "nothing"
-    out_t = hidden_t + W_o sum_j a_tj e(x_j)                              e: the embedding
+    q_t   = unit(W_q f_t)                                                 each head has its W_q
+    k_j   = unit(W_k f_{j-1}),  unit(W_k f_{j-1} + W_a f_{j+AHEAD})       before j; around j
+    a_tj  = softmax over j of  exp(tau) q_t . k_j,  beside a learned score for "nothing"
+    out_t = hidden_t + W_o [sum_j a_tj e(x_j) of each head]               e: the embedding
 
 The logits of out_t are a product with the embedding, so W_o sum_j a_tj e(x_j) votes for the tokens
-that were looked up. The first token of all has no state before it and no key; its place is taken by
-"nothing", whose value is 0.
+that were looked up. A head sees the j whose keys are known at t: j <= t, or j + AHEAD <= t. Each
+token read is one entry a head, and entries without a token stand for "nothing", whose value is 0:
+of the first head that of the first token, which has no state before it, of the second those of the
+first AHEAD.
 
-B rows, T tokens, D width, K tokens of the window, P packed tokens, M of them wanted.
+B rows, T tokens, D width, K tokens of the window, P packed tokens, M of them wanted, H = 2 heads.
 """
 
 from collections.abc import Sequence
@@ -39,9 +44,15 @@ from src.model.prefix_sharing.one_pass import OnePass
 from src.model.prefix_sharing.packing import Packed
 
 # Tokens that say what was just read, and how fast the second sum forgets them.
-WINDOW, DECAY = 16, 0.85
+WINDOW, DECAY = 24, 0.85
+# Tokens behind a token that the second head waits for: most of a sentence, and within the window.
+AHEAD = 16
 # At the start: sharpness of the match (exp(4) = 55), and strength of the copy.
 SHARPNESS, STRENGTH = 4.0, 4.0
+HEADS = 2
+# A match, as the cosine of query and key, that is no better than none; and the logit of what a
+# token lets through at the start: 0.95.
+NOTHING, KEPT = 0.2, 3.0
 NO_TOKEN = -1
 
 
@@ -52,57 +63,88 @@ class Pointer(nn.Module):
         super().__init__()
         self.width = width
         # One channel of keys and queries is kept for the score of "nothing".
-        self.query = Linear(3 * width, width - 1, bias=False)
-        self.key = Linear(3 * width, width - 1, bias=False)
-        self.out = Linear(width, width, bias=False)
-        # Of one number each, not scalars, which --shard cannot divide.
-        self.sharpness = nn.Parameter(torch.tensor([SHARPNESS]))
-        self.nothing = nn.Parameter(torch.zeros(1))
+        self.query = Linear(3 * width, HEADS * (width - 1), bias=False)
+        self.before = Linear(3 * width, width - 1, bias=False)  # W_k
+        self.after = Linear(width, width - 1, bias=False)  # W_a
+        self.out = Linear(HEADS * width, width, bias=False)
+        self.sharpness = nn.Parameter(torch.full((HEADS,), SHARPNESS))
+        self.nothing = nn.Parameter(torch.full((HEADS,), NOTHING))
+        self.forget = nn.Parameter(torch.zeros(width))
         decay = DECAY ** torch.arange(WINDOW - 1, -1, -1)  # the oldest token first
-        lags = torch.stack((torch.ones(WINDOW) / WINDOW, decay / decay.sum()))
-        self.lags = nn.Parameter(lags)
+        self.lags = nn.Parameter(torch.stack((torch.ones(WINDOW), decay)))
+        self.leads = nn.Parameter(torch.ones(1, AHEAD))
         with torch.no_grad():
-            nn.init.normal_(self.query.weight, std=(3 * width) ** -0.5)
-            self.key.weight.copy_(self.query.weight)
-            self.out.weight.copy_(STRENGTH * torch.eye(width))
+            alike = torch.randn(width - 1, 3 * width) * (3 * width) ** -0.5
+            self.query.weight.copy_(alike.repeat(HEADS, 1))
+            self.before.weight.copy_(alike)
+            self.after.weight.copy_(alike[:, width : 2 * width])
+            self.out.weight.copy_(STRENGTH * torch.eye(width).repeat(1, HEADS))
 
     def features(self, hidden: Tensor, window: Tensor, embedding: Tensor) -> Tensor:
         """What was just read, (M, 3 D): hidden states (M, D), and two sums over the embeddings
         (V, D) of the last tokens, window (M, K), newest at the right, NO_TOKEN where none was.
         """
-        real = (window != NO_TOKEN).to(embedding.dtype)
-        ids = window.clamp_min(0)
-        sums = [
-            F.embedding_bag(ids, embedding, per_sample_weights=real * lags, mode="sum")
-            for lags in self.lags
-        ]
+        kept = self._kept(window, embedding).flip(1)
+        sums = _weighted_sums(window, _products(kept).flip(1), self.lags, embedding)
         return torch.cat([_rms(x) for x in (hidden, *sums)], -1)
 
-    def queries(self, features: Tensor) -> Tensor:
-        """(M, 3 D) to (M, 1, 1, D): one head, scaled against attention's division by sqrt(D)."""
-        found = _unit(self.query(features)) * self.sharpness.exp()
-        ones = found.new_ones(len(found), 1)
-        return (torch.cat((found, ones), -1) * self.width**0.5)[:, None, None]
+    def following(self, window: Tensor, embedding: Tensor) -> Tensor:
+        """Of each window (P, K), a sum (P, D) over the newest AHEAD tokens, what came after the one
+        before them, as far as the next token that makes forget.
+        """
+        window = window[:, -AHEAD:]
+        weights = _products(self._kept(window, embedding))
+        return _rms(_weighted_sums(window, weights, self.leads, embedding)[0])
 
-    def next_keys(self, features: Tensor) -> Tensor:
-        """(M, 3 D) to (M, D - 1): of each state, the key of the token that follows it."""
-        return _unit(self.key(features))
+    def _kept(self, window: Tensor, embedding: Tensor) -> Tensor:
+        """How much of what stands on its other side a token lets through, (M, K), 0 to 1."""
+        gates = torch.sigmoid(embedding @ self.forget * self.width**0.5 + KEPT)
+        return F.embedding(window.clamp_min(0), gates[:, None]).squeeze(-1)
+
+    def queries(self, features: Tensor) -> Tensor:
+        """(M, 3 D) to (M, H, 1, D), scaled against attention's division by sqrt(D)."""
+        found = _unit(self.query(features).unflatten(-1, (HEADS, -1)))
+        found = F.pad(found * self.sharpness.exp()[:, None], (0, 1), value=1.0)
+        return (found * self.width**0.5)[:, :, None]
 
     def keys_values(
-        self, keys: Tensor, tokens: Tensor, first: Tensor, embedding: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Keys (P, D - 1) and tokens (P,) as attention reads them, each (P, 1, D).
+        self, before: tuple[Tensor, Tensor], after: Tensor, tokens: Tensor, empty: Tensor,
+        embedding: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Keys and values (P, H, D) of the entries that come with P tokens.
 
-        first: (P,) bool, True for a token that nothing came before.
+        before: W_k f of the state before each head's token, (P, D - 1) each, 0 where none was;
+        after: W_a f of the newest state. tokens: (P, H), each head's. empty: (P, H) bool, True for
+        an entry without a token.
         """
-        keys = torch.where(first[:, None], 0.0, keys)
-        score = torch.where(first, self.nothing, 0.0)
-        values = torch.where(first[:, None], 0.0, F.embedding(tokens, embedding))
-        return torch.cat((keys, score[:, None]), -1)[:, None], values[:, None]
+        keys = _unit(torch.stack((before[0], before[1] + after), 1))
+        keys = torch.where(empty[..., None], 0.0, keys)
+        score = torch.where(empty, self.nothing * self.sharpness.exp(), 0.0)
+        values = F.embedding(tokens.clamp_min(0), embedding)
+        values = torch.where(empty[..., None], 0.0, values)
+        return torch.cat((keys, score[..., None]), -1), values
 
     def forward(self, hidden: Tensor, copied: Tensor) -> Tensor:
-        """Hidden states (M, D) with what was looked up (M, D)."""
+        """Hidden states (M, D) with what was looked up (M, H D)."""
         return hidden + self.out(copied.to(hidden.dtype))
+
+
+def _products(kept: Tensor) -> Tensor:
+    """Of (M, K) factors the products of all before each one; 1 for the first."""
+    return F.pad(kept[:, :-1].cumprod(1), (1, 0), value=1.0)
+
+
+def _weighted_sums(
+    window: Tensor, weights: Tensor, lags: Tensor, embedding: Tensor
+) -> list[Tensor]:
+    """Sums (M, D) over the embeddings of windows (M, K), weighted (M, K) and by each row of lags.
+    """
+    weights = torch.where(window == NO_TOKEN, 0.0, weights)
+    ids = window.clamp_min(0)
+    return [
+        F.embedding_bag(ids, embedding, per_sample_weights=weights * row, mode="sum")
+        for row in lags
+    ]
 
 
 def _rms(x: Tensor) -> Tensor:
@@ -118,12 +160,13 @@ def _unit(x: Tensor) -> Tensor:
 
 class PointerState(NamedTuple):
     """base: the plain model's state. window: (B, K - 1) int64 ids read last, newest at the right.
-    next_key: (B, D - 1), of the token that comes next. read: keys and values of the pointer.
+    before: (B, AHEAD + 1, D - 1), W_k f of the last states, newest last, 0 where none was. read:
+    keys and values of the pointer.
     """
 
     base: Any
     window: Tensor
-    next_key: Tensor
+    before: Tensor
     read: KeyValueState
 
     @property
@@ -134,8 +177,8 @@ class PointerState(NamedTuple):
     def select(self, rows: Tensor) -> "PointerState":
         """The state of batch rows `rows` (B',) int64; repeats allowed."""
         rows = torch.as_tensor(rows, dtype=torch.long, device=self.window.device)
-        window, next_key = (x.index_select(0, rows) for x in (self.window, self.next_key))
-        return PointerState(self.base.select(rows), window, next_key, self.read.select(rows))
+        window, before = (x.index_select(0, rows) for x in (self.window, self.before))
+        return PointerState(self.base.select(rows), window, before, self.read.select(rows))
 
 
 class PointerModel(OnePass, nn.Module):
@@ -168,30 +211,26 @@ class PointerModel(OnePass, nn.Module):
         hidden, base = self.base(tokens, lengths, state.base)
         ids = torch.cat((state.window, tokens), 1)
         windows = ids.unfold(1, WINDOW, 1).flatten(0, 1)
-        embedding = self.embedding.weight
-        features = self.pointer.features(hidden.flatten(0, 1), windows, embedding)
-        next_keys = self.pointer.next_keys(features).unflatten(0, (batch, width))
-        keys = torch.cat((state.next_key[:, None], next_keys), 1)  # of each token, and the next one
+        features = self.pointer.features(hidden.flatten(0, 1), windows, self.embedding.weight)
+        states = self.pointer.before(features).unflatten(0, (batch, width))
+        states = torch.cat((state.before, states), 1)  # AHEAD + 1 places before the first new one
+        before = tuple(states[:, at : at + width].flatten(0, 1) for at in (AHEAD, 0))
         column = torch.arange(width, device=tokens.device)
-        first = (state.lengths[:, None] + column == 0).flatten()
-        own_keys = keys[:, :-1].flatten(0, 1)
-        pair = self.pointer.keys_values(own_keys, tokens.flatten(), first, embedding)
-        query = self.pointer.queries(features)
+        position = (state.lengths[:, None] + column).flatten()
+        pair = self._entries(before, windows, position)
         if decoding(width):
             [attention], read = append_token(
-                state.read, lengths, pair[0].new_zeros(batch, 0, 1, 1, self.width)
+                state.read, lengths, pair[0].new_zeros(batch, 0, 1, HEADS, self.width)
             )
         else:
             [attention] = read_after(state.read, width, 1)
             read = read_rows(state.read, lengths, width, [pair])
-        copied = attention.attend(query, *pair).unflatten(0, (batch, width))
+        copied = attention.attend(self.pointer.queries(features), *pair)
+        hidden = self.pointer(hidden, copied.unflatten(0, (batch, width)))
         newest = lengths[:, None] + torch.arange(WINDOW - 1, device=tokens.device)
-        rows = torch.arange(batch, device=tokens.device) * (width + 1) + lengths
-        next_key = keys.flatten(0, 1).index_select(0, rows)
-        return (
-            self.pointer(hidden, copied),
-            PointerState(base, ids.gather(1, newest), next_key, read),
-        )
+        last = lengths[:, None] + torch.arange(AHEAD + 1, device=tokens.device)
+        before = states.gather(1, last[..., None].expand(-1, -1, states.shape[-1]))
+        return hidden, PointerState(base, ids.gather(1, newest), before, read)
 
     def read_trees(
         self, levels: Sequence[Level], packed: Packed, keep_state: bool = False
@@ -199,41 +238,52 @@ class PointerModel(OnePass, nn.Module):
         """As in OnePass. A context's keys are read where they are by all that stands below it."""
         everywhere = packed._replace(wanted=None, last_attention=packed.attention)
         hidden, base = self.base.read_trees(levels, everywhere, keep_state)
-        embedding = self.embedding.weight
-        windows = _windows(packed)
-        features = self.pointer.features(hidden, windows, embedding)
-        next_keys = self.pointer.next_keys(features)
-        first = packed.previous < 0
-        keys = next_keys.index_select(0, packed.previous.clamp_min(0))
-        pair = self.pointer.keys_values(keys, packed.tokens, first, embedding)
+        places = _places(packed)
+        # The row behind the last one is read where no token is.
+        windows = F.pad(packed.tokens, (0, 1), value=NO_TOKEN)[places]
+        features = self.pointer.features(hidden, windows, self.embedding.weight)
+        states = F.pad(self.pointer.before(features), (0, 0, 0, 1))
+        before = tuple(states.index_select(0, places[:, -1 - ago]) for ago in (1, AHEAD + 1))
+        pair = self._entries(before, windows, packed.positions)
         if packed.wanted is not None:
             hidden, features = (x.index_select(0, packed.wanted) for x in (hidden, features))
         copied = packed.last_attention.attend(self.pointer.queries(features), *pair)
         state = None
         if keep_state:
             read = state_of_packed(levels, packed, [pair])
-            # A row that has read nothing takes the row behind the last one.
-            windows = F.pad(windows, (0, 0, 0, 1), value=NO_TOKEN)[packed.newest, 1:]
-            next_key = F.pad(next_keys, (0, 0, 0, 1))[packed.newest]
-            state = PointerState(base, windows, next_key, read)
+            last = F.pad(places, (0, 0, 0, 1), value=len(places))[packed.newest]
+            window = F.pad(packed.tokens, (0, 1), value=NO_TOKEN)[last[:, 1:]]
+            state = PointerState(base, window, states[last[:, -AHEAD - 1 :]], read)
         return self.pointer(hidden, copied), state
+
+    def _entries(
+        self, before: tuple[Tensor, Tensor], windows: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values (P, H, D) of the entries that come with the newest tokens of P windows,
+        which stand at these positions (P,).
+        """
+        tokens = windows[:, [-1, -1 - AHEAD]]
+        empty = torch.stack((position < 1, position < AHEAD), 1)
+        after = self.pointer.after(self.pointer.following(windows, self.embedding.weight))
+        return self.pointer.keys_values(before, after, tokens, empty, self.embedding.weight)
 
     def _nothing_read(self, tokens: Tensor) -> PointerState:
         weight, batch = self.pointer.query.weight, len(tokens)
         window = tokens.new_full((batch, WINDOW - 1), NO_TOKEN)
-        next_key = weight.new_zeros(batch, self.width - 1)
-        return PointerState(None, window, next_key, KeyValueState((), tokens.new_zeros(batch)))
+        before = weight.new_zeros(batch, AHEAD + 1, self.width - 1)
+        return PointerState(None, window, before, KeyValueState((), tokens.new_zeros(batch)))
 
 
-def _windows(packed: Packed) -> Tensor:
-    """The last tokens that each packed token has read, itself among them, (P, K), newest at the
-    right.
+def _places(packed: Packed) -> Tensor:
+    """Where the last tokens stand that each packed token has read, itself among them, (P, K),
+    newest at the right; P where there was none.
     """
-    tokens = torch.cat((packed.tokens, packed.tokens.new_tensor([NO_TOKEN])))
-    previous = torch.cat((packed.previous, packed.previous.new_tensor([-1])))
-    at = torch.arange(len(packed.tokens), device=previous.device)
-    window = []
+    count = len(packed.tokens)
+    previous = F.pad(packed.previous, (0, 1), value=-1)
+    previous = torch.where(previous < 0, count, previous)
+    at = torch.arange(count, device=previous.device)
+    places = []
     for _ in range(WINDOW):
-        window.append(tokens[at])
+        places.append(at)
         at = previous[at]
-    return torch.stack(window[::-1], 1)
+    return torch.stack(places[::-1], 1)

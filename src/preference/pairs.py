@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import itertools
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +19,7 @@ from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import context_hash
+from src.data.windows import Place
 from src.evaluation.evaluation_set import context_numbers, kind_of_set
 from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
 from src.inference.logprobs import Tree, completion_logps
@@ -100,13 +101,14 @@ def training_pairs(
     metric: str = "squad",
     max_pairs: int | None = None,
     label_noise: float = 0.0,
+    sampled: Mapping[Place, Sequence[str]] | None = None,
 ) -> PairSet:
     """One pair a training question, in windows that hold its gold; answers that fit, if any do.
 
-    max_pairs, label_noise: as in `chosen_pairs`.
+    max_pairs, label_noise: as in `chosen_pairs`; sampled: as in `make_pairs`.
     """
     fits = fits_block(encoded, tokenizer, block_size)
-    pairs = make_pairs(paragraphs, seed, data_name, weights, metric, fits)
+    pairs = make_pairs(paragraphs, seed, data_name, weights, metric, fits, sampled)
     pairs = chosen_pairs(pairs, max_pairs, label_noise, seed)
     trees = preference_trees(encoded, pairs, tokenizer, block_size, seed=seed)
     return PairSet(pairs, trees, paragraphs=paragraphs)
@@ -137,10 +139,12 @@ def held_out_pairs(
     data_name: str,
     weights: dict[str, float],
     metric: str = "squad",
+    sampled: Mapping[Place, Sequence[str]] | None = None,
 ) -> PairSet:
     """One pair a held-out question, below the context's first tokens; the same for every seed."""
     room = min(4 * MAX_ANSWER_TOKENS, block_size // 2)
-    pairs = make_pairs(paragraphs, 0, data_name, weights, metric, fits_budget(tokenizer, room))
+    fits = fits_budget(tokenizer, room)
+    pairs = make_pairs(paragraphs, 0, data_name, weights, metric, fits, sampled)
     trees = evaluation_pair_trees(encoded, pairs, tokenizer, block_size, answer_budget=room)
     return PairSet(pairs, trees, context_numbers(paragraphs), paragraphs)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.squad_metrics import QAExample, exact_match, f1_score
 from src.evaluation.user_functions import Function, call_function, load_function
-from src.inference.logprobs import Tree, build_tree_batch, for_all_completions, last_hidden
+from src.inference.logprobs import Tree, build_tree_batch, for_all_completions, raw_reward
 from src.model.heads import RewardModel
 from src.training.distributed import gather
 from src.utils.errors import UserError
@@ -112,8 +112,8 @@ def model_rewards(
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
         tree_batch = build_tree_batch(batch, eos_id, device, reads_eos=True)
-        end = last_hidden(reward.backbone, tree_batch)
-        return reward.raw_score(end) if raw else reward.score(end)
+        scores = raw_reward(reward, tree_batch)
+        return scores if raw else reward.normalise(scores)
 
     with torch.inference_mode():
         return for_all_completions(trees, of_batch)

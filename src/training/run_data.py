@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from src.data.encoding import EncodedParagraph, characters_per_token, encode_paragraphs
 from src.data.random_streams import Stream, stream
@@ -41,6 +42,7 @@ from src.preference.pairs import (
     held_out_pairs,
     training_pairs,
 )
+from src.preference.sampled import sampled_answers
 from src.training.distributed import first_alone
 from src.training.run import Run, say
 from src.utils.checkpoint_utils import Checkpoint
@@ -369,14 +371,15 @@ def take_pairs_defaults(run: Run) -> None:
 def load_pairs(
     args: argparse.Namespace,
     questions: Questions,
-    tokenizer: Tokenizer,
-    block_size: int,
+    parent: Checkpoint,
     max_steps: int,
+    device: torch.device,
 ) -> tuple[PairSet, PairSet]:
     """Training and held-out preference pairs: those of --pairs, or of the flags' mix of
     corruptions; the latter of only as many contexts, drawn at random, as so many steps will see the
-    context groups of.
+    context groups of. parent: whose own answers are among the rejected ones.
     """
+    tokenizer, block_size = parent.tokenizer, parent.model.config.block_size
     if questions.given is not None:
         return _pairs_of(args, questions.given, tokenizer, block_size)
     weights = parse_corruptions(args.corruptions)
@@ -387,21 +390,24 @@ def load_pairs(
     ends = list(accumulate(groups[paragraph] for paragraph in order))
     chosen = sorted(order[: bisect_left(ends, max_steps * args.batch_size) + 1])
     asked = [questions.train[i] for i in chosen]
-    of_pairs = {"max_pairs": args.max_pairs, "label_noise": args.label_noise}
+    encoded, metric = [questions.encoded[i] for i in chosen], questions.held_out.metric
+
+    def sampled(asked: Sequence[EncodedParagraph], seed: int) -> dict[Place, list[str]]:
+        if not weights.get("sampled"):
+            return {}
+        return sampled_answers(
+            parent.model, asked, tokenizer, block_size, max_new_tokens=args.max_answer_tokens,
+            seed=seed, device=device,
+        )  # fmt: skip
+
     train = training_pairs(
-        asked,
-        [questions.encoded[i] for i in chosen],
-        tokenizer,
-        block_size,
-        name,
-        weights,
-        args.seed,
-        questions.held_out.metric,
-        **of_pairs,
-    )
+        asked, encoded, tokenizer, block_size, name, weights, args.seed, metric,
+        max_pairs=args.max_pairs, label_noise=args.label_noise,
+        sampled=sampled(encoded, args.seed),
+    )  # fmt: skip
     unseen = held_out_pairs(
-        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights,
-        questions.held_out.metric,
+        questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights, metric,
+        sampled=sampled(questions.chosen_encoded, 0),
     )  # fmt: skip
     for what, pair_set, of in (("training", train, asked), ("held-out", unseen, questions.chosen)):
         kinds = Counter(pair.kind for pair in pair_set.in_order())

@@ -42,6 +42,7 @@ CORRUPTIONS = (
     "other_answer",
     "sentence",
     "unrelated",
+    "sampled",
 )
 
 

@@ -1,0 +1,81 @@
+"""What the policy itself answers: rejected answers of the kind `sampled`."""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from src.data.encoding import EncodedParagraph
+from src.data.squad_dataset import evaluate_on
+from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.windows import EOS_TOKENS, Place
+from src.inference.sampling import PromptTree, Sampling, generate_all
+from src.training.distributed import gather, map_over_ranks, rank, rank_partition
+from src.training.run import say
+from src.utils.errors import UserError
+from src.utils.payload import load_payload, save_payload, weights_hash
+
+CACHE_DIR = ".cache/sampled"
+# Answers a question, at temperature 1: one of them is wrong more often than the likeliest is.
+SAMPLES = 2
+
+
+def sampled_answers(
+    policy: nn.Module,
+    encoded: Sequence[EncodedParagraph],
+    tokenizer: Tokenizer,
+    block_size: int,
+    *,
+    max_new_tokens: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+    cache_dir: str = CACHE_DIR,
+) -> dict[Place, list[str]]:
+    """Different answers by (paragraph, question), right ones among them, SAMPLES at most.
+
+    max_new_tokens: tokens of an answer, EOS included. Cached on disk under a hash of all that they
+    depend on; a damaged file is made anew, a folder that cannot be written is ignored.
+    """
+    started = time.perf_counter()
+    evaluation = evaluate_on(
+        encoded, block_size=block_size, answer_budget=max_new_tokens + EOS_TOKENS
+    )
+    prompts = [(context, [q for q, _ in below]) for context, below in evaluation.trees]
+    asked_before = sum(len(qs) for _, qs in prompts[: rank_partition(prompts).start])
+    depends_on = weights_hash(policy), str(device), prompts, max_new_tokens, seed
+    key = hashlib.sha256(repr(depends_on).encode()).hexdigest()
+    path = Path(cache_dir) / f"{key}.pt"
+
+    def answers_of(mine: Sequence[PromptTree]) -> list[str]:
+        found = generate_all(
+            policy, mine, tokenizer.eos_id, sampling=Sampling(1.0), num_samples=SAMPLES,
+            max_new_tokens=max_new_tokens, seed=seed, first_row=SAMPLES * asked_before,
+            device=device,
+        )  # fmt: skip
+        return [tokenizer.decode(ids).strip() for ids in found]
+
+    places = [place for row in evaluation.index for place in row]
+    texts = _cached(path, SAMPLES * len(places))
+    if not all(gather(texts is not None)):
+        texts = [text for part in map_over_ranks(policy, prompts, answers_of) for text in part]
+        if not rank():
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_payload(path, {"answers": texts})
+    seconds = time.perf_counter() - started
+    say(f"{len(texts)} answers sampled to {len(places)} questions: {seconds:.1f} s")
+    return {
+        place: sorted(set(texts[SAMPLES * n : SAMPLES * (n + 1)])) for n, place in enumerate(places)
+    }
+
+
+def _cached(path: Path, count: int) -> list[str] | None:
+    try:
+        found = load_payload(path).get("answers")
+    except (UserError, OSError):
+        return None
+    return found if isinstance(found, list) and len(found) == count else None
