@@ -229,8 +229,10 @@ def _windows(packed: Packed) -> Tensor:
     """The last tokens that each packed token has read, itself among them, (P, K), newest at the
     right.
     """
-    tokens = torch.cat((packed.tokens, packed.tokens.new_tensor([NO_TOKEN])))
-    previous = torch.cat((packed.previous, packed.previous.new_tensor([-1])))
+    tokens, previous = (
+        torch.cat((x, x.new_full((1,), nothing)))  # new_tensor would make a GPU wait
+        for x, nothing in ((packed.tokens, NO_TOKEN), (packed.previous, -1))
+    )
     at = torch.arange(len(packed.tokens), device=previous.device)
     window = []
     for _ in range(WINDOW):
