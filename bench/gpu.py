@@ -21,14 +21,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
 from bench.flops import step_flops
 from bench.machine import machine, quartiles, table
 from bench.pipes import ROOT
-from bench.work import count_questions
+from bench.work import STOP, count_questions, random_trees
 from main_squad import sft_backward
 from src.inference.logprobs import Tree, completion_logps
 from src.inference.sampling import generate
@@ -57,7 +56,6 @@ SHAPES = {
     },
     "tiny": {"vocab_size": 64, "n_layer": 2, "n_embd": 32, "n_head": 2, "n_kv_head": 1},
 }  # fmt: skip
-STOP = 0  # the EOS token; random ids begin above it
 NEW_TOKENS = 16
 SAMPLES = 2  # answers a question that PPO samples, as train_ppo.py does by default
 STAGES = ("sft", "dpo", "reward", "ppo", "greedy")
@@ -112,21 +110,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--only", default="", help="rows and profiles whose name has this text")
     add("--output", type=Path, default=ROOT / ".cache/gpu_check", help="folder of the results")
     return parser.parse_args(argv)
-
-
-def random_trees(contexts: int, vocab_size: int, seed: int) -> list[Tree]:
-    """SQuAD's lengths: contexts of about 170 tokens with 5 questions of about 18, and to each a
-    chosen and a rejected answer of about 4.
-    """
-    rng = np.random.default_rng(seed)
-
-    def ids(low: int, high: int) -> list[int]:
-        return rng.integers(STOP + 1, vocab_size, rng.integers(low, high + 1)).tolist()
-
-    def question() -> tuple[list[int], list[list[int]]]:
-        return ids(12, 24), [ids(1, 7), ids(1, 7)]
-
-    return [(ids(100, 240), [question() for _ in range(5)]) for _ in range(contexts)]
 
 
 Step = Callable[[list[Tree]], list[Tree]]  # one step of a stage; returns the trees that it has read
