@@ -5,8 +5,8 @@
 #
 #     dev/gpu_check.sh [FOLDER]        # results; default $OUT, else .cache/gpu_check
 #
-# PYTHON: the interpreter (default .venv/bin/python if it is there, else python3). DEVICE=cpu tries
-# the script on a CPU with tiny models. Ends with 0 if nothing failed; each part has a time limit,
+# PYTHON: the interpreter (default .venv/bin/python if it is there, else python3). CHECK_DEVICE=cpu
+# tries the script on a CPU with tiny models. Ends with 0 if nothing failed; each part has a time limit,
 # and what was found before it is kept.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ out=${1:-${OUT:-.cache/gpu_check}}
 python=${PYTHON:-}
 [[ -n $python ]] || { [[ -x .venv/bin/python ]] && python=.venv/bin/python || python=python3; }
 python=$(command -v "$python")
-device=${DEVICE:-cuda}
+device=${CHECK_DEVICE:-cuda}
 mkdir -p "$out"
 export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 CUDA_MODULE_LOADING=LAZY
 started=$SECONDS failed=()
@@ -29,7 +29,7 @@ part() { # NAME SECONDS COMMAND...: run it, keep its output in NAME.log, remembe
     echo "$name: exit code $code, $((SECONDS - begun)) s"
 }
 
-workers=0 small=() peers=(--questions 80 --repeats 5) limits=(120 150 110)
+workers=0 small=() peers=(--questions 80 --repeats 5) limits=(110 130 105)
 (($(nproc) >= 8)) && workers=6
 if [[ $device == cpu ]]; then
     small=(--tiny --repeats 1 --seconds 60) peers=(--questions 10 --repeats 1 --tiny) limits=(600 300 600)
@@ -38,7 +38,7 @@ fi
 OMP_NUM_THREADS=1 PICO_TEST_DEVICE=$device part tests "${limits[0]}" "$python" -m pytest \
     tests/test_cuda.py -n "$workers" -p no:cacheprovider --tb=short --durations=8 -q
 tail -n 40 "$out/tests.log"
-part bench "${limits[1]}" "$python" bench/gpu.py --device "$device" --output "$out" --seconds 115 \
+part bench "${limits[1]}" "$python" bench/gpu.py --device "$device" --output "$out" --seconds 100 \
     "${small[@]}"
 grep -E ': (done|FAILED)' "$out/bench.log"
 if "$python" -c 'import datasets, trl' 2>"$out/vs_trl.log"; then
