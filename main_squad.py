@@ -96,6 +96,7 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
 
     from src.inference.logprobs import build_tree_batch, score_completions, score_text
     from src.losses import sft_loss
+    from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
 
     questions = [question for _, questions in trees for question in questions]
@@ -117,7 +118,7 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
             text_loss = sft_loss(text.text_logp, every, text_tokens)
             loss = answer_loss + args.lm_weight * text_loss
             sums["text_loss_nats"] += text_loss.detach()
-        loss.backward()
+        backward(loss)
         sums["answer_loss_nats"] += answer_loss.detach()
         sums["loss"] += loss.detach()
     return {**all_sum(sums), "answer_tokens": answer_tokens, "text_tokens": text_tokens}

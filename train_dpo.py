@@ -60,6 +60,7 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
     from src.preference.pair_batches import count_pairs
     from src.preference.pair_losses import pair_loss, pair_weight, without_mismatched
     from src.preference.pairs import policy_scores
+    from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
 
     counts = [count_pairs([tree]) for tree in trees]
@@ -85,7 +86,7 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
         found = pair_loss(args, policy, tokens, frozen, kl, count=pairs)
         nll = sft_loss(logp[0::2], mask[0::2], chosen_tokens)
         loss = pair_weight(args) * found.loss + args.nll_weight * nll
-        loss.backward()
+        backward(loss)
         metrics = {
             "loss": found.loss,
             "total_loss": loss,

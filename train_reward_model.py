@@ -33,6 +33,7 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
     from src.inference.logprobs import build_tree_batch, raw_reward
     from src.losses import pairwise_reward_loss
     from src.preference.pair_batches import count_pairs
+    from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
 
     pairs = count_pairs(trees)
@@ -43,7 +44,7 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
         tree_batch = build_tree_batch(part, eos_id, device, reads_eos=True)
         scores = raw_reward(reward, tree_batch).view(-1, 2)
         result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=pairs)
-        result.loss.backward()
+        backward(result.loss)
         sums["loss"] += result.loss.detach()
         sums["accuracy"] += 100 * result.accuracy
         sums["margin_nats"] += (scores[:, 0] - scores[:, 1]).detach().sum() / pairs

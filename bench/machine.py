@@ -11,16 +11,24 @@ import torch
 
 # (rows, inner, columns): a square product, and the blocks' products for about 1,000 tokens.
 PRODUCTS = {"square": (1024, 1024, 1024), "model": (1024, 256, 1376)}
+# Of a GPU, which the others do not fill.
+GPU_PRODUCTS = {"square": (8192, 8192, 8192)}
 
 
 def product_rate(
-    clock: Callable[[], float] = time.perf_counter, repeats: int = 5, seconds: float = 0.03
+    clock: Callable[[], float] = time.perf_counter, repeats: int = 5, seconds: float = 0.03,
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """GFLOP/s of float32 matrix products of two shapes, the median of a few short runs."""
+    """GFLOP/s of matrix products on random data, the median of a few short runs of each shape.
+
+    clock: of a GPU one that waits for it (`gpu_clock`).
+    """
     rates = {}
-    for name, (rows, inner, columns) in PRODUCTS.items():
-        left, right = torch.rand(rows, inner), torch.rand(inner, columns)
-        out = torch.empty(rows, columns)
+    shapes = PRODUCTS if torch.device(device).type == "cpu" else GPU_PRODUCTS
+    for name, (rows, inner, columns) in shapes.items():
+        left = torch.rand(rows, inner, device=device).to(dtype)
+        right = torch.rand(inner, columns, device=device).to(dtype)
+        out = torch.empty(rows, columns, device=device, dtype=dtype)
         found = []
         for _ in range(repeats):
             done, started = 0, clock()
@@ -30,6 +38,12 @@ def product_rate(
             found.append(2e-9 * rows * inner * columns * done / spent)
         rates[name] = statistics.median(found)
     return rates
+
+
+def gpu_clock() -> float:
+    """Seconds, once all that was asked of the GPU is done."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def machine() -> dict[str, str | int]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.machine import product_rate
+from bench.machine import gpu_clock, product_rate
 from bench.pipes import CLOCKS, Turns, memory_mb
 from bench.work import NEW_TOKENS, alone, count_questions
 from main_squad import sft_backward
@@ -23,12 +23,12 @@ from src.rl.models import Models
 from src.rl.rewards import model_rewards
 from src.rl.rollout import Settings, sample_rollout
 from src.rl.update import update_policy
+from src.training.device import choose_device
 from src.training.loop import prepare
 from src.training.optimizer import make_optimizer, optimizer_step
 from train_dpo import dpo_backward
 from train_reward_model import reward_backward
 
-CPU = torch.device("cpu")
 Step = Callable[[list[Tree]], dict]  # trees -> what the step found, `loss` in nats
 
 
@@ -40,6 +40,8 @@ class Side:
     def __init__(self, settings: dict) -> None:
         self.folder, self.rate = Path(settings["folder"]), settings["rate"]
         self.flags = Namespace(compile=settings["compile"], shard=False)
+        self.dtype = settings["dtype"]
+        self.device = choose_device(Namespace(device=settings["device"], dtype=self.dtype))
         # Without sharing the question itself comes so many times.
         self.samples = settings["samples"] if settings["shared"] else 1
         self.work = json.loads((self.folder / "work.json").read_text())
@@ -50,19 +52,19 @@ class Side:
         """A transformer with the weights of that name."""
         model = build_model("transformer", self.work["shape"])
         model.load_state_dict(self._load(name)["backbone"])
-        return prepare({name: model}, self.flags, CPU)[name]
+        return prepare({name: model.to(self.device)}, self.flags, self.device)[name]
 
     def reward_model(self) -> RewardModel:
         """The reward model, not normalised."""
         reward = RewardModel(self.backbone("reward"))
         reward.head.linear.weight.data.copy_(self._load("reward")["head"])
-        return reward
+        return reward.to(self.device)
 
     def critic(self) -> Critic:
         """A critic of its own weights."""
         critic = Critic(self.backbone("critic"))
         critic.head.weight.data.copy_(self._load("critic")["head"])
-        return critic
+        return critic.to(self.device)
 
     def update(self, optimizer: torch.optim.Optimizer, loss: float) -> None:
         """A step at the one learning rate, gradients clipped at norm 1."""
@@ -81,7 +83,7 @@ def sft(side: Side) -> Step:
 
     def step(trees: list[Tree]) -> dict:
         chosen = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in trees]
-        loss = sft_backward(model, chosen, side.eos_id, args, CPU)["loss"]
+        loss = sft_backward(model, chosen, side.eos_id, args, side.device)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -93,7 +95,7 @@ def held_out_loss(side: Side, model: nn.Module) -> float:
     """Nats an answer token on the held-out questions."""
     trees = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in side.work["held_out"]]
     tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
-    return -float(completion_logps(model, trees, side.eos_id, CPU).sum()) / tokens
+    return -float(completion_logps(model, trees, side.eos_id, side.device).sum()) / tokens
 
 
 def dpo(side: Side) -> Step:
@@ -106,8 +108,8 @@ def dpo(side: Side) -> Step:
     )  # fmt: skip
 
     def step(trees: list[Tree]) -> dict:
-        frozen = completion_logps(reference, trees, side.eos_id, CPU).view(-1, 2)
-        loss = dpo_backward(model, trees, frozen, side.eos_id, args, CPU)["loss"]
+        frozen = completion_logps(reference, trees, side.eos_id, side.device).view(-1, 2)
+        loss = dpo_backward(model, trees, frozen, side.eos_id, args, side.device)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -121,7 +123,7 @@ def reward(side: Side) -> Step:
     args = Namespace(micro_batch_size=None, micro_batch_tokens=10**9)
 
     def step(trees: list[Tree]) -> dict:
-        loss = reward_backward(model, trees, side.eos_id, args, CPU)["loss"]
+        loss = reward_backward(model, trees, side.eos_id, args, side.device)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -140,13 +142,13 @@ def ppo(side: Side) -> Step:
             algorithm=ALGORITHMS["ppo"], eos_id=side.eos_id, num_samples=side.samples,
             max_new_tokens=NEW_TOKENS, temperature=1.0, gamma=1.0, lam=0.95, value_clip_range=0.2,
             value_coef=0.1, beta=None, missing_eos_penalty=1.0, epochs=4, minibatches=1,
-            micro_contexts=len(trees), seed=0, device=CPU,
+            micro_contexts=len(trees), seed=0, device=side.device,
         )  # fmt: skip
         prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
         side.steps += 1
         rollout = sample_rollout(
-            models, prompts, lambda answered: model_rewards(reward, answered, side.eos_id, CPU),
-            0.05, side.steps, settings,
+            models, prompts, lambda its: model_rewards(reward, its, side.eos_id, side.device), 0.05,
+            side.steps, settings,
         )  # fmt: skip
 
         def update(loss: float) -> dict[str, float]:
@@ -166,7 +168,7 @@ def kl_of(side: Side, trees: list[Tree], answers: list[list[int]]) -> float:
     """
     found, samples = iter(answers), len(answers) // count_questions(trees)
     answered = [(c, [(q, [next(found) for _ in range(samples)]) for q, _ in qs]) for c, qs in trees]
-    tree_batch = build_tree_batch(answered, side.eos_id)
+    tree_batch = build_tree_batch(answered, side.eos_id, side.device)
     without_stop = F.pad(tree_batch.mask[:, 1:], (0, 1))
     tree_batch = tree_batch._replace(mask=without_stop)
     sums = []
@@ -182,7 +184,9 @@ def greedy(side: Side) -> Step:
 
     def step(trees: list[Tree]) -> dict:
         prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
-        answers = generate(model, prompts, eos_id=-1, max_new_tokens=NEW_TOKENS)
+        answers = generate(
+            model, prompts, eos_id=-1, max_new_tokens=NEW_TOKENS, device=side.device
+        )
         return {"answers": answers.tokens.tolist()}
 
     return step
@@ -198,13 +202,15 @@ def main() -> None:
     settings = turns.receive()
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
-    clock = CLOCKS[settings["clock"]]
     side = Side(settings)
+    on_gpu = side.device.type == "cuda"
+    clock = gpu_clock if on_gpu else CLOCKS[settings["clock"]]
     step = STAGES[settings["stage"]](side)
     turns.reply(torch=torch.__version__)
     while (asked := turns.receive())["do"] != "stop":
         if asked["do"] == "rate":
-            turns.reply(**product_rate(clock))
+            dtype = getattr(torch, side.dtype)
+            turns.reply(**product_rate(clock, device=side.device, dtype=dtype))
         elif asked["do"] == "kl":
             turns.reply(kl=kl_of(side, side.work["grouped"][0], asked["answers"]))
         elif asked["do"] == "held_out":
@@ -216,7 +222,8 @@ def main() -> None:
             found = step(trees)
             seconds = clock() - started
             turns.reply(seconds=seconds, examples=count_questions(trees) * side.samples, **found)
-    turns.reply(peak_mb=memory_mb("VmHWM") - imported)
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else memory_mb("VmHWM") - imported
+    turns.reply(peak_mb=peak)
 
 
 if __name__ == "__main__":

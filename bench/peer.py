@@ -23,6 +23,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from bench.machine import gpu_clock
 from bench.pipes import CLOCKS, Turns, memory_mb
 
 NEW_TOKENS = 16
@@ -37,6 +38,8 @@ class Side:
         self.settings = settings
         self.work = json.loads((self.folder / "work.json").read_text())
         self.eos_id, self.pad_id = self.work["eos_id"], self.work["pad_id"]
+        self.device = torch.device(settings["device"])
+        self.bf16 = settings["dtype"] == "bfloat16"
         self.batches = [self.work[kind][number] for kind, number in settings["order"]]
         self.tokenizer = self._tokenizer()
 
@@ -108,7 +111,8 @@ class Waits(TrainerCallback):
     def __init__(self, turns: Turns, side: Side) -> None:
         self.turns, self.side = turns, side
         self.examples = side.settings["questions"] * side.settings["samples"]
-        self.clock = CLOCKS[side.settings["clock"]]
+        on_gpu = side.device.type == "cuda"
+        self.clock = gpu_clock if on_gpu else CLOCKS[side.settings["clock"]]
         self.logs: dict = {}
         self.extra: dict = {}
         self.model: nn.Module | None = None
@@ -146,7 +150,10 @@ class Waits(TrainerCallback):
         while (asked := self.turns.receive())["do"] == "held_out":
             self.turns.reply(loss=held_out_loss(self.side, self.model))
         if asked["do"] == "stop":
-            self.turns.reply(peak_mb=memory_mb("VmHWM") - self.side.settings["imported_mb"])
+            peak = memory_mb("VmHWM") - self.side.settings["imported_mb"]
+            if self.side.device.type == "cuda":
+                peak = torch.cuda.max_memory_allocated() / 2**20
+            self.turns.reply(peak_mb=peak)
             raise SystemExit(0)
         self.started = self.clock()
 
@@ -165,16 +172,19 @@ def held_out_loss(side: Side, model: nn.Module) -> float:
 
 
 def common(side: Side, **more) -> dict:
-    """Training arguments of every trainer: float32, no checkpointing, fused AdamW, constant rate.
+    """Training arguments of every trainer: no checkpointing, fused AdamW, constant rate; bf16 is
+    mixed precision, as our autocast.
     """
     arguments = {
         "output_dir": str(side.folder / "peer"), "per_device_train_batch_size": more.pop("batch"),
         "max_steps": len(side.batches), "learning_rate": side.settings["rate"],
         "lr_scheduler_type": "constant", "optim": "adamw_torch_fused", "weight_decay": 0.0,
         "adam_beta1": 0.9, "adam_beta2": 0.95, "max_grad_norm": 1.0, "logging_steps": 1,
-        "logging_strategy": "steps", "save_strategy": "no", "report_to": "none", "use_cpu": True,
-        "bf16": False, "fp16": False, "gradient_checkpointing": False, "disable_tqdm": True,
-        "seed": 0, "dataloader_num_workers": 0, "dataloader_pin_memory": False,
+        "logging_strategy": "steps", "save_strategy": "no", "report_to": "none",
+        "use_cpu": side.device.type == "cpu", "bf16": side.bf16, "fp16": False,
+        "gradient_checkpointing": False, "disable_tqdm": True,
+        "seed": 0, "dataloader_num_workers": 0,
+        "dataloader_pin_memory": side.device.type == "cuda",
         "train_sampling_strategy": "sequential",
     }  # fmt: skip
     return arguments | more
@@ -267,13 +277,14 @@ def ppo(side: Side, waits: Waits, batch: int):
 
 def serve_generate(side: Side, waits: Waits, batch: int) -> None:
     """transformers' generate, greedy, 16 tokens for every question of a batch."""
-    model = side.causal("policy").eval()
+    model = side.causal("policy").eval().to(side.device)
     for trees in side.batches:
         started = waits.started
         padded = side.tokenizer.pad(
             {"input_ids": [prompt for prompt, _, _ in side.rows([trees])]}, return_tensors="pt"
-        )
-        with torch.inference_mode():
+        ).to(side.device)
+        autocast = torch.autocast(side.device.type, torch.bfloat16, enabled=side.bf16)
+        with torch.inference_mode(), autocast:
             out = model.generate(**padded, do_sample=False, max_new_tokens=NEW_TOKENS)
         waits.ended = waits.clock()
         answers = out[:, padded["input_ids"].shape[1] :].tolist()

@@ -57,7 +57,7 @@ class Worker:
         self.name, self.log = name, log
         threads = str(settings["threads"])
         env = os.environ | {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "HF_HUB_OFFLINE": "1",

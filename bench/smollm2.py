@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> dict:
     settings = {
         "folder": str(folder), "stage": "sft", "threads": args.threads, "rate": 1e-4,
         "clock": args.clock, "samples": 1, "shared": True, "compile": False,
+        "device": "cpu", "dtype": "float32",
     }  # fmt: skip
     workers = {
         name: Worker(name, Path(sys.executable), module, folder / f"{module}.log", settings)

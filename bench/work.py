@@ -31,6 +31,7 @@ SHAPE = {
 TINY = SHAPE | {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_inner": 64}
 CACHE = ROOT / ".cache" / "bench"
 POOL_TREES = 64
+STOP, QUESTIONS_A_CONTEXT = 0, 5  # of random data: the EOS token, other ids begin above it
 NEW_TOKENS = 16  # of an answer that PPO samples or that is generated greedily
 
 
@@ -113,6 +114,37 @@ def make_work(dataset: str, difficulty: int, batches: int, questions: int, seed:
     shuffled = [rows[i : i + questions] for i in range(0, len(rows), questions)]
     held_out = trees_of(data.validation)[:40]
     return Work(grouped, shuffled, held_out, tokenizer.eos_id, SHAPE["vocab_size"] - 1)
+
+
+def random_trees(contexts: int, vocab_size: int, seed: int) -> list[Tree]:
+    """SQuAD's lengths: contexts of about 170 tokens with 5 questions of about 18, and to each a
+    chosen and a rejected answer of about 4.
+    """
+    rng = np.random.default_rng(seed)
+
+    def ids(low: int, high: int) -> list[int]:
+        return rng.integers(STOP + 1, vocab_size, rng.integers(low, high + 1)).tolist()
+
+    def question() -> tuple[list[int], list[list[int]]]:
+        return ids(12, 24), [ids(1, 7), ids(1, 7)]
+
+    def tree() -> Tree:
+        return ids(100, 240), [question() for _ in range(QUESTIONS_A_CONTEXT)]
+
+    return [tree() for _ in range(contexts)]
+
+
+def random_work(batches: int, questions: int, seed: int = 0) -> Work:
+    """Batches as of `make_work`, of `random_trees`: needs no data and no tokenizer."""
+    size, contexts = SHAPE["vocab_size"] - 1, max(1, questions // QUESTIONS_A_CONTEXT)
+    if questions != contexts * QUESTIONS_A_CONTEXT:
+        raise SystemExit(f"{questions} questions of random data, expected a multiple of "
+                         f"{QUESTIONS_A_CONTEXT}")  # fmt: skip
+    grouped = [random_trees(contexts, size, seed + number) for number in range(batches)]
+    rows = [tree for batch in grouped[1:] for tree in alone(batch)]
+    rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+    shuffled = [rows[i : i + questions] for i in range(0, len(rows), questions)]
+    return Work(grouped, shuffled, random_trees(8, size, seed + batches), STOP, size)
 
 
 def llama_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,13 +1,15 @@
 """The comparisons do equal work, and count it as a hand would; no peer and no clock is asked."""
 
+import json
 from argparse import Namespace
 
 import pytest
 import torch
 
+from bench import gpu
 from bench.flops import forward_flops, masked_share, step_flops
 from bench.ours import kl_of
-from bench.work import alone, count_questions, exact_batches, llama_weights
+from bench.work import alone, count_questions, exact_batches, llama_weights, random_work
 from main_squad import sft_backward
 from src.inference.logprobs import build_tree_batch, score_completions
 from src.model.model import build_model
@@ -155,7 +157,7 @@ def test_the_check_of_ppo_leaves_the_stop_token_out():
     models = {"policy": small(), "reference": small()}
     with torch.no_grad():
         models["reference"].embedding.weight.mul_(0.5)
-    side = Namespace(eos_id=EOS, backbone=models.get)
+    side = Namespace(eos_id=EOS, backbone=models.get, device=torch.device("cpu"))
     answers = [[9, 9, 1], [10], [2, 3]]
     sums = []
     for (context, [(question, _)]), answer in zip(alone(TREES), answers, strict=True):
@@ -194,3 +196,44 @@ def test_the_plain_loop_has_our_loss():
     mine.backward()
     gradient = theirs.model.embed_tokens.weight.grad
     torch.testing.assert_close(gradient, model.embedding.weight.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_random_work_has_its_questions_and_no_eos_or_padding_inside():
+    """So many questions a batch; the same questions dealt anew; ids that both sides take."""
+    work = random_work(3, 10)
+    assert [count_questions(trees) for trees in work.grouped] == [10, 10, 10]
+    assert [len(trees) for trees in work.shuffled] == [10, 10]
+    rows = [tree for batch in work.grouped[1:] for tree in alone(batch)]
+    dealt = [tree for batch in work.shuffled for tree in batch]
+    assert sorted(map(str, rows)) == sorted(map(str, dealt))
+    ids = {
+        i for batch in work.grouped for context, questions in batch
+        for i in [*context, *(i for q, answers in questions for x in (q, *answers) for i in x)]
+    }  # fmt: skip
+    assert min(ids) > work.eos_id and max(ids) < work.pad_id
+    with pytest.raises(SystemExit, match="multiple of 5"):
+        random_work(2, 16)
+
+
+def test_the_gpu_bench_counts_a_failing_part_and_goes_on(tmp_path, monkeypatch, capsys):
+    """On the CPU with a tiny model: a row and a profile are there, the broken stage is not."""
+    monkeypatch.setattr(gpu, "dpo_backward", lambda *args: 1 / 0)
+    chosen = [c for c in gpu.cases() if c.stage in ("sft", "dpo")][:2]
+    monkeypatch.setattr(gpu, "cases", lambda: iter(chosen))
+    monkeypatch.setattr(gpu, "PROFILED", chosen[:1])
+    argv = ["--device", "cpu", "--tiny", "--repeats", "1", "--output", str(tmp_path)]
+    assert gpu.main(argv) == 1
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["name"] for row in found["rows"]] == ["pico sft"]
+    assert [one["name"] for one in found["failed"]] == ["pico dpo"]
+    assert "ZeroDivisionError" in found["failed"][0]["traceback"]
+    assert [one["name"] for one in found["profiles"]] == ["pico sft"]
+    assert "pico sft" in (tmp_path / "gpu.md").read_text()
+    assert not torch.is_autocast_enabled("cpu")
+    assert gpu.main([*argv, "--seconds", "0"]) == 0  # no part begun, and all named
+    assert len(json.loads((tmp_path / "gpu.json").read_text())["left_out"]) == 3
+
+
+def test_a_gpus_busy_time_is_the_union_of_its_kernels():
+    assert gpu.covered([(0, 2), (1, 3), (5, 6)]) == 4
+    assert gpu.covered([]) == 0

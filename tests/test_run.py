@@ -105,8 +105,32 @@ def test_the_largest_seed_is_one_that_torch_takes():
 @pytest.mark.parametrize("device", ["tpu", "cpu:x", "", "mps9", "meta"])
 def test_a_device_that_is_none_is_the_users_mistake(device):
     args = parser().parse_args(["--device", device])
-    with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N"):
+    with pytest.raises(UserError, match="expected auto, cpu, cuda, cuda:N or mps"):
         set_up_torch(args)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cuda", "no CUDA device"), ("cuda:7", "no CUDA device"),
+                             ("mps", "no Apple GPU"), ("mps:0", "no Apple GPU")],
+)  # fmt: skip
+def test_a_device_that_is_not_there_is_said_so(device, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    args = parser().parse_args(["--device", device])
+    with pytest.raises(UserError, match=f"{expected}, use --device cpu"):
+        set_up_torch(args)
+
+
+def test_mps_is_taken_where_it_is_asked_for(monkeypatch):
+    """Its parsing and settings only: no tensor is made there. float32, unless bfloat16 is asked."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for dtype, chosen in (("auto", "float32"), ("bfloat16", "bfloat16")):
+        args = parser().parse_args(["--device", "mps", "--dtype", dtype])
+        try:
+            assert set_up_torch(args) == torch.device("mps") and args.dtype == chosen
+            assert torch.is_autocast_enabled("mps") == (chosen == "bfloat16")
+        finally:
+            torch.set_autocast_enabled("mps", False)
 
 
 def test_typed_flags_are_those_that_stand_there():

@@ -77,6 +77,8 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 
     One number for each row makes a sample independent of which other rows are still sampled.
     """
+    if logits.device.type == "mps":  # which has no float64
+        return draw(logits.cpu(), uniform.cpu()).to(logits.device)
     cumulated = logits.double().softmax(-1).cumsum(-1)
     point = uniform.double()[:, None] * cumulated[:, -1:]
     token = torch.searchsorted(cumulated, point, right=True).squeeze(1)

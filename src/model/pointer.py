@@ -262,7 +262,7 @@ class PointerModel(OnePass, nn.Module):
         """Keys and values (P, H, D) of the entries that come with the newest tokens of P windows,
         which stand at these positions (P,).
         """
-        tokens = windows[:, [-1, -1 - AHEAD]]
+        tokens = torch.stack((windows[:, -1], windows[:, -1 - AHEAD]), 1)
         empty = torch.stack((position < 1, position < AHEAD), 1)
         after = self.pointer.after(self.pointer.following(windows, self.embedding.weight))
         return self.pointer.keys_values(before, after, tokens, empty, self.embedding.weight)

@@ -17,6 +17,7 @@ from src.rl.algorithm_table import Selection
 from src.rl.algorithms import AlgorithmLoss, kl_coefs, policy_loss, selection_loss
 from src.rl.models import Models
 from src.rl.rollout import Rollout, Settings, action_logp
+from src.training.device import backward
 from src.training.distributed import all_sum, micro_batches
 
 
@@ -38,30 +39,30 @@ def update_policy(
         return {"loss": 0.0, "policy_loss": 0.0}
     sums: dict[str, float] = {}
     weight, first_kl = 0, None
+    of_episode = rollout.mask.sum(1).tolist()  # at once: each look at a GPU makes it wait
+    actions_of = [sum(of_episode[rows]) for rows in rollout.rows]
     for epoch in range(s.epochs):
         rng = stream(Stream.MINIBATCHES, s.seed, step, epoch)
         order = rng.permutation(len(rollout.trees))
         for batch in np.array_split(order, min(s.minibatches, len(order))):
-            metrics = _minibatch_gradient(models, rollout, batch.tolist(), kl_coef, s)
+            actions = sum(actions_of[i] for i in batch.tolist())
+            metrics = _minibatch_gradient(models, rollout, batch.tolist(), actions, kl_coef, s)
             first_kl = metrics["approx_kl_nats"] if first_kl is None else first_kl
             metrics |= update(metrics["loss"])
             # Means over actions, so that minibatches weigh as many as they have.
-            actions = _actions(rollout, batch.tolist())
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + actions * value
             weight += actions
     return {**{k: v / weight for k, v in sums.items()}, "first_approx_kl_nats": first_kl}
 
 
-def _actions(rollout: Rollout, contexts: Sequence[int]) -> int:
-    return sum(int(rollout.mask[rollout.rows[i]].sum()) for i in contexts)
-
-
 def _minibatch_gradient(
-    models: Models, rollout: Rollout, contexts: Sequence[int], kl_coef: float, s: Settings
-) -> dict[str, float]:
-    """Add the gradient of a minibatch, micro-batch by micro-batch; returns its metrics."""
-    actions = _actions(rollout, contexts)
+    models: Models, rollout: Rollout, contexts: Sequence[int], actions: int, kl_coef: float,
+    s: Settings,
+) -> dict[str, float]:  # fmt: skip
+    """Add the gradient of a minibatch with so many actions, micro-batch by micro-batch; returns its
+    metrics.
+    """
     episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in contexts)
     metrics: dict[str, float] = {}
     # Long and short contexts apart: what is in memory together should be of like length.
@@ -101,7 +102,7 @@ def _backward(
         policy = policy_loss(
             s.algorithm, logp, old_logp, here(rollout.advantages), mask, kl_coef=kl_coef, **counts
         )
-    policy.loss.backward()
+    backward(policy.loss)
     metrics = _metrics(policy, s, kl_coef)
     if models.critic is not None:
         # After the policy's gradient, so that only one model's activations are in memory.
@@ -110,7 +111,7 @@ def _backward(
             values, here(rollout.values), here(rollout.returns), mask, s.value_clip_range,
             count=actions,
         ).loss  # fmt: skip
-        (s.value_coef * value_loss).backward()
+        backward(s.value_coef * value_loss)
         metrics |= {"value_loss": value_loss, "loss": policy.loss + s.value_coef * value_loss}
     return {name: value.detach() for name, value in metrics.items()}
 

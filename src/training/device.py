@@ -4,13 +4,20 @@ import argparse
 import os
 
 import torch
+from torch import Tensor
 
 from src.utils.errors import UserError
 from src.utils.ranks import world_size
 
+EXPECTED = "expected auto, cpu, cuda, cuda:N or mps"
+
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """The device of --device. Also sets the autocast dtype of --dtype for the whole process."""
+    """The device of --device. Also sets the autocast dtype of --dtype for the whole process, and on
+    a GPU what `backward` needs.
+
+    Raises UserError for a device that there is not.
+    """
     name = args.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -20,11 +27,13 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name} given, expected auto, cpu, cuda or cuda:N") from None
+        raise UserError(f"--device {name} given, {EXPECTED}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {name} given, but torch finds no CUDA device, use --device cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name} given, expected auto, cpu, cuda or cuda:N")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name} given, but torch finds no Apple GPU, use --device cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name} given, {EXPECTED}")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     if args.dtype == "auto":
@@ -35,4 +44,25 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     torch.set_autocast_enabled(device.type, args.dtype == "bfloat16")
     # A cached cast of a weight would survive the optimizer step.
     torch.set_autocast_cache_enabled(False)
+    if device.type == "cuda":
+        # cuDNN's LSTM would multiply float32 in TF32, with three digits.
+        torch.backends.cudnn.allow_tf32 = args.dtype == "bfloat16"
+        # Read when the first product is computed.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
+
+
+def backward(loss: Tensor) -> None:
+    """loss.backward(); on a GPU with each sum in a fixed order, so that a resumed run ends as one
+    in one go. Needs `choose_device` before it.
+    """
+    if loss.device.type != "cuda":
+        loss.backward()
+        return
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads any
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        loss.backward()
+    finally:
+        torch.use_deterministic_algorithms(before)

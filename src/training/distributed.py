@@ -74,7 +74,8 @@ def all_sum(metrics: dict[str, Tensor | float]) -> dict[str, float]:
 
     All ranks must give the same names in the same order.
     """
-    tensors = [torch.as_tensor(value).detach().double() for value in metrics.values()]
+    tensors = [torch.as_tensor(value).detach() for value in metrics.values()]
+    tensors = [(t.cpu() if t.device.type == "mps" else t).double() for t in tensors]  # no float64
     device = max((t.device for t in tensors), key=lambda d: d.type == "cuda")
     values = torch.stack([t.to(device) for t in tensors]).cpu()
     if world_size() > 1:

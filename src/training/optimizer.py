@@ -1,5 +1,7 @@
 """Optimizer, learning-rate schedule and one optimizer step."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -61,21 +63,21 @@ def optimizer_step(
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sum_gradients(parameters)
-    norm = full_tensors(nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True))
-    finite = bool(torch.isfinite(norm)) and torch.isfinite(torch.tensor(loss))
-    if not finite:
+    # The one place of a step that waits for a GPU: what is not finite must not reach the weights.
+    norm = float(full_tensors(nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True)))
+    if not (math.isfinite(norm) and math.isfinite(loss)):
         optimizer.zero_grad(set_to_none=True)
-        what = "gradient" if loss == loss and abs(loss) != float("inf") else "loss"
-        message = f"the {what} is not finite (loss {loss}, gradient norm {float(norm)})"
+        what = "gradient" if math.isfinite(loss) else "loss"
+        message = f"the {what} is not finite (loss {loss}, gradient norm {norm})"
         if not skip_nonfinite:
             raise NonFiniteError(message)
         say(f"{message}: step left out")
-        return float(norm)
+        return norm
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return float(norm)
+    return norm
 
 
 def update(

@@ -168,7 +168,7 @@ def add_machine_flags(parser: Parser) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        help="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one",
+        help="auto, cpu, cuda, cuda:N or mps; auto takes a CUDA GPU if there is one",
     )
     parser.add_argument(
         "--threads", type=count, default=0, help="CPU threads; 0: as many as torch chooses"

@@ -1,5 +1,6 @@
 """A stacked LSTM (torch's own cell) with tied embeddings."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -78,7 +79,10 @@ class LSTM(LevelByLevel, nn.Module):
             enforce_sorted=False,
         )
         before = (state.h.transpose(0, 1).contiguous(), state.c.transpose(0, 1).contiguous())
-        packed, (h, c) = self.cell(packed, before)
+        # Under autocast torch runs cuDNN's LSTM in float16, whatever dtype it was told.
+        on_gpu = tokens.device.type == "cuda"
+        with torch.autocast("cuda", enabled=False) if on_gpu else nullcontext():
+            packed, (h, c) = self.cell(packed, before)
         hidden, _ = pad_packed_sequence(packed, batch_first=True, total_length=length)
         has_read = (lengths > 0)[:, None, None]
         h = torch.where(has_read, h.transpose(0, 1), state.h)

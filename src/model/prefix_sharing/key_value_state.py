@@ -157,7 +157,10 @@ class Appended(NamedTuple):
         """query (B, K, G, d), keys and values (B, K, d) to (B, K * G * d)."""
         for columns, new in zip(self.own, (keys, values), strict=True):
             columns[:, -1] = new
-        mixed = attend_part(query, *(x.transpose(1, 2) for x in self.own), self.shown)
+        own = [x.transpose(1, 2) for x in self.own]
+        if self.shared is None and query.device.type != "cpu":
+            return attend_shown(query, *own, self.shown).flatten(1)  # a head's groups as queries
+        mixed = attend_part(query, *own, self.shown)
         if self.parts:
             mixed = join(*mixed, *attend_parts(query, *self.shared, self.parts))
         return mixed[0].flatten(1)
@@ -254,10 +257,12 @@ def _for_decoding(state: KeyValueState, nothing: Tensor) -> tuple[Segment | None
     append to. nothing: as for `append_token`.
 
     The buffer is the state's, unless somebody else has continued that; then it is a new one, which
-    begins with copies of all segments but the prefix.
+    begins with copies of all segments but the prefix. On other devices than a CPU, of all: there a
+    call for each context costs more than reading its keys once for each row.
     """
     segments = state.segments
-    prefix = segments[0] if segments and isinstance(segments[0], Segment) else None
+    shares = segments and isinstance(segments[0], Segment) and nothing.device.type == "cpu"
+    prefix = segments[0] if shares else None
     own = segments[prefix is not None :]
     if len(own) == 1 and isinstance(own[0], Buffer) and own[0].written == [own[0].used]:
         return prefix, own[0]

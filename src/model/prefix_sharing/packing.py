@@ -185,7 +185,7 @@ def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor, Tensor]:
     line = _Line(*map(torch.cat, zip(*found, strict=True)))
     order = (line.tree * (1 + sum(sizes)) + line.branch).argsort(stable=True)
     # Where each token went, and -1 stays -1.
-    moved = torch.cat((order.argsort(), order.new_tensor([-1])))
+    moved = torch.cat((order.argsort(), order.new_full((1,), -1)))
     line = line._replace(previous=moved[line.previous])
     return _Line(*(x[order] for x in line)), above, moved[newest]
 
@@ -228,6 +228,8 @@ def _spans(numbers: Tensor) -> dict[int, slice]:
 def _rows(line: _Line, above: Tensor, trees: int, wanted: Tensor | None) -> Rows:
     """A row a tree; a row of queries holds the `wanted` ones alone."""
     key_column, key_width = _columns(line.tree, trees)
+    if line.tree.device.type == "cuda":  # its kernels copy a mask whose rows are not aligned
+        key_width = -(-key_width // 8) * 8
     key_place = line.tree * key_width + key_column
     node = line.node.new_full((trees * key_width,), len(above) - 1)
     node = node.index_copy(0, key_place, line.node).view(trees, key_width)
