@@ -360,6 +360,7 @@ def test_lists_in_csv_stay_lists(tmp_path):
     for text, value in (("[ 0 18]", [0, 18]), ("[-1  3 -1]", [-1, 3, -1]), ("['a']", ["a"]),
                         ("[]", []), ("{'text': array(['a', 'b'], dtype=object)}",
                                      {"text": ["a", "b"]}), ("['a\\nb' 'c']", ["a\nb", "c"]),
+                        ("[{'role': 'user'}\n {'role': None}]", [{"role": "user"}, {"role": None}]),
                         ("[x y", "[x y"), ("{'a'", "{'a'")):  # fmt: skip
         assert literal(text) == value
 

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import os
+import re
 import stat
 import tokenize
 import zlib
@@ -132,20 +133,26 @@ def literal(text: Any) -> Any:
         return text
 
 
+# Where a value may follow another without a comma; most texts have no such place.
+_NO_COMMA = re.compile(r"""['"\d}\])e]\s+['"\w{\[-]""")
+
+
 def _with_commas(text: str) -> str:
     """Python with a comma between any two values: NumPy, hence `datasets` in CSV, writes a column
     of lists as ['Ada' 'Bob'], which Python would read as one text, AdaBob.
     """
-    values = (tokenize.STRING, tokenize.NUMBER)
+    if not _NO_COMMA.search(text):
+        return text
     found: list[str] = []
     after_value = False
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in (tokenize.NL, tokenize.NEWLINE):
             continue
-        if after_value and (token.type in values or token.string == "-"):
+        literal_token = token.type in (tokenize.STRING, tokenize.NUMBER, tokenize.NAME)
+        if after_value and (literal_token or token.string in tuple("{[-")):
             found.append(",")
         found.append(token.string)
-        after_value = token.type in values
+        after_value = literal_token or token.string in tuple("}])")
     return " ".join(found)
 
 
