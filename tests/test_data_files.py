@@ -11,7 +11,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from src.data.row_files import read_rows
+from src.data.row_files import literal, read_rows
 from src.data.squad_loader import load_from_identity, load_squad
 from src.data.squad_parse import LoadReport
 from src.data.squad_splits import split_by_title
@@ -85,11 +85,19 @@ LAYOUTS = {
         for row in rows()]),
     "CSV of datasets": lambda to: saved(to / "a.csv", "to_csv"),
     "CSV of JSON answers": lambda to: saved_csv(to / "a.csv"),
+    "CSV of datasets, flattened": lambda to: flattened(to / "a.csv", "to_csv"),
+    "parquet of datasets, flattened": lambda to: flattened(to / "a.parquet", "to_parquet"),
     "parquet of datasets": lambda to: saved(to / "a.parquet", "to_parquet"),
     "parquet of another name": lambda to: saved(to / "a.bin", "to_parquet"),
     "JSON Lines of datasets": lambda to: saved(to / "a.json", "to_json"),
     "folder of save_to_disk": lambda to: saved(to / "disk", "save_to_disk"),
 }  # fmt: skip
+
+
+def flattened(path, way):
+    """`rows` with the columns answers.text and answers.answer_start."""
+    getattr(datasets.Dataset.from_list(rows()).flatten(), way)(str(path))
+    return path
 
 
 def saved_csv(path):
@@ -151,6 +159,9 @@ def test_one_odd_row_of_answers_is_used_or_dropped(tmp_path, kind, to):
     ("change", "questions", "unit"),
     [
         (lambda row, n: row | {"id": n}, 4, "title"),
+        (lambda row, n: row | {"id": float(n)}, 4, "title"),  # of a table with gaps
+        (lambda row, n: row | {"id": float("nan")}, 4, "title"),
+        (lambda row, n: row | {"title": float("nan")}, 4, "title"),
         (lambda row, n: {k: v for k, v in row.items() if k != "id"}, 4, "title"),
         (lambda row, n: {k: v for k, v in row.items() if k != "title"}, 4, "title"),
         (lambda row, n: row | {"title": None}, 4, "title"),
@@ -158,13 +169,35 @@ def test_one_odd_row_of_answers_is_used_or_dropped(tmp_path, kind, to):
     ],
 )
 def test_ids_and_titles_may_be_what_they_are(tmp_path, change, questions, unit):
-    """Whole numbers or no ids; no titles (each context its own article); one title for all."""
+    """Whole numbers, also as 7.0, or no ids; no titles (a context is then an article of its own);
+    one title for all."""
     changed = [change(row, n) for n, row in enumerate(rows())]
     data = load_squad(str(json_lines(tmp_path / "a.jsonl", changed)))
     assert (data.identity["train_questions"], data.identity["validation_questions"]) == (36, 4)
     assert f"by {unit}, 2 of 20 are held out" in data.report.notes[0]
     assert not {p.context for p in data.train} & {p.context for p in data.validation}
     assert data.report.dropped == {}
+
+
+def test_a_place_may_be_written_as_text_or_with_a_point(tmp_path):
+    """The second Ada is meant, and found without a look elsewhere; "x" and 2.5 are no places."""
+    context = "Ada met Ada and Ada left."
+    starts = {8: [8, 8.0, "8"], -1: [-1.0, "x", 2.5, float("inf"), "9" * 5000]}
+    for expected, several in starts.items():
+        for start in several:
+            answers = {"text": ["Ada"], "answer_start": [start]}
+            row = {"context": context, "question": "Who?", "answers": answers}
+            path = json_lines(tmp_path / "a.jsonl", [row])
+            [paragraph] = load_squad(str(path), evaluate=True).validation
+            assert paragraph.questions[0].starts == (expected,), start
+
+
+def test_one_context_that_is_left_says_why_the_others_are_not(tmp_path):
+    """"1 questions on one context, which cannot be split" was all that was said of 39 bad ids."""
+    several = [row | {"id": [n]} for n, row in enumerate(rows())]
+    path = json_lines(tmp_path / "a.jsonl", [*several[:-1], rows()[-1]])
+    with pytest.raises(UserError, match=r"cannot be split.*dropped: 39 'id' is a list"):
+        load_squad(str(path))
 
 
 def test_one_title_in_both_splits_is_split_by_context(tmp_path):
@@ -289,7 +322,7 @@ for name, evaluate in json.loads(sys.argv[1]):
 
 def test_hub_sets_through_the_real_library(tmp_path):
     """Folders of a hub set's name, where the library looks first, without a network: a set of two
-    configurations, and one in the hub's usual layout."""
+    configurations, also by its path, and one in the hub's usual layout."""
     table = datasets.Dataset.from_list(rows())
     for path in ("sets/en/train-0.parquet", "sets/ar/test-0.parquet", "one/data/train-0.parquet"):
         (tmp_path / "org" / path).parent.mkdir(parents=True)
@@ -297,7 +330,9 @@ def test_hub_sets_through_the_real_library(tmp_path):
     (tmp_path / "org/sets/README.md").write_text(README)
     cases = [
         ("org/sets:en", False), ("org/sets:ar", True), ("org/one", False), ("org/one", True),
-        ("org/sets", False), ("org/sets:de", False), ("org/none", False),
+        (f"{tmp_path}/org/sets:en", False), ("./org/sets:ar", True),
+        ("org/sets", False), ("org/sets:de", False), (f"{tmp_path}/org/sets", False),
+        ("org/none", False),
     ]  # fmt: skip
     child = subprocess.run(
         [sys.executable, "-c", LOAD, json.dumps(cases)], cwd=tmp_path, capture_output=True,
@@ -305,12 +340,29 @@ def test_hub_sets_through_the_real_library(tmp_path):
             "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"),
         },
     )  # fmt: skip
-    *loaded, unnamed, wrong, absent = map(json.loads, child.stdout.splitlines())
-    assert loaded == [[36, 4], [0, 40], [36, 4], [0, 4]]
-    for line in (unnamed, wrong):
-        assert "['en', 'ar']" in line and "name one as --dataset org/sets:CONFIGURATION" in line
+    *loaded, unnamed, wrong, by_path, absent = map(json.loads, child.stdout.splitlines())
+    assert loaded == [[36, 4], [0, 40], [36, 4], [0, 4], [36, 4], [0, 40]]
+    for line in (unnamed, wrong, by_path):
+        assert "['en', 'ar']" in line and "org/sets:CONFIGURATION" in line
         assert "\n" not in line and "network" not in line
     assert "check the name and the network" in absent
+
+
+def test_lists_in_csv_stay_lists(tmp_path):
+    """`datasets` writes ['Ada' "Bob's"] there, which Python reads as one text, AdaBob's; NumPy
+    breaks long ones into lines."""
+    answers = ["Ada", "Bob's", "Eve", *(f"a long answer of number {n}" for n in range(8))]
+    table = datasets.Dataset.from_list([row | {"answers": answers} for row in rows()])
+    path = tmp_path / "a.csv"
+    table.to_csv(str(path))
+    for paragraph in load_squad(str(path), evaluate=True).validation:
+        assert all(list(question.answers) == answers for question in paragraph.questions)
+    for text, value in (("[ 0 18]", [0, 18]), ("[-1  3 -1]", [-1, 3, -1]), ("['a']", ["a"]),
+                        ("[]", []), ("{'text': array(['a', 'b'], dtype=object)}",
+                                     {"text": ["a", "b"]}), ("['a\\nb' 'c']", ["a\nb", "c"]),
+                        ("[{'role': 'user'}\n {'role': None}]", [{"role": "user"}, {"role": None}]),
+                        ("[x y", "[x y"), ("{'a'", "{'a'")):  # fmt: skip
+        assert literal(text) == value
 
 
 def test_csv_keeps_texts_as_they_are(tmp_path):

@@ -37,8 +37,11 @@ FLAG = re.compile(r"(?<![\w-])--[a-z]\w*")
 COMMAND = re.compile(r"(?:^|`)\s*python (\w+\.py)([^`\n]*)", re.MULTILINE)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
-# Flags of what is not a script at the root: torchrun, pip, tests.faults.
-FOREIGN = re.compile(r"torchrun --nproc_per_node|pip install .*|-m tests\.faults [^`\n]*")
+# Flags of what is not a script at the root: torchrun, pip, tests.faults, the tokenizer's tool.
+FOREIGN = re.compile(
+    r"torchrun --nproc_per_node|pip install .*|-m tests\.faults [^`\n]*"
+    r"|tools/train_tokenizer\.py [^`\n]*"
+)
 
 
 def name_of(page):

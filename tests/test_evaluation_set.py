@@ -130,6 +130,8 @@ def test_the_summary_counts_what_was_dropped_or_has_no_loss():
         "golds; 1 are longer than an answer may be and have no loss; perfect copy within 32 tokens "
         "(--max_answer_tokens): EM 100.0"
     )
+    for seen, count in ((1, "1 of 3 trained on ("), (3, "3 trained on (")):  # not "3 1 of 3"
+        assert HELD_OUT._replace(seen=seen).summary().startswith(count)
 
 
 def test_rules_read_the_text_and_not_the_prompt_around_it():

@@ -265,10 +265,11 @@ def test_an_epoch_of_pairs_is_one_pass_over_the_batches_that_are_dealt(capsys):
 
 
 def test_a_run_too_short_to_learn_from_says_so(capsys):
-    for steps, said in ((1, True), (19, True), (20, False)):
+    for steps, count in ((1, "1 step"), (19, "19 steps"), (20, None)):
         args = argparse.Namespace(max_steps=steps, eval_every=None)
         stages.plan_steps(args, ContextGroups([(0, (0,))], 0, 512, 0))
-        assert (f"a run of {steps} steps, fewer than 20" in capsys.readouterr().err) == said
+        said = capsys.readouterr().err
+        assert said.startswith(f"a run of {count}, fewer than 20") if count else not said
     planned_pairs(2048)
     assert "a run of 10 steps, fewer than 20" in capsys.readouterr().err
 

@@ -112,6 +112,24 @@ def test_dialogues_end_their_prompt_where_the_last_speaker_begins():
     assert row == (None, "The sum of 2 and 3 is", "five", "9")
 
 
+def test_messages_in_csv_are_read_as_such(tmp_path):
+    """`datasets` writes no comma between them; they were taken for the text of an answer."""
+    path = tmp_path / "a.csv"
+    rows = [
+        {
+            side: [message("user", f"It's {n}?"), message("assistant", f'a "{side}" one')]
+            for side in ("chosen", "rejected")
+        }
+        for n in range(12)
+    ]
+    datasets.Dataset.from_list(rows).to_csv(str(path))
+    pairs = load_given_pairs(str(path))
+    found = sorted([*pairs.train, *pairs.held_out])
+    assert found == sorted(
+        (None, f"It's {n}?", 'a "chosen" one', 'a "rejected" one') for n in range(12)
+    )
+
+
 def test_a_prompt_in_the_form_of_the_questions_is_one():
     text = "Context: It is 3.\nQuestion: Which?\nAnswer:"
     row = read_pair({"prompt": text, "chosen": "3", "rejected": "4"})

@@ -10,7 +10,9 @@ import gzip
 import io
 import json
 import os
+import re
 import stat
+import tokenize
 import zlib
 from pathlib import Path
 from typing import Any
@@ -102,8 +104,11 @@ def _csv(path: Path, text: str, delimiter: str) -> list[dict]:
         rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise UserError(f"{path}: no sound CSV ({error}); mend the file there") from None
-    return [row | {"answers": literal(row["answers"])} if "answers" in row else row
-            for row in rows]  # fmt: skip
+    for row in rows:
+        for column in ("answers", "answers.text", "answers.answer_start"):
+            if column in row:
+                row[column] = literal(row[column])
+    return rows
 
 
 class _ArgumentOfCalls(ast.NodeTransformer):
@@ -122,9 +127,33 @@ def literal(text: Any) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return ast.literal_eval(_ArgumentOfCalls().visit(ast.parse(text.strip(), mode="eval")))
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        tree = ast.parse(_with_commas(text.strip()), mode="eval")
+        return ast.literal_eval(_ArgumentOfCalls().visit(tree))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, tokenize.TokenError):
         return text
+
+
+# Where a value may follow another without a comma; most texts have no such place.
+_NO_COMMA = re.compile(r"""['"\d}\])e]\s+['"\w{\[-]""")
+
+
+def _with_commas(text: str) -> str:
+    """Python with a comma between any two values: NumPy, hence `datasets` in CSV, writes a column
+    of lists as ['Ada' 'Bob'], which Python would read as one text, AdaBob.
+    """
+    if not _NO_COMMA.search(text):
+        return text
+    found: list[str] = []
+    after_value = False
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.NL, tokenize.NEWLINE):
+            continue
+        literal_token = token.type in (tokenize.STRING, tokenize.NUMBER, tokenize.NAME)
+        if after_value and (literal_token or token.string in tuple("{[-")):
+            found.append(",")
+        found.append(token.string)
+        after_value = literal_token or token.string in tuple("}])")
+    return " ".join(found)
 
 
 def _parquet(path: Path, content: bytes) -> list[dict]:

@@ -43,9 +43,10 @@ _NO_BLANKS = re.compile(r"\S+")
 _GRAPHEME = regex.compile(r"\X")
 _LETTER = regex.compile(r"\p{L}")
 _CLOSING = "[\"'”’)\\]」』】》〉〕）］»›]*"
-# Thai and Lao have no full stop; a blank between their letters parts phrases.
+# Thai and Lao have no full stop; a blank between their letters parts phrases. Greek asks with a
+# semicolon.
 _SENTENCE_END = regex.compile(
-    rf"(?V1)[.!?]{_CLOSING}\s+|[\p{{STerm}}--[.!?]]+{_CLOSING}\s*|\n+"
+    rf"(?V1)(?:[.!?]|(?<=\p{{Greek}});){_CLOSING}\s+|[\p{{STerm}}--[.!?]]+{_CLOSING}\s*|\n+"
     r"|(?<=[\p{Thai}\p{Lao}])\s+(?=[\p{Thai}\p{Lao}])"
 )
 # Script -> the language that is most likely written in it (CLDR's likely subtags, UTS 35).

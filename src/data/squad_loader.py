@@ -88,7 +88,8 @@ def load_squad(
     evaluate: bool = False,
     split: str | None = None,
 ) -> SquadData:
-    """Load `--dataset`: auto, squad, pico, the path of a file or folder, or HUB_ID[:CONFIG].
+    """Load `--dataset`: auto, squad, pico, a file, a folder or a hub id; of the
+    latter two also one of their configurations, as NAME:CONFIG.
 
     seed, difficulty: the generator's; `seed` also draws the sample of `num_examples`.
     num_examples: training questions to keep, in whole paragraphs, so a few more may come; None: all
@@ -241,13 +242,17 @@ def sources_at(
         return _folder_sources(path, report, reading) or _hub_sources(name, None, report, reading)
     if os.path.lexists(path):
         return {"whole": partial(_of_files, [path], report, reading)}
+    folder, colon, config = name.rpartition(":")
+    if colon and Path(folder).is_dir():
+        return _hub_sources(folder, config or None, report, reading)
     hub_id = _HUB_ID.fullmatch(name)
     if hub_id and name[0] != "." and path.suffix.removeprefix(".") not in (*SUFFIXES, "gz"):
         return _hub_sources(*hub_id.groups(), report, reading)
     raise UserError(
         f"{reading.flag} {name}: no such file or folder; expected {names}a data file "
         f"({', '.join(SUFFIXES)}), a folder of them named train*, dev* or validation*, test*, or a "
-        "hub id (org/name or org/name:configuration)"
+        "hub id (org/name); of a hub set or folder with configurations one of them, as "
+        "name:configuration"
     )
 
 

@@ -8,6 +8,7 @@ first of them is named in a UserError instead.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,6 +164,9 @@ def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str,
     key = _id(row, context, question)
     if str(row.get("is_impossible")).lower() in ("true", "1", "1.0"):
         raise BadRow("unanswerable (v2.0)")
+    if "answers" not in row and "answers.text" in row:  # as `datasets` flattens tables
+        golds = {key: row.get(f"answers.{key}") for key in ("text", "answer_start")}
+        row = row | {"answers": golds}
     if "answers" not in row and "completion" not in row:
         raise BadRow("no 'answers'" if template else "no 'completion' and no 'answers'")
     golds = _golds(row["answers"] if "answers" in row else row["completion"])
@@ -184,8 +188,17 @@ def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str,
 
 def _title(row: dict) -> str:
     """The article; "" where none is named: the context is then an article of its own."""
-    title = row.get("title")
+    title = _whole(row.get("title"))
     return "" if title is None or str(title).strip() == "" else sound_text(str(title), "title")
+
+
+def _whole(value: Any) -> Any:
+    """12 for 12.0 and None for NaN: a table with gaps holds its whole numbers as such. Any other
+    value is itself.
+    """
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    return value
 
 
 def text_of(row: dict, key: str) -> str:
@@ -212,7 +225,7 @@ def sound_text(text: str, what: str) -> str:
 
 def _id(row: dict, context: str, question: str) -> str:
     """The id as text; of a row without one, a hash of what is asked."""
-    key = row.get("id")
+    key = _whole(row.get("id"))
     if key is None:
         return hashlib.sha256(f"{context}\x00{question}".encode()).hexdigest()[:24]
     if type(key) not in (str, int):
@@ -261,6 +274,8 @@ def _placed(
     where the text does not stand there is it looked for, near that position or, without one, in the
     whole context, and taken where it occurs once.
     """
+    start = int(start) if isinstance(start, str) and re.fullmatch(r"\d{1,9}", start) else start
+    start = _whole(start)
     known = type(start) is int and start != -1  # with -1 tools say that they do not know
     answer = text.strip()
     low, high = 0, len(context)

@@ -45,8 +45,12 @@ def split_by_title(
         sizes = _questions_by(paragraphs, key)
     if len(sizes) == 1:
         raise UserError(
-            f"--dataset {source}: {count_questions(paragraphs)} questions on one context or "
-            "prompt, which cannot be split; expected two, or a folder of train and validation files"
+            "; ".join([
+                f"--dataset {source}: the usable questions ({count_questions(paragraphs)}) are on "
+                "one context or prompt, which cannot be split; expected two, or a folder of train "
+                "and validation files",
+                *report.lines(),
+            ])
         )
     order = sorted(sizes, key=lambda name: hashlib.sha256(name.encode()).digest())
     wanted, held, held_out = VALIDATION_SHARE * sum(sizes.values()), 0, set()

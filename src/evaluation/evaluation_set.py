@@ -83,8 +83,10 @@ class EvaluationSet(NamedTuple):
 
     def summary(self) -> str:
         """One line: the number of questions, of dropped ones, and of golds that were cut off."""
+        total = len(self.asked)
+        count = self.kind if 0 < self.seen < total else f"{total} {self.kind}"  # says the total
         return (
-            f"{len(self.asked)} {self.kind} ({self.dropped} more leave no room for an answer); "
+            f"{count} ({self.dropped} more leave no room for an answer); "
             f"windows cut off {self.lost:.1%} of the held-out golds; "
             f"{self.gold_tokens().count(0)} are longer than an answer may be and have no loss; "
             f"perfect copy within {self.max_answer_tokens} tokens (--max_answer_tokens): EM "
