@@ -11,6 +11,7 @@ import os
 import sys
 
 from src.utils import cli
+from src.utils.errors import UserError
 from src.utils.exit_handling import command
 
 
@@ -18,7 +19,7 @@ def build_parser() -> cli.Parser:
     """All flags with their units and defaults."""
     parser = cli.Parser(prog="sweep.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("experiment", metavar="EXPERIMENT.toml", help="the file that describes the grid")
+    add("experiment", metavar="EXPERIMENT.toml", nargs="?", help="the file that describes the grid")
     add("--output_dir", help="folder of all cells, the table and the page; default: runs/ and the "
         "file's name")  # fmt: skip
     add("--jobs", type=cli.positive_int, help="cells run at once; default: one a core")
@@ -32,6 +33,8 @@ def build_parser() -> cli.Parser:
 def main(argv=None) -> dict:
     """Run what is not finished and write the report; returns {"table", "page", "failed"}."""
     args = build_parser().parse_args(argv)
+    if args.experiment is None:
+        raise UserError("no experiment given, expected a file, as experiments/algorithms.toml")
 
     from src.sweep.experiment import folder_of, read_experiment
     from src.sweep.runner import run_cells

@@ -56,7 +56,7 @@ def _names(cell: Cell, panel: str | None) -> tuple[str, str]:
         policy = policy._replace(choices={k: v for k, v in policy.choices.items()
                                           if k not in chosen})  # fmt: skip
         rest = rest._replace(parents={**cell.parents, "checkpoint": policy})
-    return " ".join(words(chosen, panel or "")) or "all", best + label_of(rest)
+    return " ".join(words(chosen, "")) or "all policies", best + label_of(rest)
 
 
 def line_of(label: str, seeds: list[list[Point]]) -> Line | None:

@@ -33,14 +33,16 @@ TOP = {
     "title": str, "seeds": list, "flags": dict, "stages": dict, "baseline": dict, "metrics": list,
     "compare": list, "matrices": list, "curves": dict,
 }  # fmt: skip
-STAGE = {"script": str, "parents": dict, "flags": dict, "grid": dict, "variants": dict}
+STAGE = {
+    "script": str, "parents": dict, "copy": dict, "flags": dict, "grid": dict, "variants": dict,
+}  # fmt: skip
 MATRIX = {"metric": str, "rows": str, "columns": str, "where": dict}
 CURVES = {"stages": list, "panel": str}
 
 
 class Cell(NamedTuple):
     """One run. choices: "stage.flag" -> value of every variant chosen, ancestors' included;
-    parents: flag -> the cell whose checkpoint is given to it; argv: the script's flags.
+    parents: flag -> the cell whose checkpoint is given to it; flags: those of the file; argv: all.
     """
 
     stage: str
@@ -49,6 +51,7 @@ class Cell(NamedTuple):
     choices: dict[str, Any]
     parents: dict[str, "Cell"]
     folder: Path
+    flags: dict[str, Any]
     argv: list[str]
 
     @property
@@ -181,7 +184,8 @@ def _cells_of(
             chosen = {**choices, **own}
             place = "+".join(words(chosen, name)) or "."
             place = folder / name / re.sub(r"[^\w.+=-]", "-", place) / f"seed{seed}"
-            given = {**common, **stage.get("flags", {}), **flags}
+            copied = _copied(where, stage.get("copy", {}), parents)
+            given = {**common, **copied, **stage.get("flags", {}), **flags}
             for flag in given:
                 if flag in OWN_FLAGS or flag in parents:
                     raise UserError(f"{where}: {flag} in its flags, expected it left out: the "
@@ -195,7 +199,19 @@ def _cells_of(
                 argv += ["--output_dir", str(place), "--seed", str(seed)]
             argv += ["--threads", str(threads)]
             _check_argv(script, argv, where)
-            yield Cell(name, script, seed, chosen, parents, place, argv)
+            yield Cell(name, script, seed, chosen, parents, place, given, argv)
+
+
+def _copied(where: str, copy: dict, parents: dict[str, Cell]) -> dict[str, Any]:
+    """Flags that a parent was given too, of those that `copy` names."""
+    copied = {}
+    for parent, names in copy.items():
+        if parent not in parents or not isinstance(names, list):
+            raise UserError(f"{where}: copy.{parent} = {names!r}, expected a list of flags of one "
+                            f"of its parents ({', '.join(parents) or 'there is none'})")
+        flags = parents[parent].flags
+        copied |= {name: flags[name] for name in names if name in flags}
+    return copied
 
 
 def _parents_of(

@@ -22,6 +22,9 @@ CSS = """
 .up { color: var(--right); font-weight: 600; }
 .down { color: var(--wrong); font-weight: 600; }
 .matrix td { padding: 0.5rem 0.8rem; text-align: right; }
+@media (max-width: 44rem) {
+  .wide th[scope="row"] { white-space: normal; max-width: 8.5rem; overflow-wrap: anywhere; }
+}
 """
 NOTHING = tag("p", "Nothing here yet.", class_="faint")
 
@@ -166,8 +169,8 @@ def peaks_table(panels: dict[str, list[Line]]) -> Markup:
         for line in curves:
             peak, last = line.peak, len(line.at) - 1
             gains = [line.f1[peak], line.reward[peak], line.f1[last], line.reward[last]]
-            fits = ["–" if fit is None else f"{fit.a:.2f}, {fit.b:.2f}, {fit.r2:.2f}"
-                    for fit in line.fits]  # fmt: skip
+            fits = ["–" if fit is None or math.isnan(fit.r2) else
+                    f"{fit.a:.2f}, {fit.b:.2f}, {fit.r2:.2f}" for fit in line.fits]  # fmt: skip
             cells = [tag("td", str(len(line.at)), class_="number"),
                      tag("td", f"{line.distance[peak]:.2f}", class_="number"),
                      *(tag("td", _number(g.value, "+"), tag("small", _interval(g, "+")),

@@ -83,9 +83,14 @@ def label_of(cell: Cell) -> str:
 
 
 def rows_of(experiment: Experiment, measured: Sequence[Measured]) -> tuple[list[Row], int]:
-    """A row a variant, and how many differences were looked at, which their intervals allow for."""
+    """A row a variant, and how many differences were looked at, which their intervals allow for.
+
+    Evaluations whose best of n are curves have no row.
+    """
     metrics = experiment.options.get("metrics", METRICS)
-    compared = [m for m in experiment.options.get("compare", COMPARED)]
+    compared = experiment.options.get("compare", COMPARED)
+    drawn = experiment.options.get("curves", {}).get("stages", ())
+    measured = [one for one in measured if one.cell.stage not in drawn]
     groups: dict[tuple, list[Measured]] = {}
     for one in measured:
         groups.setdefault(one.cell.key[:2], []).append(one)
@@ -114,8 +119,8 @@ def rows_of(experiment: Experiment, measured: Sequence[Measured]) -> tuple[list[
 
 
 def _mean(name: str, group: Sequence[Measured]) -> Estimate:
-    if name == "seconds":  # of training, not a matter of contexts
-        return crossed_interval([{"": one.seconds} for one in group])
+    if name == "seconds":  # of training: machines differ, an interval would say little
+        return Estimate(sum(one.seconds for one in group) / len(group), math.nan, math.nan, 1)
     return crossed_interval([one.metrics.get(name, {}) for one in group])
 
 
@@ -170,8 +175,10 @@ def table_text(experiment: Experiment, measured: Sequence[Measured]) -> str:
     choices = dict.fromkeys(key for cell in experiment.cells for key in cell.choices)
     first = ["source", "stage", *choices, "seed", "at"]
     metrics = sorted({key for line in lines for key in line} - {*first})
+    # Ends of intervals are of one run; the page has those over seeds.
+    metrics = [name for name in metrics if not name.endswith(("_low", "_high"))]
     file = io.StringIO()
-    writer = csv.DictWriter(file, [*first, *metrics], restval="", lineterminator="\n")
+    writer = csv.DictWriter(file, [*first, *metrics], "", "ignore", lineterminator="\n")
     writer.writeheader()
     for line in lines:
         writer.writerow({key: _digits(value) for key, value in line.items()})
