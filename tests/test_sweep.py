@@ -244,9 +244,9 @@ def test_a_sweep_that_is_killed_and_resumed_gives_the_same_table(tmp_path):
     page = Strict(text)
     assert all(url.startswith(("#", "data:")) for url in page.urls)
     said = " ".join(page.text)
-    assert "5 of 5 cells finished, 1 seeds." in said and "One seed" in said
+    assert "5 of 5 cells finished; seeds: 1." in said and "One seed" in said
     assert "2 were looked at" in said and "97.50% (Bonferroni)" in said
-    assert "True F1, variant=few" in said and page.tags.count("img") == 2
+    assert "True F1, reward.variant=few" in said and page.tags.count("img") == 2
     path = next((tmp_path / "whole/measured").glob("*/*/questions.json"))
     assert set(json.loads(path.read_text())) == {"policies", "context_names"}
 

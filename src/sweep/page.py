@@ -66,7 +66,7 @@ def glance(experiment: Experiment, failed: dict[tuple, str]) -> list[str]:
     """What is here and what is missing, a line each."""
     finished = sum(cell.result.exists() for cell in experiment.cells)
     seeds = len(experiment.seeds)
-    lines = [f"{finished} of {len(experiment.cells)} cells finished, {seeds} seeds."]
+    lines = [f"{finished} of {len(experiment.cells)} cells finished; seeds: {seeds}."]
     if seeds == 1:
         lines.append("One seed: intervals are over contexts alone, nothing is called different.")
     lines += [f"{cell.name}: {failed[cell.key]}" for cell in experiment.cells
