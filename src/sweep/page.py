@@ -155,6 +155,8 @@ def matrix_table(options: dict, rows: Sequence[Row]) -> Markup:
             found.append(tag("td", _number(mean.value), tag("small", _interval(mean)),
                              class_="number", style=style))  # fmt: skip
         lines.append(tag("tr", tag("th", f"{down}={name}", scope="row"), *found))
+    if not lines:
+        return NOTHING
     words = f"{HEADINGS.get(metric, metric)}: mean over seeds, 95% interval over contexts and seeds"
     return _table([f"{across}={c}" for c in columns], lines, words, class_="matrix")
 
