@@ -23,7 +23,7 @@ CSS = """
 .down { color: var(--wrong); font-weight: 600; }
 .matrix td { padding: 0.5rem 0.8rem; text-align: right; }
 @media (max-width: 44rem) {
-  .wide th[scope="row"] { white-space: normal; max-width: 8.5rem; overflow-wrap: anywhere; }
+  .wide th[scope="row"] { white-space: normal; min-width: 8.5rem; overflow-wrap: anywhere; }
 }
 """
 NOTHING = tag("p", "Nothing here yet.", class_="faint")
