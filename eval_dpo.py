@@ -50,7 +50,7 @@ def build_parser() -> cli.Parser:
         "with a list 'best_of' where it was measured; null: no interval; beside it counts of "
         "questions: measured, trained on, left out")
     add("--per_question", help="write {'policies': {path: {metric: {values, denominators, "
-        "contexts}}}}, an entry a question or pair, to this file")
+        "contexts}}}}, an entry a question or pair, to this file, beside it 'context_names'")
     add("--predictions", help="write the first policy's {question id: answer} to this file")
     return parser
 
@@ -145,7 +145,7 @@ def main(argv=None) -> dict:
         rule_rows,
         sft_ancestor,
     )
-    from src.evaluation.evaluation_set import baselines_of, sample_lines
+    from src.evaluation.evaluation_set import baselines_of, context_names, sample_lines
     from src.evaluation.intervals import intervals, question_figures
     from src.preference.pairs import held_out_pairs
     from src.training.run import say, set_up_torch
@@ -206,7 +206,8 @@ def main(argv=None) -> dict:
         text = json.dumps(report, indent=1)
         write_atomically(Path(args.output), lambda file: file.write(text.encode()))
     if args.per_question:
-        text = json.dumps({"policies": by_question})
+        names = context_names(held.chosen)
+        text = json.dumps({"policies": by_question, "context_names": names})
         write_atomically(Path(args.per_question), lambda file: file.write(text.encode()))
     if args.predictions:
         answers = next(iter(results.values()))[0].answers

@@ -34,6 +34,8 @@ def build_parser() -> cli.Parser:
         help="share of pairs taken to be labelled the wrong way round; sigmoid only")  # fmt: skip
     add("--nll_weight", type=cli.non_negative, help="weight of the chosen answers' loss in nats a "
         "token, beside the pairs' loss; default: 0, orpo 1")
+    add("--reward_checkpoint", help="a reward model that trains nothing here: each evaluation logs "
+        "its reward of the answers, and their KL from the start, as train_ppo.py does")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
@@ -119,6 +121,7 @@ def main(argv=None) -> dict:
     from src.preference.pair_batches import pair_batches
     from src.preference.pair_losses import answer_tokens, pair_loss, with_mismatched
     from src.preference.pairs import pair_points, policy_scores, reference_logps, trees_of_steps
+    from src.rl.models import load_scorer, score_and_kl
     from src.training import run_data, stages
     from src.training.console import compare
     from src.training.loop import prepare, steps
@@ -135,11 +138,13 @@ def main(argv=None) -> dict:
 
         # The policy starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
+        scored_by = load_scorer(args, parent)
+        parents = [parent, *([scored_by] if scored_by else [])]
         take_parents_defaults(run, parent)
         run_data.take_pairs_defaults(run)
         model, tokenizer = parent.model.to(device), parent.tokenizer
         block, eos_id = model.config.block_size, tokenizer.eos_id
-        questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
+        questions = run_data.load_questions(args, tokenizer, block, STAGE, parents)
         held_out = questions.held_out
         asked_steps = run.asked["max_steps"]
         made_of = None if args.pairs else questions.units
@@ -159,13 +164,16 @@ def main(argv=None) -> dict:
             stages.count_tokens(extra, needed.trees, forward=1)
             unseen_reference = policy_scores(model, unseen.trees.trees, eos_id, device)
         unseen_tokens = answer_tokens(unseen.trees.trees)
+        more = score_and_kl(scored_by, parent, held_out, args.seed, device)
         trained = prepare({"model": model}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
-        run.start(run_data.inputs_of(questions, [parent], tokenizer))
+        run.start(run_data.inputs_of(questions, parents, tokenizer))
 
         def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
-            figures = stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, extra)
+            figures = stages.evaluate_and_log(
+                run, step, model, tokenizer, held_out, device, extra, more
+            )
             scores = policy_scores(model, unseen.trees.trees, eos_id, device)
             found = pair_loss(args, scores, unseen_tokens, unseen_reference)
             stages.log_pair_figures(run, step, scores, found, unseen, held_out)
@@ -192,7 +200,7 @@ def main(argv=None) -> dict:
 
         metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
         metrics |= stages.compute_of(extra)
-        return stages.publish(run, model, tokenizer, questions, metrics, [parent])
+        return stages.publish(run, model, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

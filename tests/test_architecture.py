@@ -19,7 +19,7 @@ SCRIPTS = sorted(ROOT.glob("*.py"))
 NAMES = {
     "main_squad", "train_dpo", "train_reward_model", "train_ppo",
     "eval_dpo", "generate_from_checkpoint", "playground", "export_to_hf",
-    "report",
+    "report", "sweep",
 }  # fmt: skip
 
 THIRD_PARTY = {
@@ -221,8 +221,10 @@ def test_every_flag_is_read_and_has_help(path):
     for action in parser_of(path)._actions:
         name = action.option_strings
         assert action.help and action.help != argparse.SUPPRESS, f"{name} has no help"
-        if not isinstance(action, argparse._HelpAction):
-            assert name, f"{action.dest} is no flag: DESIGN knows no positional arguments"
+        if not name:
+            assert (path.stem, action.dest) == ("sweep", "experiment"), f"{action.dest} is no flag"
+            assert action.dest in read
+        elif not isinstance(action, argparse._HelpAction):
             assert action.dest in read or action.dest in READ_OTHERWISE, f"{name} is read nowhere"
             assert all("-" not in flag[2:] for flag in name), f"{name}: underscores, not dashes"
 
@@ -233,7 +235,7 @@ def test_help_can_be_printed(path):
     parser = parser_of(path)
     text = parser.format_help()
     for action in parser._actions:
-        assert action.option_strings[-1] in text
+        assert (*action.option_strings, action.metavar)[-2 if action.option_strings else -1] in text
 
 
 @parametrize(SCRIPTS)

@@ -92,7 +92,8 @@ def test_the_report_has_a_list_for_each_policy(kgram, tmp_path):
     table = call("eval_dpo", [*argv, *files])
     stored = json.loads((tmp_path / "out.json").read_text())
     assert stored == table
-    each = json.loads((tmp_path / "each.json").read_text())["policies"]
+    each = json.loads((tmp_path / "each.json").read_text())
+    names, each = each["context_names"], each["policies"]
     assert each.keys() == table["policies"].keys() and len(each) == 2
     for path, metrics in table["policies"].items():
         rows = metrics["best_of"]
@@ -102,6 +103,8 @@ def test_the_report_has_a_list_for_each_policy(kgram, tmp_path):
             if name != "best_of":
                 one = each[path][name]
                 assert len(one["values"]) == len(one["denominators"]) == len(one["contexts"])
+                assert {str(context) for context in one["contexts"]} <= names.keys()
+                assert len(set(names.values())) == len(names)
                 mean = sum(one["values"]) / sum(one["denominators"])
                 assert mean == pytest.approx(interval["value"], abs=1e-6)
         for row in rows:

@@ -28,7 +28,8 @@ STAGE_OF = {
     "reward_model.md": STAGES[2], "ppo.md": STAGES[3], "algorithms.md": None, "evaluation.md": None,
 }  # fmt: skip
 OTHER_PAGES = {
-    "README.md", "measured.md", "reference.md", "your_own_task.md", "be_the_human.md"
+    "README.md", "measured.md", "reference.md", "your_own_task.md", "be_the_human.md",
+    "experiments.md",
 }  # fmt: skip
 
 QUOTATION = re.compile(r"<!-- from (\S+): (\w+) -->\n```python\n(.*?)```", re.DOTALL)

@@ -194,3 +194,17 @@ def test_products_have_the_precision_of_the_flag():
             assert (one @ one).dtype == dtype and args.dtype == str(dtype).partition(".")[2]
     finally:
         torch.set_autocast_enabled("cpu", False)
+
+
+def test_dpo_logs_the_reward_of_a_model_that_trains_nothing(workplace):
+    """--reward_checkpoint of train_dpo.py: the same training, and two more figures."""
+    folder = workplace("kgram", ["main_squad", "train_reward_model"])
+    plain = call("train_dpo", [*flags("train_dpo", "kgram"), "--output_dir", "plain"])
+    reward = "checkpoints/kgram_train_reward_model/final.pt"
+    argv = [*flags("train_dpo", "kgram"), "--reward_checkpoint", reward, "--output_dir", "scored"]
+    scored = call("train_dpo", argv)
+    assert {n: v for n, v in scored.items() if n in plain} == plain
+    assert {"reward", "kl_nats"} <= scored.keys() - plain.keys()
+    log = [json.loads(line) for line in (folder / "scored/metrics.jsonl").read_text().splitlines()]
+    assert log[0]["eval_kl_nats"] == pytest.approx(0, abs=1e-5)
+    assert any(abs(record.get("eval_kl_nats", 0)) > 1e-5 for record in log)

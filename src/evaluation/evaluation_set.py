@@ -126,6 +126,16 @@ def context_numbers(paragraphs: Sequence[Paragraph]) -> list[int]:
     return [numbers.setdefault(key, n) for n, key in enumerate(keys)]
 
 
+def context_names(paragraphs: Sequence[Paragraph]) -> dict[int, str]:
+    """For each group of intervals what it is called, whichever questions are chosen: the hash of
+    its context, or the title of a prompt of the user's own.
+    """
+    return {
+        number: f"{context_hash(p.context):x}" if p.template else p.title
+        for number, p in zip(context_numbers(paragraphs), paragraphs, strict=True)
+    }
+
+
 def held_out_questions(
     paragraphs: Sequence[Paragraph],
     encoded: Sequence[EncodedParagraph],

@@ -118,3 +118,30 @@ def reward_and_kl(
         return {"reward": (rewards, ones, groups), **parts, "kl_nats": (kl, ones, groups)}
 
     return more
+
+
+def load_scorer(args: argparse.Namespace, parent: Checkpoint) -> Checkpoint | None:
+    """The reward checkpoint of --reward_checkpoint, for a stage that only logs what it says."""
+    if args.reward_checkpoint is None:
+        return None
+    found = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
+    require_same_tokenizer(parent, found)
+    return found
+
+
+def score_and_kl(
+    scored_by: Checkpoint | None, parent: Checkpoint, held_out: EvaluationSet | None, seed: int,
+    device: torch.device,
+) -> Callable[[PolicyResult], Figures]:
+    """`reward_and_kl` of a policy that begins as its parent's own model and has no reward in
+    training; nothing without a reward model. Call it before the model is changed.
+    """
+    if scored_by is None or held_out is None:
+        return lambda result: {}
+    policy = parent.model
+    models = Models(policy, copy.deepcopy(policy).requires_grad_(False), None)
+    flags = argparse.Namespace(
+        reward=MODEL, max_new_tokens=held_out.max_answer_tokens, seed=seed
+    )
+    reward = scored_by.model.to(device).requires_grad_(False)
+    return reward_and_kl(flags, reward, models, parent.tokenizer, held_out, device)

@@ -1,0 +1,70 @@
+"""Run an experiment: a grid of stages, flags and seeds, as one table and one page.
+
+    PYTHONPATH=src python sweep.py experiments/algorithms.toml
+
+Each cell of the grid is a run of an ordinary script in a folder of its own below --output_dir.
+Started again, it skips what is finished and resumes what is not. Ends with table.csv and
+index.html; docs/experiments.md says how to write an experiment and how to read the page.
+"""
+
+import os
+import sys
+
+from src.utils import cli
+from src.utils.errors import UserError
+from src.utils.exit_handling import command
+
+
+def build_parser() -> cli.Parser:
+    """All flags with their units and defaults."""
+    parser = cli.Parser(prog="sweep.py", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("experiment", metavar="EXPERIMENT.toml", nargs="?", help="the file that describes the grid")
+    add("--output_dir", help="folder of all cells, the table and the page; default: runs/ and the "
+        "file's name")  # fmt: skip
+    add("--jobs", type=cli.positive_int, help="cells run at once; default: one a core")
+    add("--threads", type=cli.positive_int, default=1, help="CPU threads of each cell")
+    add("--report_only", action="store_true",
+        help="run nothing: table and page of the cells that are finished")  # fmt: skip
+    return parser
+
+
+@command
+def main(argv=None) -> dict:
+    """Run what is not finished and write the report; returns {"table", "page", "failed"}."""
+    args = build_parser().parse_args(argv)
+    if args.experiment is None:
+        raise UserError("no experiment given, expected a file, as experiments/algorithms.toml")
+
+    from src.sweep.experiment import folder_of, read_experiment
+    from src.sweep.runner import run_cells
+
+    experiment = read_experiment(args.experiment, args.output_dir, args.threads)
+    folder = folder_of(args.experiment, args.output_dir)
+    jobs = args.jobs or os.cpu_count() or 1
+    failed = {} if args.report_only else run_cells(experiment.cells, jobs, args.threads, folder)
+
+    from src.sweep.page import page
+    from src.sweep.results import read_measured, table_text
+    from src.utils.payload import write_atomically
+
+    measured = read_measured(experiment.cells)
+    written = {}
+    for name, text in (
+        ("table.csv", table_text(experiment, measured)),
+        ("index.html", page(experiment, measured, failed)),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        written[name] = str(folder / name)
+        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
+    print(f"{written['table.csv']} and {written['index.html']} written")
+    if failed:
+        for cell in experiment.cells:
+            if cell.key in failed:
+                print(f"sweep.py: {cell.name}: {failed[cell.key]} ({cell.folder})", file=sys.stderr)
+        raise SystemExit(1)
+    return {"table": written["table.csv"], "page": written["index.html"], "failed": []}
+
+
+if __name__ == "__main__":
+    main()
