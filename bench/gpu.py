@@ -132,7 +132,7 @@ def make_step(case: Case, device: torch.device) -> Step:
     reference = model(1).requires_grad_(False) if case.stage in ("dpo", "ppo") else None
     if case.stage == "ppo":
         reward = RewardModel(model(2)).to(device).requires_grad_(False)
-        models = Models(policy, reference, Critic.of_reward(reward))
+        models = Models(policy, reference, Critic.of_reward(reward).to(device))
         stepped = models.trained()
     stepped = stepped or {"policy": policy}
     optimizer = None if case.stage == "greedy" else make_optimizer(stepped)
