@@ -216,7 +216,7 @@ def require_one_kind_of_pairs(args: argparse.Namespace) -> None:
 
 
 SHAPE_FLAGS = {
-    "n_layer": "layers (of the k-gram: hidden layers); default: 3, LSTM and k-gram 2",
+    "n_layer": "layers (of the k-gram: hidden layers); default: 2",
     "n_embd": "width of the embeddings and hidden states; default: 128",
     "n_head": "attention heads, transformer only; default: 4",
     "n_kv_head": "key-value heads, transformer only; default: as many as heads",

@@ -23,7 +23,7 @@ class TransformerConfig:
     """
 
     vocab_size: int
-    n_layer: int = 3
+    n_layer: int = 2
     n_embd: int = 128
     n_head: int = 4
     n_kv_head: int | None = None
