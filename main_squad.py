@@ -41,6 +41,9 @@ def build_parser() -> cli.Parser:
     add("--shares", type=cli.shares, metavar="30,40,30", help="deal the training articles into "
         "demonstrations (SFT), comparisons (DPO, reward model) and prompts (PPO), percent of the "
         "questions; inherited by later stages; left out: every stage sees all")
+    add("--sentence_answers", type=cli.share, metavar="SHARE", default=0.0, help="share of the "
+        "demonstrations that answer with the whole sentence, as people do who were not told what "
+        "is wanted: SFT imitates both forms, and feedback says which is meant")
     add("--lm_weight", type=cli.non_negative, default=0.3,
         help="weight of the language-model loss on context and question")
     add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
@@ -51,7 +54,8 @@ def build_parser() -> cli.Parser:
 
 # What a parent has settled.
 SETTLED = (
-    "dataset", "shares", "answer_metric", "tokenizer", "init_from", "pointer", *cli.SHAPE_FLAGS,
+    "dataset", "shares", "sentence_answers", "answer_metric", "tokenizer", "init_from", "pointer",
+    *cli.SHAPE_FLAGS,
 )  # fmt: skip
 
 
@@ -81,6 +85,7 @@ def sft_parent(args):
 
     parent = load_parent(args.checkpoint, args.model_type, (STAGE,))
     args.tokenizer = parent.tokenizer.name
+    args.sentence_answers = parent.flags.get("sentence_answers", 0.0)
     if args.dataset == "auto":  # of a fresh run; a resumed one has the parent's
         args.dataset = args.answer_metric = None
     return parent

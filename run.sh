@@ -63,7 +63,7 @@ while [[ $# -gt 0 ]]; do
         --dataset) dataset_named=yes ;;
         --difficulty | --num_examples | --strict_data | --tokenizer | --init_from | --n_layer | --n_embd | \
             --n_head | --n_kv_head | --kgram_k | --block_size | --pointer | --no_pointer | \
-            --shares | --lm_weight | --control | --max_tokens | --same_compute_as) ;;
+            --shares | --sentence_answers | --lm_weight | --control | --max_tokens | --same_compute_as) ;;
         --threads | --device | --dtype) later+=("${flag[@]}") machine+=("${flag[@]}") ;;
         *) later+=("${flag[@]}") ;;
     esac

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from src.data.demonstrations import in_sentences
 from src.data.encoding import EncodedParagraph, characters_per_token, encode_paragraphs
 from src.data.random_streams import Stream, stream
 from src.data.roles import ROLE_OF_STAGE, deal
@@ -182,6 +183,9 @@ def load_questions(
     if parent is not None and data.identity["dataset"] == parent.data.get("dataset"):
         shares = parent.data.get("shares")
     train = _train_of_role(data, shares, stage)
+    if stage == SFT and args.sentence_answers:
+        train = in_sentences(train, args.sentence_answers, data.identity["seed"])
+        say(f"data: {100 * args.sentence_answers:g}% of the demonstrations answer in sentences")
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
     identity["metric"] = args.metric or (parent.data.get("metric") if inherited else None)
     own_metric = load_function(identity["metric"], "--metric") if identity["metric"] else None
