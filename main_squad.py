@@ -160,8 +160,9 @@ def main(argv=None) -> dict:
         model.to(device)
         block = model.config.block_size
         questions = run_data.load_questions(
-            args, tokenizer, block, STAGE, [parent] if parent else [], shares=args.shares
-        )
+            args, tokenizer, block, STAGE, [parent] if parent else [], shares=args.shares,
+            sentence_answers=args.sentence_answers,
+        )  # fmt: skip
         held_out = questions.held_out
         if args.control == "no_context":
             prompts = apply_control(held_out.prompts, args.control, "", block)

@@ -158,12 +158,13 @@ def load_questions(
     stage: str,
     parents: Sequence[Checkpoint] = (),
     shares: str | None = None,
+    sentence_answers: float = 0.0,
     samples: bool = False,
 ) -> Questions:
     """The data of the flags, or inherited from the first parent. Prints what was used and dropped.
 
     stage: which role of the data it trains on, if it is dealt into roles. shares: how, as --shares
-    gives it; inherited with the data. parents: what any of them was trained on is not held out.
+    gives it; inherited with the data. sentence_answers: as in `in_sentences`. parents: what any of them was trained on is not held out.
     samples: whether the stage samples answers of --max_new_tokens, for which windows leave room.
 
     Rank 0 loads and encodes first; the other ranks use its caches.
@@ -183,9 +184,9 @@ def load_questions(
     if parent is not None and data.identity["dataset"] == parent.data.get("dataset"):
         shares = parent.data.get("shares")
     train = _train_of_role(data, shares, stage)
-    if stage == SFT and args.sentence_answers:
-        train = in_sentences(train, args.sentence_answers, data.identity["seed"])
-        say(f"data: {100 * args.sentence_answers:g}% of the demonstrations answer in sentences")
+    if sentence_answers:
+        train = in_sentences(train, sentence_answers, data.identity["seed"])
+        say(f"data: {100 * sentence_answers:g}% of the demonstrations answer in sentences")
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
     identity["metric"] = args.metric or (parent.data.get("metric") if inherited else None)
     own_metric = load_function(identity["metric"], "--metric") if identity["metric"] else None
