@@ -43,7 +43,8 @@ def build_parser() -> cli.Parser:
         "that start so many tokens apart and take the answer of the highest log-probability; "
         "default: only its first window")  # fmt: skip
     add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
-    add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights")
+    add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights. "
+        "No pairs of the kind sampled are made here")
     add("--best_of", type=cli.sizes, metavar="1,2,4,...", help="sample as many answers a question "
         "as the largest of these, and report the best by the reward model of so many of them")
     add("--output", help="write {'policies': {path: {metric: {value, low, high}}}} to this file, "

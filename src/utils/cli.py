@@ -198,7 +198,9 @@ def add_pair_flags(parser: Parser) -> None:
         f"--epochs is then {PAIRS_EPOCHS:g} unless given",
     )
     add = parser.add_argument
-    add("--corruptions", help="kind=weight,... of the rejected answers; default: equal weights")
+    add("--corruptions",
+        help="kind=weight,... of the rejected answers; default: 24 for sampled, the wrong answers "
+        "of the model that the stage starts from, and 1 for each other kind")
     add("--max_pairs", type=positive_int,
         help="training pairs to use, a seeded choice; default: all of --pairs, or of as many "
         "contexts as are seen")
