@@ -15,11 +15,13 @@ from src.data.negative_controls import apply_control
 from src.data.squad_dataset import ContextGroups, context_groups, indexed_batches
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
+from src.model.model import build_model
 from src.preference import pair_batches as pair_batches_module
 from src.training import stages
 from src.training.device import choose_device
 from src.training.optimizer import update
 from src.training.run_data import load_pairs, load_questions
+from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError
@@ -171,11 +173,14 @@ def test_pairs_have_the_mix_of_the_flag(tmp_path, monkeypatch):
     """In training and held out; without the flag there are several kinds."""
     monkeypatch.chdir(tmp_path)
     questions = questions_of(small_squad(30))
+    model = build_model("kgram", {"vocab_size": PICO.vocab_size, "n_embd": 8, "block_size": 512})
+    parent = Checkpoint("main_squad", "kgram", model, PICO, {}, {}, [], {})
     for mix, kinds in (("unrelated=1", {"unrelated"}), ("shifted=1", {"shifted"}), (None, None)):
         args = argparse.Namespace(
-            corruptions=mix, seed=0, batch_size=4, max_pairs=None, label_noise=0.0
-        )
-        for pair_set in load_pairs(args, questions, PICO, 512, max_steps=5):
+            corruptions=mix, seed=0, batch_size=4, max_pairs=None, label_noise=0.0,
+            max_answer_tokens=4,
+        )  # fmt: skip
+        for pair_set in load_pairs(args, questions, parent, 5, torch.device("cpu")):
             found = {pair.kind for pair in pair_set.in_order()}
             assert found == kinds if kinds else len(found) > 1
 

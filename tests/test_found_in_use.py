@@ -29,6 +29,7 @@ from src.evaluation.compare_policies import print_table
 from src.evaluation.evaluation_set import baselines_of, held_out_questions
 from src.evaluation.intervals import Interval, bootstrap_interval, caution, win_rate
 from src.inference.prompts import prompts_of_flags
+from src.model.model import build_model
 from src.preference.pairs import held_out_pairs, pair_points
 from src.report.measure import measure_pipeline
 from src.report.page import verdicts
@@ -246,10 +247,12 @@ def planned_pairs(block, articles=40, asked_steps=None, **values):
         held_out_questions(paragraphs[:2], encoded[:2], 2048), {"dataset": "fairs"},
     )  # fmt: skip
     defaults = {"epochs": 1.0, "batch_size": 4, "max_steps": asked_steps, "eval_every": None,
-                "corruptions": None, "max_pairs": None, "label_noise": 0.0, "seed": 0}  # fmt: skip
+                "corruptions": "unrelated=1", "max_pairs": None, "label_noise": 0.0, "seed": 0}  # fmt: skip
     args = argparse.Namespace(**{**defaults, **values})
     steps = stages.steps_for_pairs(args, asked_steps, units)
-    train, _ = run_data.load_pairs(args, questions, PICO, block, steps)
+    model = build_model("kgram", {"vocab_size": PICO.vocab_size, "n_embd": 8, "block_size": block})
+    parent = Checkpoint("main_squad", "kgram", model, PICO, {}, {}, [], {})
+    train, _ = run_data.load_pairs(args, questions, parent, steps, torch.device("cpu"))
     assert stages.plan_pair_steps(args, asked_steps, train) == args.max_steps
     return args.max_steps, len(train.trees.trees)
 

@@ -164,8 +164,9 @@ def load_questions(
     """The data of the flags, or inherited from the first parent. Prints what was used and dropped.
 
     stage: which role of the data it trains on, if it is dealt into roles. shares: how, as --shares
-    gives it; inherited with the data. sentence_answers: as in `in_sentences`. parents: what any of them was trained on is not held out.
-    samples: whether the stage samples answers of --max_new_tokens, for which windows leave room.
+    gives it; inherited with the data. sentence_answers: as in `in_sentences`. parents: what any of
+    them was trained on is not held out. samples: whether the stage samples answers of
+    --max_new_tokens, for which windows leave room.
 
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
