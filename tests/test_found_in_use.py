@@ -247,7 +247,8 @@ def planned_pairs(block, articles=40, asked_steps=None, **values):
         held_out_questions(paragraphs[:2], encoded[:2], 2048), {"dataset": "fairs"},
     )  # fmt: skip
     defaults = {"epochs": 1.0, "batch_size": 4, "max_steps": asked_steps, "eval_every": None,
-                "corruptions": "unrelated=1", "max_pairs": None, "label_noise": 0.0, "seed": 0}  # fmt: skip
+                "corruptions": "unrelated=1", "max_pairs": None, "label_noise": 0.0,
+                "seed": 0}  # fmt: skip
     args = argparse.Namespace(**{**defaults, **values})
     steps = stages.steps_for_pairs(args, asked_steps, units)
     model = build_model("kgram", {"vocab_size": PICO.vocab_size, "n_embd": 8, "block_size": block})
