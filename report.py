@@ -63,6 +63,7 @@ def main(argv=None) -> dict:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} given, a file, expected a folder or a new name")
 
+    from src.report.drawing import png
     from src.report.measure import measure_pipeline
     from src.report.page import Contents, page
     from src.report.pipelines import find_pipelines, group_pipelines
@@ -86,7 +87,8 @@ def main(argv=None) -> dict:
     written = {}
     for plot in (plot for found in plots.values() for plot in found):
         path = written[plot.name] = folder / f"{plot.name}.png"
-        write_atomically(path, lambda file, image=plot.light: file.write(image))
+        image = png(plot)
+        write_atomically(path, lambda file, image=image: file.write(image))
     path = folder / "report.html"
     write_atomically(path, lambda file: file.write(text.encode("utf-8", "replace")))
     say(f"{path} written, {len(written)} plots beside it")

@@ -120,7 +120,7 @@ def main(argv=None) -> dict:
     from src.interop.pretrained import take_parents_defaults
     from src.preference.pair_batches import pair_batches
     from src.preference.pair_losses import answer_tokens, pair_loss, with_mismatched
-    from src.preference.pairs import pair_points, policy_scores, reference_logps, trees_of_steps
+    from src.preference.pairs import policy_scores, reference_logps, trees_of_steps
     from src.rl.models import load_scorer, score_and_kl
     from src.training import run_data, stages
     from src.training.console import compare
@@ -176,8 +176,8 @@ def main(argv=None) -> dict:
             )
             scores = policy_scores(model, unseen.trees.trees, eos_id, device)
             found = pair_loss(args, scores, unseen_tokens, unseen_reference)
-            stages.log_pair_figures(run, step, scores, found, unseen, held_out)
-            return figures | {"preference_accuracy": pair_points(scores, unseen)}
+            of_pairs = stages.log_pair_figures(run, step, scores, found, unseen, held_out, extra)
+            return figures | of_pairs
 
         # The step loop.
         if run.last is None:

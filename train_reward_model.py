@@ -103,10 +103,11 @@ def main(argv=None) -> dict:
             by_kind = pairs.accuracy_by_kind(scores, unseen)
             table |= {f"accuracy_{kind}": interval for kind, interval in by_kind.items()}
             measured = unseen if unseen.given else questions.held_out
-            stages.log_intervals(run, step, table, measured)
+            figures = {"accuracy": pairs.pair_points(scores, unseen)}
+            gains = stages.gains_since(extra, figures)
+            stages.log_intervals(run, step, table, measured, gains)
             say_pairs(extra, scores, unseen)
-            values = {name: interval.value for name, interval in table.items()}
-            return {"accuracy": pairs.pair_points(scores, unseen)}, values
+            return figures, {name: interval.value for name, interval in table.items()}
 
         # The step loop.
         if run.last is None:

@@ -32,8 +32,8 @@ from src.inference.prompts import prompts_of_flags
 from src.model.model import build_model
 from src.preference.pairs import held_out_pairs, pair_points
 from src.report.measure import measure_pipeline
-from src.report.page import verdicts
 from src.report.pipelines import Pipeline, Stage, find_pipelines
+from src.report.sentences import stage_sentences
 from src.rl import metrics as ppo_metrics
 from src.rl.rollout import sample_rollout
 from src.training import run_data, stages
@@ -118,17 +118,18 @@ def pipeline_with(tmp_path, **metrics):
 
 
 @pytest.mark.parametrize(
-    ("contexts", "word"), [(1, "no verdict"), (9, "no verdict"), (10, "better"), (None, "better")]
+    ("contexts", "few"), [(1, True), (9, True), (10, False), (None, False)]
 )
-def test_the_report_gives_no_verdict_from_few_contexts(contexts, word, tmp_path):
+def test_the_report_gives_no_verdict_from_few_contexts(contexts, few, tmp_path):
     """None: an older checkpoint, which does not say."""
     gain = {"em_gain": 16.67, "em_gain_low": 10.0, "em_gain_high": 20.0}
     if contexts == 1:
         gain |= {"em_gain_low": None, "em_gain_high": None}
     if contexts:
         gain["em_gain_contexts"] = contexts
-    (line,) = verdicts(pipeline_with(tmp_path, **gain))
-    assert f"EM {word} (+16.67" in line and ("expected at least 10" in line) == (word != "better")
+    (line,) = stage_sentences(pipeline_with(tmp_path, **gain))
+    assert line.startswith("DPO answers 17 more of 100 questions exactly right than ")
+    assert ("expected at least 10" in line) == ("no verdict" in line) == few
 
 
 def test_a_context_that_comes_with_every_question_anew_is_one():

@@ -12,15 +12,25 @@ from conftest import call, outcome, refusal
 
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.squad_metrics import f1_score
-from src.report.answers import answers_table, marked_words
+from src.report.answers import answers_table, few_answers, marked_words
 from src.report.curves import by_step
+from src.report.drawing import Plot, png
 from src.report.html import VOID, tag
-from src.report.pipelines import Pipeline, Stage, find_pipelines, group_pipelines, read_log
-from src.report.summary_plots import hacking_track, mean_of, mean_track, quality_plot
+from src.report.page import plot_grid
+from src.report.pipelines import Pipeline, Series, Stage, find_pipelines, group_pipelines, read_log
+from src.report.sentences import stage_sentences
+from src.report.summary_plots import (
+    hacking_plot,
+    hacking_track,
+    mean_of,
+    mean_track,
+    quality_plot,
+)
+from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
 
-SECTIONS = ["quality", "hacking", "rewards", *STAGES, "answers", "run"]
+SECTIONS = ["quality", "hacking", "rewards", *STAGES, "metrics", "answers", "run"]
 # Elements that hold words only, and elements that are more than words (HTML's content models).
 WORDS_ONLY = {"p", "small", "strong", "span", "mark", "label", "summary", "option", "a", "h1", "h2"}
 MORE = {"p", "div", "ul", "li", "table", "details", "figure", "section", "nav", "h1", "h2", "h3"}
@@ -90,12 +100,18 @@ def test_a_pipeline_in_one_page(workplace):
     text = "".join(page.text)
     for words in ("base (untrained)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.05",
                   "sha256", "torch 2.", "Tokenizer: ", '"dataset": "pico"', "9 held-out questions",
-                  "PPO against the model it started from: EM "):  # fmt: skip
+                  "than the untrained model", "PPO answers ", "The reward model puts "):  # fmt: skip
         assert words in text, words
     assert "Missing or not as expected" not in text and "Nothing to show" not in text
+    # Three questions, then sentences, then plots, then tables.
+    places = [text.index(words) for words in (
+        "3 of 9 held-out questions, those where the answers differ most",
+        "What each stage changed", "How good are the answers?", "9 held-out questions, greedy answers", "Sort by",
+    )]  # fmt: skip
+    assert places == sorted(places) and page.tags.index("details") < page.tags.index("picture")
     # A row a question, and every plot in the page, light and dark, is on the disk too.
     rows = [i for i, name in enumerate(page.tags) if name == "details"]
-    assert len(rows) == 9 + 1
+    assert len(rows) == 3 + 9 + 1
     plots = ended.result["plots"]
     assert len(plots) == len(set(plots)) == page.tags.count("picture") == 19
     for path in plots:
@@ -122,6 +138,7 @@ def test_missing_stages_are_named_and_the_rest_is_shown(workplace):
     text = "".join(page.text)
     assert "train_dpo: checkpoints/kgram_train_dpo is not finished, only its log is shown" in text
     assert "train_reward_model: no run of it was found" in text and text.count("Nothing to show")
+    assert "SFT answers" in text and "DPO answers" not in text
     assert any("train_ppo: no run of it was found" in line for line in ended.err)
     names = {Path(path).stem for path in ended.result["plots"]}
     assert {"main_squad_loss", "train_dpo_loss", "quality_em"} <= names
@@ -247,6 +264,17 @@ def test_questions_and_answers_are_escaped():
     assert "<script>alert('x')</script>\ufffd\ufffd&lt;" in text and "evil.org" in text
 
 
+def test_the_first_questions_are_those_where_policies_differ():
+    golds = [("red",), ("blue",), ("green",), ("grey",)]
+    questions = ["q0", "q1", "q2", "q3"]
+    held_out, one = made_up(questions, golds, ["red", "no", "green", "grey"])
+    _, two = made_up(questions, golds, ["red", "blue", "grass", "grey"])
+    text = few_answers(held_out, {"SFT": one, "PPO": two}, count=2)
+    assert text.index(">q1") < text.index(">q2") and ">q0" not in text and ">q3" not in text
+    assert "2 of 4 held-out questions, those where the answers differ most" in text
+    assert "differ" not in few_answers(held_out, {"SFT": one}).split("<table")[0]
+
+
 def test_rows_start_where_policies_differ():
     golds = [("red",), ("blue",), ("green",)]
     held_out, one = made_up(["q0", "q1", "q2"], golds, ["red", "no", "green"])
@@ -330,18 +358,30 @@ def ppo(*evaluations):
 
 
 def test_the_track_of_a_hacked_reward_by_hand():
-    """Reward 0.1 to 0.5 while F1 falls from 60 to 40: +0.4 and -20 at a KL of 3 nats."""
+    """Reward 0.1 to 0.5 while F1 falls from 60 to 40: +0.4 and -20 at a KL of 3 nats. The intervals
+    are those of the paired gains, not the wider ones of the values."""
 
-    def record(step, kl, reward, f1):
+    def record(step, kl, reward, f1, **gains):
         values = {"kl_nats": kl, "reward": reward, "f1": f1}
-        ends = {f"{k}_{e}": v + d for k, v in values.items() for e, d in (("low", -1), ("high", 1))}
-        return {"step": step, **values, **ends}
+        ends = {f"{k}_{e}": v + d for k, v in values.items() for e, d in (("low", -9), ("high", 9))}
+        return {"step": step, **values, **ends, **gains}
 
-    track = hacking_track(ppo(record(0, 0, 0.1, 60), {"step": 3, "em": 1}, record(5, 3, 0.5, 40)))
+    def gain(name, value, arm):
+        return {f"{name}_gain{e}": value + d for e, d in (("", 0), ("_low", -arm), ("_high", arm))}
+
+    start, gains = record(0, 0, 0.1, 60), gain("reward", 0.4, 0.1) | gain("f1", -20, 2)
+    pipeline = ppo(start, {"step": 3, "em": 1}, record(5, 3, 0.5, 40, **gains))
+    track = hacking_track(pipeline)
     assert track["step"].tolist() == [0, 5]
     np.testing.assert_allclose(track["kl_nats"][:, 0], [0, 3])
-    np.testing.assert_allclose(track["reward"][1], [0.4, -0.6, 1.4])
-    np.testing.assert_allclose(track["f1"][1], [-20, -21, -19])
+    np.testing.assert_allclose(track["reward"], [[0, 0, 0], [0.4, 0.3, 0.5]])
+    np.testing.assert_allclose(track["f1"], [[0, 0, 0], [-20, -22, -18]])
+    assert "intervals of the paired difference" in hacking_plot("x", Series("a", [pipeline])).note
+    # An older log has the values alone.
+    older = ppo(start, record(5, 3, 0.5, 40))
+    np.testing.assert_allclose(hacking_track(older)["f1"][1], [-20, np.nan, np.nan])
+    plot = hacking_plot("x", Series("a", [older]))
+    assert "without intervals" in plot.note and png(plot)
     assert hacking_track(ppo(record(0, 0, 0.1, 60))) is None
     assert hacking_track(Pipeline(Path("."), "kgram", {}, [])) is None
 
@@ -367,7 +407,7 @@ def test_rules_are_drawn_once_unless_the_questions_differ():
     same = quality_plot("em", "EM (%)", [("a", table(10)), ("b", table(10))])
     other = quality_plot("em", "EM (%)", [("a", table(10)), ("b", table(20))])
     assert "questions differ" in other.note and "questions differ" not in same.note
-    assert same.light != other.light
+    assert png(same) != png(other)
 
 
 def test_ppo_logs_what_the_track_needs(chain_of):
@@ -381,6 +421,112 @@ def test_ppo_logs_what_the_track_needs(chain_of):
         assert math.isnan(low + high) if e["contexts"] == 1 else low <= e["reward"] <= high
     final = chain_of("kgram").metrics["train_ppo"]
     assert final["reward"] == pytest.approx(evaluations[-1]["reward"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gains_are_logged_after_the_first_evaluation(stage, chain_of):
+    """The last of them are those that the checkpoint stores."""
+    folder = chain_of("kgram").folder / f"checkpoints/kgram_{stage}"
+    _, evaluations = read_log(folder / "metrics.jsonl")
+    first, last = {}, {}
+    for evaluation in evaluations:
+        (first if evaluation["step"] == 0 else last).update(evaluation)
+    assert not any("_gain" in name for name in first)
+    stored = {
+        name: math.nan if value is None else value
+        for name, value in chain_of("kgram").metrics[stage].items()
+        if "_gain" in name and not name.endswith("_contexts")
+    }
+    logged = {name: value for name, value in last.items() if "_gain" in name}
+    assert stored and logged == pytest.approx(stored, nan_ok=True)
+    for name in (n.removesuffix("_gain") for n in logged if n.endswith("_gain")):
+        assert logged[f"{name}_gain"] == pytest.approx(last[name] - first[name], abs=1e-9), name
+
+
+# --- what the page says ---
+
+
+def changed(stage, lineage=({"stage": "main_squad"},), evaluations=(), **gains):
+    """The sentence on a stage with these gains: (value, low, high), from 20 contexts."""
+    metrics = {}
+    for name, ends in gains.items():
+        for end, value in zip(("", "_low", "_high"), ends, strict=True):
+            metrics[f"{name}_gain{end}"] = value
+        metrics[f"{name}_gain_contexts"] = 20
+    found = Checkpoint(stage, "kgram", None, None, {}, {}, list(lineage), metrics)
+    pipeline = Pipeline(
+        Path("."), "kgram", {stage: Stage(Path("x"), found, [], list(evaluations), {}, {})}, []
+    )
+    return stage_sentences(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("stage", "gains", "words"),
+    [
+        ("train_dpo", {"em": (15.2, 11.9, 19.1)},
+         "DPO answers 15 more of 100 questions exactly right than the model it started from; the "
+         "95% interval is 12 to 19."),
+        ("train_dpo", {"em": (-15.2, -19.1, -11.9), "preference_accuracy": (1.0, 0.5, 2.0)},
+         "DPO answers 15 fewer of 100 questions exactly right than the model it started from; the "
+         "95% interval is 12 to 19."),
+        ("train_dpo", {"em": (0.999999, -1.0, 3.0)},
+         "DPO shows no clear difference from the model it started from: it answers 1 more of 100 "
+         "questions exactly right, and the 95% interval is from 1 fewer to 3 more."),
+        ("train_dpo", {"em": (0.7, 0.2, 1.4)},
+         "DPO answers 0.7 more of 100 questions exactly right than the model it started from; the "
+         "95% interval is 0.2 to 1.4."),
+        ("train_dpo", {"preference_accuracy": (3.0, 1.0, 5.0)},
+         "DPO puts 3 more of 100 held-out pairs in the right order than the model it started from; "
+         "the 95% interval is 1 to 5."),
+        ("train_ppo", {"em": (2.0, 1.0, 3.0), "reward": (-0.5, -0.75, -0.25), "f1": (-4, -6, -2)},
+         "PPO answers 2 more of 100 questions exactly right than the model it started from; the "
+         "95% interval is 1 to 3. Its reward fell by 0.50; the 95% interval is 0.25 to 0.75."),
+        ("train_ppo", {"reward": (0.02, -0.01, 0.05)},
+         "The reward of PPO did not clearly change: +0.02, and the 95% interval is -0.01 to "
+         "+0.05."),
+        ("train_ppo", {"reward": (0.5, 0.25, 0.75), "f1": (-4.0, -6.0, -2.0)},
+         "The reward of PPO rose by 0.50; the 95% interval is 0.25 to 0.75. The reward rose while "
+         "F1 fell: the reward was hacked."),
+    ],
+)  # fmt: skip
+def test_a_stage_in_a_sentence(stage, gains, words):
+    assert changed(stage, **gains) == [words]
+
+
+def test_sft_from_scratch_is_compared_with_the_untrained_model():
+    (line,) = changed("main_squad", lineage=(), em=(70.0, 60.0, 80.0))
+    assert "exactly right than the untrained model; the 95% interval is 60 to 80." in line
+    assert changed("main_squad") == []
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "contexts", "words"),
+    [
+        ((93.1, 90.6, 95.2), 20,
+         "puts 93 of 100 held-out pairs in the right order (95% interval: 91 to 95); a coin would "
+         "get 50."),
+        ((51.0, 45.0, 57.0), 20,
+         "(95% interval: 45 to 57), which is not clearly different from the 50 of a coin."),
+        ((93.1, math.nan, math.nan), 1,
+         "in the right order; a coin would get 50 (from 1 context, expected at least 10: no "
+         "interval, no verdict)."),
+    ],
+)  # fmt: skip
+def test_a_reward_model_in_a_sentence(accuracy, contexts, words):
+    names = ("accuracy", "accuracy_low", "accuracy_high")
+    record = dict(zip(names, accuracy, strict=True)) | {"step": 9, "contexts": contexts}
+    (line,) = changed("train_reward_model", evaluations=[record])
+    assert line.startswith("The reward model puts ") and line.endswith(words)
+
+
+def test_the_last_of_an_odd_number_of_plots_is_wide():
+    plots = [Plot(f"p{n}", "?", "", lambda axes, theme: None) for n in range(3)]
+    for count, wide in ((1, [0]), (2, []), (3, [2])):
+        figures = plot_grid(plots[:count]).split("<figure")[1:]
+        assert [n for n, f in enumerate(figures) if "wide-plot" in f] == wide
+        assert [f.count("<source") for f in figures] == [
+            3 if n in wide else 1 for n in range(count)
+        ]
 
 
 def test_several_seeds_are_their_mean_from_the_least_to_the_most():

@@ -131,6 +131,18 @@ def paired_difference(
     return bootstrap_interval(difference, denominators, groups, seed, draws, level)
 
 
+def paired_gains(before: Figures, after: Figures) -> dict[str, Interval]:
+    """What each figure gained on the same questions, with the interval of the paired difference.
+
+    Leaves out figures without a question to measure them on.
+    """
+    return {
+        name: paired_difference(values, before[name][0], denominators, groups)
+        for name, (values, denominators, groups) in after.items()
+        if any(denominators)
+    }
+
+
 def points_in_order(higher: Sequence[float], lower: Sequence[float]) -> np.ndarray:
     """1 where the first is greater, 0 where it is less, 1/2 for a tie: (pairs,)."""
     difference = np.subtract(higher, lower)

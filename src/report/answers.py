@@ -4,7 +4,7 @@ The page is English; these texts carry their own language, and each its own dire
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from src.data.answer_text import answer_tokens
 from src.data.segmentation import language_of, pieces
@@ -57,51 +57,74 @@ def answer_cell(
     return tag("td", sign, *pieces, data_policy=name, dir="auto")
 
 
-def answers_table(
-    number: int, held_out: EvaluationSet, policies: dict[str, PolicyResult], context: bool = True
+def few_answers(
+    held_out: EvaluationSet, policies: dict[str, PolicyResult], count: int = 3
 ) -> Markup:
-    """The table and its sorting; rows start in the order of where the policies differ most."""
-    names, results = list(policies), list(policies.values())
-    rows = []
-    for index, example in enumerate(held_out.asked):
-        points = [result.f1[index] for result in results]
-        answers = [result.answers[index] for result in results]
-        differ = max(points) - min(points) + 0.01 * (len(set(answers)) - 1)
-        summary = tag("summary", "context", lang="en")
-        full_text = tag("div", example.context, dir="auto")
-        cells = [
-            tag("details", summary, full_text) if context else None,
-            *(
-                answer_cell(name, answer, example.golds, bool(result.em[index]), held_out.metric)
-                for name, answer, result in zip(names, answers, results, strict=True)
-            ),
-        ]
-        question = tag("td", tag("div", example.question, dir="auto"), cells[0])
-        golds = " / ".join(dict.fromkeys(example.golds))
-        gold = tag("td", golds, data_policy="gold", dir="auto")
-        rows.append((differ, tag(
-            "tr", question, gold, *cells[1:], data_order=index, data_differ=f"{differ:.4f}",
-            data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",
-        )))  # fmt: skip
-    rows.sort(key=lambda row: -row[0])
+    """The questions where the policies differ most, and how they were chosen."""
+    rows = _rows(held_out, policies)
+    chosen = ", those where the answers differ most" if len(policies) > 1 else ""
+    words = f"{len(rows[:count])} of {len(rows)} held-out questions{chosen}. "
+    link = tag("a", "All of them", href="#answers")
+    return join([tag("p", words, link, class_="faint"), _table(rows[:count], held_out, policies)])
+
+
+def answers_table(
+    number: int, held_out: EvaluationSet, policies: dict[str, PolicyResult]
+) -> Markup:
+    """All questions, and a choice of their order; those where policies differ most come first."""
+    names = list(policies)
     orders = {"differ -1": "where they differ most", "order 1": "as in the data",
               "mean 1": "where most are wrong"}  # fmt: skip
     if len(names) > 1:
         orders["gain -1"] = f"where {names[-1]} gains most over {names[0]}"
         orders["gain 1"] = f"where {names[-1]} loses most against {names[0]}"
     table = f"answers-{number}"
-    language = language_of(" ".join(f"{a.question} {a.context}" for a in held_out.asked))
     select = tag(
         "select", *(tag("option", words, value=key) for key, words in orders.items()),
         data_sorts=table, id=f"sort-{number}",
     )  # fmt: skip
-    heads = ["Question", "Gold", *names]
     return join([
         tag("p", tag("label", "Sort by ", for_=f"sort-{number}"), select, class_="sorting"),
-        tag(
-            "table",
-            tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
-            tag("tbody", *(row for _, row in rows), lang=language),
-            id=table, class_="answers",
-        ),
+        _table(_rows(held_out, policies), held_out, policies, id=table),
     ])  # fmt: skip
+
+
+def _table(
+    rows: Sequence[Markup], held_out: EvaluationSet, names: Iterable[str], **attributes: str
+) -> Markup:
+    language = language_of(" ".join(f"{a.question} {a.context}" for a in held_out.asked))
+    heads = ("Question", "Gold", *names)
+    return tag(
+        "table",
+        tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
+        tag("tbody", *rows, lang=language),
+        class_="answers", **attributes,
+    )  # fmt: skip
+
+
+def _rows(held_out: EvaluationSet, policies: dict[str, PolicyResult]) -> list[Markup]:
+    """A row a question, first where the policies differ most: in F1, then in their words."""
+    rows = []
+    for index, example in enumerate(held_out.asked):
+        points = [result.f1[index] for result in policies.values()]
+        answers = {name: result.answers[index] for name, result in policies.items()}
+        differ = max(points) - min(points) + 0.01 * (len(set(answers.values())) - 1)
+        context = tag(
+            "details", tag("summary", "context", lang="en"),
+            tag("div", example.context, dir="auto"),
+        )  # fmt: skip
+        golds = " / ".join(dict.fromkeys(example.golds))
+        cells = [
+            tag("td", tag("div", example.question, dir="auto"), context),
+            tag("td", golds, data_policy="gold", dir="auto"),
+            *(
+                answer_cell(name, answers[name], example.golds, bool(result.em[index]),
+                            held_out.metric)
+                for name, result in policies.items()
+            ),
+        ]  # fmt: skip
+        rows.append((differ, tag(
+            "tr", *cells, data_order=index, data_differ=f"{differ:.4f}",
+            data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",
+        )))  # fmt: skip
+    return [row for _, row in sorted(rows, key=lambda row: -row[0])]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, legend, render
+from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, legend
 from src.report.pipelines import Series
 from src.utils.constants import DPO, PPO, REWARD, SFT
 
@@ -206,4 +206,4 @@ def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
         note.append("Markers: held-out questions" + ("." if several else " with 95% intervals."))
     if several:
         note.append("Several runs: their mean, band from the least to the most.")
-    return render(f"{curve.stage}_{curve.name}", curve.question, " ".join(note), draw)
+    return Plot(f"{curve.stage}_{curve.name}", curve.question, " ".join(note), draw)

@@ -1,8 +1,9 @@
-"""How a plot looks: one panel, twice, for light and dark pages. The only user of matplotlib."""
+"""How a plot looks: one panel, for light and dark pages. The only user of matplotlib."""
 
 import io
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import matplotlib
@@ -10,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 160
+# Inches. A phone shows the letters of a plot of this width large enough to read; one that stands
+# alone on a desktop's page is wide.
+WIDTH, WIDE = 4.6, 9.6
 SHORT_NAME = 22  # characters; two such names fit beside one another in a legend
 LEGEND_ROW = 0.19  # inches
 
@@ -23,7 +27,10 @@ class Theme(NamedTuple):
     colours: tuple[str, ...]
 
 
-__all__ = ["Axes", "LINES", "MARKERS", "Plot", "Theme", "bounds", "legend", "render"]
+__all__ = [
+    "Axes", "DARK", "LIGHT", "LINES", "MARKERS", "Plot", "Theme", "WIDE", "WIDTH", "bounds",
+    "legend", "png",
+]  # fmt: skip
 
 LIGHT = Theme(
     "#ffffff", "#1c1c1c", "#8a8a8a",
@@ -41,29 +48,26 @@ Draw = Callable[[Axes, Theme], None]
 
 
 class Plot(NamedTuple):
-    """A plot as PNG files, light and dark. name: of the file; question: what it answers; note: how
-    to read it.
+    """A plot that `png` draws. name: of the file; question: what it answers; note: how to read it;
+    height: in inches, without a legend's later rows.
     """
 
     name: str
     question: str
     note: str
-    light: bytes
-    dark: bytes
+    draw: Draw
+    height: float = 3.0
 
 
-def render(name: str, question: str, note: str, draw: Draw, height: float = 3.0) -> Plot:
-    """Draw one panel, 4.6 inches wide so that a phone shows its letters large enough to read."""
-    images = []
-    for theme in (LIGHT, DARK):
-        with matplotlib.rc_context(_style(theme)):
-            figure = Figure(figsize=(4.6, height), layout="constrained")
-            axes = figure.subplots()
-            draw(axes, theme)
-            file = io.BytesIO()
-            figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-            images.append(file.getvalue())
-    return Plot(name, question, note, *images)
+@cache
+def png(plot: Plot, theme: Theme = LIGHT, width: float = WIDTH) -> bytes:
+    """The plot as a PNG file."""
+    with matplotlib.rc_context(_style(theme)):
+        figure = Figure(figsize=(width, plot.height), layout="constrained")
+        plot.draw(figure.subplots(), theme)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+        return file.getvalue()
 
 
 def _style(theme: Theme) -> dict:

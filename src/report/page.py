@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.intervals import Interval, caution
-from src.report.answers import answers_table
-from src.report.drawing import Plot
+from src.report.answers import answers_table, few_answers
+from src.report.drawing import DARK, LIGHT, WIDE, WIDTH, Plot, png
 from src.report.html import Markup, join, tag
 from src.report.measure import BASE, Measured
 from src.report.pipelines import Pipeline, Series
+from src.report.sentences import stage_sentences
 from src.report.summary_plots import NAMES
-from src.training.console import VERDICTS
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
 
@@ -26,15 +27,11 @@ COLUMNS = {
     "win_rate": ("wins against start", "%"), "kl_nats": ("KL from start", "nats/answer"),
     "answer_tokens": ("length", "tokens"), "eos_rate": ("stops", "%"),
 }  # fmt: skip
-# metric of a stage's gains -> (what to call it, unit of a difference)
-GAINS = {
-    "em": ("EM", "points"), "f1": ("F1", "points"),
-    "preference_accuracy": ("pairs in order", "points"), "accuracy": ("pairs in order", "points"),
-    "reward": ("reward", "score units"),
-}  # fmt: skip
+# Screens on which page.css sets plots in two columns.
+TWO_COLUMNS = "(min-width: 50rem)"
 OWN_QUESTIONS = (
-    "Each on the held-out questions that its stage evaluated itself on (--eval_limit), which need "
-    "not be those measured below."
+    "Each stage is compared on the held-out questions of its own evaluations (--eval_limit). The "
+    "plots, tables and answers of this page can be of other questions."
 )
 
 
@@ -55,19 +52,34 @@ class Contents(NamedTuple):
         return [pipeline for series in self.series for pipeline in series.pipelines]
 
 
-def figure_of(plot: Plot) -> Markup:
-    """A plot that follows the page's light or dark, with its question and how to read it."""
-    light, dark = (
-        f"data:image/png;base64,{base64.b64encode(image).decode()}"
-        for image in (plot.light, plot.dark)
-    )
+def plot_grid(plots: Sequence[Plot]) -> Markup:
+    """Plots in two columns where there is room; the last of an odd number is as wide as both."""
+    last = len(plots) - 1
+    figures = [figure_of(plot, wide=n == last and n % 2 == 0) for n, plot in enumerate(plots)]
+    return tag("div", *figures, class_="plots")
+
+
+def figure_of(plot: Plot, wide: bool) -> Markup:
+    """A plot that follows the page's light or dark, with its question and how to read it.
+
+    wide: drawn for two columns too, for screens that have them.
+    """
+    dark = "screen and (prefers-color-scheme: dark)"
+    variants = [(f"{dark} and {TWO_COLUMNS}", DARK, WIDE), (TWO_COLUMNS, LIGHT, WIDE)]
+    variants = [*(variants if wide else []), (dark, DARK, WIDTH)]
     picture = tag(
         "picture",
-        tag("source", srcset=dark, media="screen and (prefers-color-scheme: dark)"),
-        tag("img", src=light, alt=f"{plot.question} {plot.note}"),
-    )
+        *(tag("source", srcset=_image(png(plot, theme, width)), media=media)
+          for media, theme, width in variants),
+        tag("img", src=_image(png(plot)), alt=f"{plot.question} {plot.note}"),
+    )  # fmt: skip
     caption = tag("figcaption", tag("strong", plot.question), tag("p", plot.note))
-    return tag("figure", caption, picture)
+    return tag("figure", caption, picture, class_="wide-plot" if wide else None)
+
+
+def _image(png_file: bytes) -> str:
+    """A picture as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png_file).decode()}"
 
 
 def names_of(pipelines: Sequence[Pipeline]) -> list[str]:
@@ -78,43 +90,6 @@ def names_of(pipelines: Sequence[Pipeline]) -> list[str]:
         unique = sum(p.model_type == model_type for p in pipelines) == 1
         names.append(model_type if unique else f"{model_type} {pipeline.folder}")
     return names
-
-
-def verdicts(pipeline: Pipeline) -> list[str]:
-    """A line a stage: better or worse than the model it started from, from the gains it stored."""
-    lines = []
-    for name, stage in pipeline.stages.items():
-        stored = stage.checkpoint.metrics if stage.checkpoint else {}
-        metrics = {k: v for k, v in stored.items() if isinstance(v, int | float)}
-        texts, gains = [], {}
-        for metric, (words, unit) in GAINS.items():
-            gain = _gain_of(metrics, metric)
-            if gain is not None:
-                gains[metric] = gain
-                verdict = VERDICTS[gain.verdict()]
-                texts.append(f"{words} {verdict} ({gain.in_words(sign='+')} {unit})")
-        if texts:
-            warning = caution(gains.values())
-            seen = metrics.get("trained_on_questions")
-            marked = f" (of {seen} questions the context was trained on)" if seen else ""
-            lines.append(
-                f"{NAMES[name]} against the model it started from{marked}: {'; '.join(texts)}"
-                f"{warning and f' ({warning})'}."
-            )
-        signs = [gains[n].verdict() if n in gains else None for n in ("reward", "f1")]
-        if signs == [1, -1]:
-            lines.append("The reward rose while F1 fell: the reward was hacked.")
-    return lines
-
-
-def _gain_of(metrics: dict, name: str) -> Interval | None:
-    """A stored gain with its interval; None where there is none. Older checkpoints do not say how
-    many contexts it is from.
-    """
-    if f"{name}_gain" not in metrics:
-        return None
-    ends = (metrics.get(f"{name}_gain{end}", math.nan) for end in ("", "_low", "_high"))
-    return Interval(*ends, metrics.get(f"{name}_gain_contexts"))
 
 
 def figures_table(
@@ -192,9 +167,9 @@ def run_table(pipeline: Pipeline) -> Markup:
     ])  # fmt: skip
 
 
-def answer_sections(contents: Contents) -> list[Markup]:
-    """A table for each set of questions; policies that met the same questions share one."""
-    tables: dict[tuple, tuple] = {}
+def answers_of(contents: Contents) -> list[tuple[EvaluationSet, dict[str, PolicyResult]]]:
+    """Each set of questions with the policies that answered it, under their names on the page."""
+    tables: dict[tuple, tuple[EvaluationSet, dict[str, PolicyResult]]] = {}
     names, done = names_of(contents.pipelines), set()
     for place, measured in contents.measured.items():
         key = tuple(measured.held_out.ids), tuple(measured.held_out.asked)
@@ -207,7 +182,7 @@ def answer_sections(contents: Contents) -> list[Markup]:
             done.add(same)
             prefix = f"{names[place]} " if len(names) > 1 else ""
             policies[f"{prefix}{NAMES[stage]}"] = result
-    return [answers_table(n, *table) for n, table in enumerate(tables.values(), 1)]
+    return list(tables.values())
 
 
 def page(contents: Contents) -> str:
@@ -215,11 +190,12 @@ def page(contents: Contents) -> str:
     pipelines, names = contents.pipelines, names_of(contents.pipelines)
     title = f"RLHF run: {', '.join(s.label for s in contents.series)}"
     notes = [f"{n}: {note}" for n, p in zip(names, pipelines, strict=True) for note in p.notes]
-    glance = [
+    sentences = [
         f"{n}: {line}" if len(pipelines) > 1 else line
         for n, p in zip(names, pipelines, strict=True)
-        for line in verdicts(p)
+        for line in stage_sentences(p)
     ]
+    answers = answers_of(contents)
     sections: list[tuple[str, str, list[Markup]]] = []
     figures = []
     for place, measured in contents.measured.items():
@@ -228,14 +204,15 @@ def page(contents: Contents) -> str:
         held_out = measured.held_out
         table = figures_table(found, len(held_out.asked), BASE in found, held_out.metric)
         figures.append(join([head, table]))
-    plots = {name: [tag("div", *map(figure_of, found), class_="plots")]
-             for name, found in contents.plots.items() if found}  # fmt: skip
-    sections.append(("quality", "How good are the answers?", plots.get("quality", []) + figures))
+    plots = {name: [plot_grid(found)] for name, found in contents.plots.items() if found}
+    sections.append(("quality", "How good are the answers?", plots.get("quality", [])))
     sections.append(("hacking", "Reward against KL", plots.get("hacking", [])))
     sections.append(("rewards", "What the reward model prefers", plots.get("rewards", [])))
     for stage in STAGES:
         sections.append((stage, f"{NAMES[stage]}, step by step", plots.get(stage, [])))
-    sections.append(("answers", "Answers side by side", answer_sections(contents)))
+    sections.append(("metrics", "All metrics", figures))
+    tables = [answers_table(n, *table) for n, table in enumerate(answers, 1)]
+    sections.append(("answers", "All answers side by side", tables))
     runs = [join([tag("h3", f"{n} ({p.folder})"), run_table(p)])
             for n, p in zip(names, pipelines, strict=True)]  # fmt: skip
     made = f"Report made {time.strftime('%Y-%m-%d %H:%M:%S %Z')} by {contents.command}"
@@ -244,8 +221,10 @@ def page(contents: Contents) -> str:
     here = Path(__file__)
     body = join([
         tag("h1", title),
-        tag("ul", *(tag("li", line) for line in glance)) if glance else None,
-        tag("p", OWN_QUESTIONS, class_="faint") if glance else None,
+        *(few_answers(*table) for table in answers),
+        tag("h2", "What each stage changed") if sentences else None,
+        tag("ul", *(tag("li", line) for line in sentences)) if sentences else None,
+        tag("p", OWN_QUESTIONS, class_="faint") if sentences else None,
         tag("h3", "Missing or not as expected") if notes else None,
         tag("ul", *(tag("li", note) for note in notes)) if notes else None,
         tag("nav", *(tag("a", words, href=f"#{key}") for key, words, _ in sections)),

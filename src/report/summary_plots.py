@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from src.evaluation.intervals import Interval
-from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, bounds, legend, render
+from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, bounds, legend
 from src.report.measure import BASE, Measured, interval_of
 from src.report.pipelines import Pipeline, Series
 from src.utils.constants import DPO, PPO, REWARD, SFT
@@ -87,7 +87,7 @@ def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]
         note += " The held-out questions differ, so each has its own rules."
     words = "How many answers are exactly right?" if metric == "em" else "How right is each answer?"
     height = 1.1 + 0.27 * len(rows) * max(1, 0.55 * len(tables))
-    return render(f"quality_{metric}", words, note, draw, max(2.6, height))
+    return Plot(f"quality_{metric}", words, note, draw, max(2.6, height))
 
 
 def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | None:
@@ -129,7 +129,7 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
         axes.grid(axis="y", visible=False)
         legend(axes, 2)
 
-    return render(
+    return Plot(
         f"rewards_{name}",
         f"Which wrong answers does the reward model see through? ({label})",
         "Held-out pairs by kind of corruption, the hardest first; right: pairs in order. "
@@ -141,7 +141,8 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
 
 def hacking_track(pipeline: Pipeline) -> dict[str, np.ndarray] | None:
     """KL, and the change of reward and F1 from the start, (E, 3) value, low and high, one row an
-    evaluation of PPO; None where the log has not all three.
+    evaluation of PPO; None where the log has not all three. The intervals are of the paired
+    differences, NaN where an older log has none.
     """
     stage = pipeline.stages.get(PPO)
     if stage is None:
@@ -152,7 +153,10 @@ def hacking_track(pipeline: Pipeline) -> dict[str, np.ndarray] | None:
         return None
     track = {n: np.array([interval_of(r, n)[:3] for r in seen], float) for n in wanted}
     for name in ("reward", "f1"):
-        track[name] = track[name] - track[name][0, 0]
+        gains = np.array([interval_of(r, f"{name}_gain")[:3] for r in seen], float)
+        gains[:, 0] = track[name][:, 0] - track[name][0, 0]
+        gains[0] = 0.0
+        track[name] = gains
     return track | {"step": np.array([r["step"] for r in seen])}
 
 
@@ -188,7 +192,7 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
             ("f1", "true F1", 1 / points),
         )):  # fmt: skip
             values = track[key] * scale
-            arms = [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]]
+            arms = np.nan_to_num([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])
             axes.errorbar(
                 track["kl_nats"][:, 0], values[:, 0], yerr=np.clip(arms, 0, None),
                 color=theme.colours[number], linestyle=LINES[number], marker=MARKERS[number],
@@ -215,10 +219,13 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
         legend(axes, 2)
 
     question = "Is the reward model being hacked?" if by_model else "Does the reward itself rise?"
-    arms = "with the 95% interval of each value" if len(tracks) == 1 else (
-        "the mean of several runs, from the least to the most"
-    )  # fmt: skip
-    return render(
+    if len(tracks) > 1:
+        arms = "the mean of several runs, from the least to the most"
+    elif np.isfinite(track["f1"][1:, 1:]).any():
+        arms = "with 95% intervals of the paired difference"
+    else:
+        arms = "without intervals, because this log has none of the paired difference"
+    return Plot(
         f"hacking_{name}",
         f"{question} ({series.label})",
         f"Held-out greedy answers at each evaluation of PPO, as change since its start, {arms}. "

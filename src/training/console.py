@@ -6,7 +6,7 @@ from math import isfinite
 from torch import Tensor
 
 from src.evaluation.evaluation_set import EvaluationSet, evenly_spaced
-from src.evaluation.intervals import Figures, caution, paired_difference
+from src.evaluation.intervals import Figures, caution, paired_gains
 from src.inference.logprobs import Tree
 from src.preference.pairs import PairSet
 from src.training.run import say
@@ -61,13 +61,12 @@ def compare(
     """
     metrics: dict[str, float | None] = {}
     verdicts: dict[str, list[str]] = {word: [] for word in VERDICTS.values()}
-    gains = []
-    for name, (values, denominators, groups) in after.items():
-        if not any(denominators):
+    gains = paired_gains(before, after)
+    for name, (values, denominators, _) in after.items():
+        if name not in gains:
             say(f"{name}: no held-out question to measure it on")
             continue
-        gain = paired_difference(values, before[name][0], denominators, groups)
-        gains.append(gain)
+        gain = gains[name]
         sign = gain.verdict()
         place = {1: "above", -1: "below", 0: "not different from", None: "no verdict against"}[sign]
         metrics[name] = sum(values) / sum(denominators)
@@ -82,7 +81,7 @@ def compare(
             verdict = VERDICTS[None if sign is None else GOOD[name] * sign]
             verdicts[verdict].append(f"{name} ({gain.value:+.2f})")
     parts = [f"{verdict} in {', '.join(names)}" for verdict, names in verdicts.items() if names]
-    warning, marked = caution(gains), ""
+    warning, marked = caution(gains.values()), ""
     if held_out is not None and held_out.seen:
         metrics["trained_on_questions"] = held_out.seen
         marked = f" ({held_out.kind})"

@@ -26,10 +26,11 @@ from src.evaluation.intervals import (
     bootstrap_interval,
     caution,
     intervals,
+    paired_gains,
 )
 from src.inference.logprobs import Tree
 from src.losses import DpoLoss
-from src.preference.pairs import PairSet, accuracy, length_rule
+from src.preference.pairs import PairSet, accuracy, length_rule, pair_points
 from src.training.console import tokens_read
 from src.training.run import Run, say
 from src.training.run_data import Questions
@@ -192,14 +193,22 @@ def due(run: Run, step: int) -> bool:
 
 
 def log_intervals(
-    run: Run, step: int, table: dict[str, Interval], held_out: EvaluationSet | PairSet
+    run: Run,
+    step: int,
+    table: dict[str, Interval],
+    held_out: EvaluationSet | PairSet,
+    gains: dict[str, Interval],
 ) -> None:
-    """Log held-out figures with their 95% intervals, and say them, as what they are (`kind`)."""
+    """Log held-out figures with their 95% intervals, and say them, as what they are (`kind`).
+
+    gains: `gains_since`, which are only logged: each is a difference of paired questions, and its
+    interval is narrower than those of the two figures.
+    """
     contexts = max((interval.groups or 0 for interval in table.values()), default=0)
     record: dict[str, Any] = {"step": step, "event": "evaluation", "eval_contexts": contexts}
     if held_out.seen:
         record["eval_trained_on"] = held_out.seen
-    for name, interval in table.items():
+    for name, interval in (table | {f"{name}_gain": g for name, g in gains.items()}).items():
         record[f"eval_{name}"] = interval.value
         record[f"eval_{name}_low"], record[f"eval_{name}_high"] = interval.low, interval.high
     run.log(record)
@@ -207,6 +216,14 @@ def log_intervals(
     warning = caution(table.values())
     kind = held_out.kind
     say(f"{run.stage} {kind}, after step {step}: {words}{warning and f'; {warning}'}")
+
+
+def gains_since(extra: dict[str, Any], figures: Figures) -> dict[str, Interval]:
+    """What these figures gained since before training; nothing in the first evaluation.
+
+    extra: holds the figures from before training, and is restored when a run is resumed.
+    """
+    return paired_gains(extra["before"], figures) if "before" in extra else {}
 
 
 def evaluate_and_log(
@@ -222,13 +239,14 @@ def evaluate_and_log(
     """Log and print EM, F1, answer loss and `more` on the held-out questions, with three answers.
 
     held_out: None where there are no golds to compare with: no figures.
-    extra: keeps the answers of the first call, which later calls print beside theirs.
+    extra: keeps the answers of the first call, which later calls print beside theirs; the script
+    keeps the figures of its first evaluation there.
     """
     if held_out is None:
         return {}
     result = evaluate_policy(model, tokenizer, held_out, device)
     figures = result.figures(held_out.groups) | more(result)
-    log_intervals(run, step, intervals(figures), held_out)
+    log_intervals(run, step, intervals(figures), held_out, gains_since(extra, figures))
     for line in sample_lines(held_out, result.answers, extra.get("sample_answers", ())):
         say(line)
     extra.setdefault(
@@ -244,10 +262,12 @@ def log_pair_figures(
     found: DpoLoss,
     pair_set: PairSet,
     held_out: EvaluationSet | None,
-) -> None:
+    extra: dict[str, Any],
+) -> Figures:
     """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities.
 
-    scores: (P, 2) log-probs in nats; found: what the loss makes of them.
+    scores: (P, 2) log-probs in nats; found: what the loss makes of them; extra: see `gains_since`.
+    Returns the accuracy pair by pair, to be compared with the model's before training.
     """
     rewards = torch.stack([found.chosen_reward, found.rejected_reward], 1)
     table = {
@@ -265,7 +285,10 @@ def log_pair_figures(
     ):
         table[name] = bootstrap_interval(values.numpy(), ones, groups)
     table["length_rule"] = length_rule(pair_set)
-    log_intervals(run, step, table, pair_set if held_out is None or pair_set.given else held_out)
+    figures = {"preference_accuracy": pair_points(scores, pair_set)}
+    measured = pair_set if held_out is None or pair_set.given else held_out
+    log_intervals(run, step, table, measured, gains_since(extra, figures))
+    return figures
 
 
 def publish(
