@@ -22,7 +22,7 @@ def build_parser() -> cli.Parser:
     cli.add_shape_flags(parser)
     cli.add_data_flags(parser, default="auto")
     cli.add_training_flags(
-        parser, lr=1e-3, batch_size=8, epochs=1.5, warmup=0.01, hold=0.6, weight_decay=0.1
+        parser, lr=1e-3, batch_size=8, epochs=2.0, warmup=0.01, hold=0.6, weight_decay=0.1
     )
     cli.add_machine_flags(parser)
     add = parser.add_argument

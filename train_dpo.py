@@ -21,7 +21,7 @@ def build_parser() -> cli.Parser:
     cli.add_model_flag(parser)
     cli.add_parent_flag(parser)
     cli.add_data_flags(parser, default=None)
-    cli.add_training_flags(parser, lr=3e-4, batch_size=16, epochs=0.4)
+    cli.add_training_flags(parser, lr=1e-4, batch_size=16, epochs=0.25)
     cli.add_machine_flags(parser)
     cli.add_pair_flags(parser)
     add = parser.add_argument

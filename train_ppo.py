@@ -31,7 +31,7 @@ def build_parser() -> cli.Parser:
     cli.add_model_flag(parser)
     cli.add_parent_flag(parser)
     cli.add_data_flags(parser, default=None)
-    cli.add_training_flags(parser, lr=1e-4, batch_size=16, epochs=0.03, save_every=10)
+    cli.add_training_flags(parser, lr=1e-4, batch_size=16, epochs=0.1, save_every=10)
     cli.add_machine_flags(parser)
     add = parser.add_argument
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
@@ -53,7 +53,7 @@ def build_parser() -> cli.Parser:
     add("--kl_estimator", choices=values_of("kl_estimator"), help="k1, k2 or k3 of that KL")
     add("--clip_low", type=cli.non_negative, help="the ratio's range begins at 1 less this")
     add("--clip_high", type=cli.positive, help="the ratio's range ends at 1 and this")
-    add("--num_samples", type=cli.positive_int, default=2, help="answers sampled a question")
+    add("--num_samples", type=cli.positive_int, default=4, help="answers sampled a question")
     add("--max_new_tokens", type=cli.positive_int,
         help="longest sampled answer, EOS included; default: --max_answer_tokens")
     add("--temperature", type=cli.sampling_temperature, default=1.0,
@@ -73,8 +73,8 @@ def build_parser() -> cli.Parser:
     add("--value_coef", type=cli.non_negative, default=0.1, help="weight of the value loss")
     add("--missing_eos_penalty", type=cli.non_negative, default=1.0,
         help="reward lost by an answer without an EOS token")
-    add("--ppo_epochs", type=cli.positive_int, help="passes over a batch; default 4, reinforce 1")
-    add("--minibatches", type=cli.positive_int, help="updates a pass; default 4, reinforce 1")
+    add("--ppo_epochs", type=cli.positive_int, help="passes over a batch; default 2, reinforce 1")
+    add("--minibatches", type=cli.positive_int, help="updates a pass; default 2, reinforce 1")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
@@ -85,7 +85,7 @@ def check(args, parser) -> Algorithm | Selection:
     """
     row = row_of(args)
     fill_choices(args, row)
-    for name, value in (("ppo_epochs", 4), ("minibatches", 4)):
+    for name, value in (("ppo_epochs", 2), ("minibatches", 2)):
         given = getattr(args, name)
         if given is None:
             setattr(args, name, 1 if row.on_policy else value)

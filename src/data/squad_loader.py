@@ -39,7 +39,7 @@ __all__ = ["Paragraph", "Question", "SquadData", "load_from_identity", "load_squ
 
 HUB_SQUAD = "rajpurkar/squad"
 AUTO_SECONDS = 10
-PICO_TRAIN_QUESTIONS = 120_000
+PICO_TRAIN_QUESTIONS = 60_000
 PICO_VALIDATION_QUESTIONS = 1_000
 SPLITS = ("train", "validation", "test")
 # How the names of files and of hub splits begin.
@@ -93,7 +93,7 @@ def load_squad(
 
     seed, difficulty: the generator's; `seed` also draws the sample of `num_examples`.
     num_examples: training questions to keep, in whole paragraphs, so a few more may come; None: all
-        there are (of pico, which has no end, 120,000).
+        there are (of pico, which has no end, 60,000).
     strict: refuse data of which anything would be dropped.
     evaluate: what is measured on becomes `validation`, and `train` is empty: `split`, else the
         validation split, else a lone file as a whole, else the test split.

@@ -20,8 +20,8 @@ from src.utils.errors import UserError
 from src.utils.payload import load_payload, save_payload, weights_hash
 
 CACHE_DIR = ".cache/sampled"
-# Answers a question, at temperature 1: one of them is wrong more often than the likeliest is.
-SAMPLES = 2
+# Answers a question, at temperature 1, where they are wrong more often than the likeliest is.
+SAMPLES = 1
 
 
 def sampled_answers(
