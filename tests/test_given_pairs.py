@@ -350,7 +350,7 @@ def test_three_hundred_rows_of_each_shape_train(stage, shape, workplace, model_t
     else:
         assert {"eval_accuracy", "eval_margin_nats"} <= last.keys()
         assert not any(name.startswith("eval_accuracy_") and name.split("_")[2] not in (
-            "low", "high") for name in last)  # fmt: skip
+            "low", "high", "gain") for name in last)  # fmt: skip
 
 
 def test_dpo_learns_what_pairs_prefer(kgram):

@@ -100,13 +100,14 @@ def test_a_pipeline_in_one_page(workplace):
     text = "".join(page.text)
     for words in ("base (untrained)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.05",
                   "sha256", "torch 2.", "Tokenizer: ", '"dataset": "pico"', "9 held-out questions",
-                  "than the untrained model", "PPO answers ", "The reward model puts "):  # fmt: skip
+                  "than the untrained model", "The reward model puts "):  # fmt: skip
         assert words in text, words
     assert "Missing or not as expected" not in text and "Nothing to show" not in text
     # Three questions, then sentences, then plots, then tables.
     places = [text.index(words) for words in (
         "3 of 9 held-out questions, those where the answers differ most",
-        "What each stage changed", "How good are the answers?", "9 held-out questions, greedy answers", "Sort by",
+        "What each stage changed", "How good are the answers?",
+        "9 held-out questions, greedy answers", "Sort by",
     )]  # fmt: skip
     assert places == sorted(places) and page.tags.index("details") < page.tags.index("picture")
     # A row a question, and every plot in the page, light and dark, is on the disk too.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from src.evaluation.overoptimisation import Fit, fit_best_of_n, fit_rl
-from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, legend, render
+from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, legend
 from src.sweep.crossed import Estimate, crossed_interval
 from src.sweep.experiment import Cell, Experiment, words
 from src.sweep.results import Measured, Point, label_of, points_of
@@ -123,4 +123,4 @@ def _draw(name: str, title: str, note: str, lines: list[Line], metric: str, unit
         axes.set_ylabel(unit)
         legend(axes, len(lines))
 
-    return render(name, title, note, draw, 3.3)
+    return Plot(name, title, note, draw, 3.3)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.report.html import Markup, join, tag
-from src.report.page import COLUMNS, figure_of
+from src.report.page import COLUMNS, plot_grid
 from src.sweep.crossed import FAMILY_LEVEL, Estimate, bonferroni
 from src.sweep.curves import Line, draw_panel, panels_of
 from src.sweep.experiment import Cell, Experiment
@@ -34,13 +34,13 @@ def page(experiment: Experiment, measured: list[Measured], failed: dict[tuple, s
     rows, looks = rows_of(experiment, measured)
     panels = panels_of(experiment, measured)
     matrices = [matrix_table(m, rows) for m in experiment.options.get("matrices", [])]
-    plots = [figure_of(plot) for number, (panel, lines) in enumerate(panels.items(), 1)
+    plots = [plot for number, (panel, lines) in enumerate(panels.items(), 1)
              if lines for plot in draw_panel(f"panel{number}", panel, lines)]  # fmt: skip
     sections = [("results", "Results", [results_table(experiment, rows, looks)] if rows else [])]
     if matrices:
         sections.append(("matrices", "Matrices", matrices))
     if panels:
-        shown = [tag("div", *plots, class_="plots"), peaks_table(panels)]
+        shown = [plot_grid(plots), peaks_table(panels)]
         sections.append(("curves", "Reward and F1 against the KL", shown if plots else []))
     sections.append(("cells", "What was run", cells_section(experiment)))
     body = join([
