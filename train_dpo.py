@@ -21,7 +21,7 @@ def build_parser() -> cli.Parser:
     cli.add_model_flag(parser)
     cli.add_parent_flag(parser)
     cli.add_data_flags(parser, default=None)
-    cli.add_training_flags(parser, lr=1e-4, batch_size=16, epochs=0.25)
+    cli.add_training_flags(parser, lr=3e-4, batch_size=16, epochs=0.25)
     cli.add_machine_flags(parser)
     cli.add_pair_flags(parser)
     add = parser.add_argument
@@ -33,7 +33,7 @@ def build_parser() -> cli.Parser:
     add("--label_smoothing", type=cli.number(float, 0, 0.5), default=0.0,
         help="share of pairs taken to be labelled the wrong way round; sigmoid only")  # fmt: skip
     add("--nll_weight", type=cli.non_negative, help="weight of the chosen answers' loss in nats a "
-        "token, beside the pairs' loss; default: 0, orpo 1")
+        "token, beside the pairs' loss; default: 1, kto and simpo 0")
     add("--reward_checkpoint", help="a reward model that trains nothing here: each evaluation logs "
         "its reward of the answers, and their KL from the start, as train_ppo.py does")
     cli.note_pretrained_defaults(parser, STAGE)
