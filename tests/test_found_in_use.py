@@ -506,20 +506,20 @@ def test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached():
 
 
 def test_a_default_run_can_move_its_coefficient():
-    """57 steps of 128 episodes: with a horizon of 10,000 at most by 16%, now sevenfold."""
+    """57 steps of 256 episodes: with a horizon of 10,000 at most by 16%, now sevenfold."""
     units = ContextGroups([(p, (0, 1, 2, 3)) for p in range(30_000)], 0, 1024, 0)
     args = train_ppo.build_parser().parse_args(["--kl_target", "1"])
     args.max_steps = 57
     ppo_metrics.set_horizon(args, units)
-    assert args.kl_horizon == round(57 * 16 * 4 * 2 / 10)
+    assert args.kl_horizon == round(57 * 16 * 4 * 4 / 10)
     for kl, factor in ((9.0, 7.2), (0.0, 1 / 7.5)):
         coefficient = 1.0
         for _ in range(57):
-            coefficient = ppo_metrics.next_kl_coef(args, coefficient, kl, 128)
+            coefficient = ppo_metrics.next_kl_coef(args, coefficient, kl, 256)
         assert coefficient == pytest.approx(factor, rel=0.03)
-    args.max_steps, args.kl_horizon = 1, None  # of a small set: one step of 128 episodes
+    args.max_steps, args.kl_horizon = 1, None  # of a small set: one step of 256 episodes
     ppo_metrics.set_horizon(args, units)
-    assert args.kl_horizon == 128
+    assert args.kl_horizon == 256
     given = train_ppo.build_parser().parse_args(["--kl_target", "1", "--kl_horizon", "50"])
     ppo_metrics.set_horizon(given, units)
     without = train_ppo.build_parser().parse_args([])

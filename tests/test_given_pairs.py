@@ -408,7 +408,7 @@ def test_nothing_inherits_pairs(kgram):
     again = load_checkpoint("again/final.pt")
     assert "pairs" not in again.data and again.flags["pairs"] is None
     assert again.lineage[-1]["pairs"]["pairs"] == path
-    assert "kinds" not in again.data and any("shifted" in line for line in ended.err)
+    assert "kinds" not in again.data and any("sampled" in line for line in ended.err)
 
 
 @pytest.mark.parametrize("stage", [DPO, REWARD])

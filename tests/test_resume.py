@@ -272,7 +272,7 @@ def test_a_reward_function_that_draws_goes_on_where_it_was(workplace, monkeypatc
         "import random\nimport numpy\n"
         "def noise(*about):\n    return random.random() + numpy.random.standard_normal()\n"
     )
-    more = ["--reward", "some_noise:noise"]
+    more = ["--reward", "some_noise:noise", "--kl_limit", "1000"]
     for name in ("whole", "parts"):
         place = workplace("kgram", ["main_squad"], name=name)
         (place / "some_noise.py").write_text(noise)

@@ -271,9 +271,10 @@ def test_each_loss_is_its_formula_of_sums_or_means(loss_type, micro):
     metrics = train_dpo.dpo_backward(model, trees, rows, EOS, args, CPU)
     assert metrics["loss"] == pytest.approx(mean, rel=1e-4)
     assert metrics["chosen_nll_nats"] == pytest.approx(nll, rel=1e-4)
-    total = {"orpo": 0.1 * mean + nll, "nll": nll}.get(loss_type, mean)
+    pairs_weight = {"orpo": 0.1, "nll": 0.0}.get(loss_type, 1.0)
+    total = pairs_weight * mean + (0.0 if loss_type in ("kto", "simpo") else nll)
     assert metrics["total_loss"] == pytest.approx(total, rel=1e-4)
-    share = nll / total if loss_type in ("orpo", "nll") else 0.0
+    share = 0.0 if loss_type in ("kto", "simpo") else nll / total
     assert metrics["nll_fraction"] == pytest.approx(share, rel=1e-4)
     assert ("mismatched_kl_nats" in metrics) == row.mismatched
     if row.mismatched:
