@@ -9,11 +9,14 @@ stands before the words of the question. So a second head has keys of what stand
 j, from the moment that AHEAD tokens more have been read.
 
     f_t   = [hidden_t ; two weighted sums of the last K embeddings]       what was just read
+    g_j   = a weighted sum of the AHEAD embeddings after j                what follows
     q_t   = unit(W_q f_t)                                                 each head has its W_q
-    k_j   = unit(W_k f_{j-1}),  unit(W_k f_{j-1} + W_a f_{j+AHEAD})       before j; around j
+    k_j   = unit(W_k f_{j-1}),  unit(W_k f_{j-1} + W_a g_j)               before j; around j
     a_tj  = softmax over j of  exp(tau) q_t . k_j,  beside a learned score for "nothing"
     out_t = hidden_t + W_o [sum_j a_tj e(x_j) of each head]               e: the embedding
 
+In these sums a token counts as much as the tokens between it and t, or j, let through: the product
+of their gates sigmoid(sqrt(D) u . e(x) + KEPT), with u learnt. So a full stop can end what counts.
 The logits of out_t are a product with the embedding, so W_o sum_j a_tj e(x_j) votes for the tokens
 that were looked up. A head sees the j whose keys are known at t: j <= t, or j + AHEAD <= t. Each
 token read is one entry a head, and entries without a token stand for "nothing", whose value is 0:
@@ -114,7 +117,7 @@ class Pointer(nn.Module):
         """Keys and values (P, H, D) of the entries that come with P tokens.
 
         before: W_k f of the state before each head's token, (P, D - 1) each, 0 where none was;
-        after: W_a f of the newest state. tokens: (P, H), each head's. empty: (P, H) bool, True for
+        after: W_a g of the second head's tokens. tokens: (P, H), each head's. empty: (P, H) bool, True for
         an entry without a token.
         """
         keys = _unit(torch.stack((before[0], before[1] + after), 1))

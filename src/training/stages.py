@@ -102,8 +102,9 @@ def _planned(args: argparse.Namespace) -> int:
     if args.eval_every is None:
         args.eval_every = math.ceil(args.max_steps / 4)
     if args.max_steps < FEW_STEPS:
+        steps = "1 step" if args.max_steps == 1 else f"{args.max_steps} steps"
         say(
-            f"a run of {args.max_steps} step{'s'[: args.max_steps > 1]}, fewer than {FEW_STEPS}: "
+            f"a run of {steps}, fewer than {FEW_STEPS}: "
             "hardly enough to learn from; for more raise --epochs or --max_steps, or lower "
             "--batch_size"
         )
