@@ -117,8 +117,8 @@ class Pointer(nn.Module):
         """Keys and values (P, H, D) of the entries that come with P tokens.
 
         before: W_k f of the state before each head's token, (P, D - 1) each, 0 where none was;
-        after: W_a g of the second head's tokens. tokens: (P, H), each head's. empty: (P, H) bool, True for
-        an entry without a token.
+        after: W_a g of the second head's tokens. tokens: (P, H), each head's. empty: (P, H) bool,
+        True for an entry without a token.
         """
         keys = _unit(torch.stack((before[0], before[1] + after), 1))
         keys = torch.where(empty[..., None], 0.0, keys)
