@@ -1,7 +1,7 @@
 """The file of votes: whole lines only, whatever is killed, however many windows write.
 
-A vote is one line of JSON, appended by one write and flushed to the disk before it counts. Writers
-take turns by a lock on a file beside it. `train_dpo.py --pairs` takes the file as it is; a tie
+A vote is one line of JSON. It counts once the file has been replaced by one with that line, flushed
+to the disk. Writers take turns by a lock on a file beside it. `train_dpo.py --pairs` takes the file as it is; a tie
 stands in it and is no pair.
 """
 
@@ -74,27 +74,18 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def append_vote(path: Path, row: dict[str, Any]) -> None:
-    """Append one line and have it on the disk. Raises OSError, with the file as it was, where the
-    disk refuses.
+    """Add one line and have it on the disk. Raises OSError, with the file as it was, where the disk
+    refuses.
+
+    The file is replaced by one with the line: a kill in the middle of a write would leave a part of
+    the line.
     """
     line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
     with _alone(path):
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            size = os.fstat(file).st_size
-            if size and os.pread(file, 1, size - 1) != b"\n":  # of another program
-                line = b"\n" + line
-            try:
-                whole = os.write(file, line) == len(line)
-            except OSError:
-                os.ftruncate(file, size)
-                raise
-            if not whole:
-                os.ftruncate(file, size)
-                raise OSError(28, "No space left on device", str(path))
-            os.fsync(file)
-        finally:
-            os.close(file)
+        before = path.read_bytes() if path.exists() else b""
+        if before and not before.endswith(b"\n"):  # of another program
+            before += b"\n"
+        write_atomically(path, lambda file: file.write(before + line))
 
 
 def remove_vote(path: Path, vote_id: str) -> bool:
