@@ -1,8 +1,8 @@
 """The file of votes: whole lines only, whatever is killed, however many windows write.
 
 A vote is one line of JSON. It counts once the file has been replaced by one with that line, flushed
-to the disk. Writers take turns by a lock on a file beside it. `train_dpo.py --pairs` takes the file as it is; a tie
-stands in it and is no pair.
+to the disk. Writers take turns by a lock on a file beside it. `train_dpo.py --pairs` takes the file
+as it is; a tie stands in it and is no pair.
 """
 
 import contextlib
