@@ -179,6 +179,11 @@ def main(argv=None) -> dict:
         held.chosen, held.encoded, policies[0].tokenizer, block, name,
         parse_corruptions(args.corruptions), held_out.metric,
     )  # fmt: skip
+    if not pairs.pairs:
+        say(
+            f"--corruptions {args.corruptions or 'by default'} makes no pair here: preference "
+            "accuracy is left out"
+        )
     say(
         f"{name}: {held_out.summary()}; {pairs.trees.dropped} pairs did not fit the block; "
         f"answers compared by {held_out.metric}"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.data.demonstrations import in_sentences
+from src.data.demonstrations import changed_questions, in_sentences
 from src.data.pico import generate_articles
 from src.data.squad_types import NO_PLACE, Paragraph, Question
 
@@ -28,7 +28,9 @@ def test_the_sentence_by_hand(answer, sentence):
 
 def test_what_has_no_place_stays():
     lonely = paragraph("Eve", NO_PLACE)
-    assert in_sentences([lonely], 1.0, 0) == [lonely]
+    found = in_sentences([lonely], 1.0, 0)
+    assert found == [lonely] and changed_questions([lonely], found) == 0
+    assert changed_questions([paragraph("Bob")], in_sentences([paragraph("Bob")], 1.0, 0)) == 1
 
 
 def test_a_share_of_them_drawn_by_seed_and_id():

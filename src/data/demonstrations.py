@@ -30,6 +30,13 @@ def in_sentences(paragraphs: Sequence[Paragraph], share: float, seed: int) -> li
     return found
 
 
+def changed_questions(before: Sequence[Paragraph], after: Sequence[Paragraph]) -> int:
+    """How many questions differ: none where no answer has a place, or each is a sentence already.
+    """
+    pairs = zip(before, after, strict=True)
+    return sum(a != b for p, q in pairs for a, b in zip(p.questions, q.questions, strict=True))
+
+
 def _in_sentence(question: Question, context: str, edges: Sequence[int]) -> Question:
     start = question.starts[0]
     if start == NO_PLACE:

@@ -32,7 +32,8 @@ from src.utils.errors import UserError
 Fits = Callable[[int, int, int, str], bool]
 Corruption = Callable[[corrupt.Scene, Random], Sequence[str]]
 
-# Of pairs that can have a rejected answer of the model's own, about three of four have it.
+# As much as three times all others: most pairs that can have the model's own wrong answer have it,
+# as far as the balance of lengths below allows.
 SAMPLED_WEIGHT = 24.0
 
 # kind -> (weight, what makes it, what it teaches)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from src.data.demonstrations import in_sentences
+from src.data.demonstrations import changed_questions, in_sentences
 from src.data.encoding import EncodedParagraph, characters_per_token, encode_paragraphs
 from src.data.random_streams import Stream, stream
 from src.data.roles import ROLE_OF_STAGE, deal
@@ -186,8 +186,12 @@ def load_questions(
         shares = parent.data.get("shares")
     train = _train_of_role(data, shares, stage)
     if sentence_answers:
-        train = in_sentences(train, sentence_answers, data.identity["seed"])
-        say(f"data: {100 * sentence_answers:g}% of the demonstrations answer in sentences")
+        plain = train
+        train = in_sentences(plain, sentence_answers, data.identity["seed"])
+        say(
+            f"data: {changed_questions(plain, train)} of {count_questions(train)} demonstrations "
+            "answer in sentences"
+        )
     identity = {**data.identity, "shares": shares, "answer_metric": _metric_of(args, parent)}
     identity["metric"] = args.metric or (parent.data.get("metric") if inherited else None)
     own_metric = load_function(identity["metric"], "--metric") if identity["metric"] else None
