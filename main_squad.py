@@ -136,7 +136,7 @@ def main(argv=None) -> dict:
     # Here, so that --help and mistakes do not wait for torch.
     check(parser.parse_args(argv), parser.typed(argv))
 
-    from src.data.negative_controls import apply_control
+    from src.data.negative_controls import answers_of, apply_control
     from src.data.squad_dataset import indexed_batches
     from src.evaluation.intervals import Figures
     from src.interop.pretrained import start_of
@@ -185,10 +185,11 @@ def main(argv=None) -> dict:
         batches = indexed_batches(
             questions.encoded, questions.units, **order, start_step=run.steps_done
         )
+        answers = answers_of(questions.encoded)
         for step in steps(run, max_steps, trained, optimizer, extra):
             started = time.perf_counter()
             trees = next(batches).trees
-            trees = apply_control(trees, args.control, f"{args.seed}/{step}", block)
+            trees = apply_control(trees, args.control, f"{args.seed}/{step}", block, answers)
             record = sft_backward(model, trees, tokenizer.eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)

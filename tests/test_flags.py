@@ -11,7 +11,7 @@ from test_run import parser, toy_with_gradient
 
 from src.data import squad_dataset
 from src.data.encoding import encode_paragraphs
-from src.data.negative_controls import apply_control
+from src.data.negative_controls import answers_of, apply_control
 from src.data.squad_dataset import ContextGroups, context_groups, indexed_batches
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
@@ -130,7 +130,10 @@ def test_sft_trains_and_is_evaluated_on_what_seed_and_control_say(control, workp
     units = context_groups(encoded, 1024)
     batches = indexed_batches(encoded, units, batch_size=2, seed=7)
     plain = [next(batches).trees for _ in range(4)]
-    wanted = [apply_control(t, control, f"7/{step}", 1024) for step, t in enumerate(plain)]
+    answers = answers_of(encoded)
+    wanted = [
+        apply_control(t, control, f"7/{step}", 1024, answers) for step, t in enumerate(plain)
+    ]
     assert trained == wanted and (control == "none") == (wanted == plain)
     assert evaluated
     assert all(bool(context) == (control != "no_context") for context, _ in evaluated)

@@ -6,26 +6,38 @@ A model that improves on it means that the evaluation is broken.
 import random
 from collections.abc import Sequence
 
+from src.data.encoding import EncodedParagraph
 from src.inference.logprobs import Tree
 
 
-def apply_control(
-    trees: Sequence[Tree], control: str, seed: str, block_size: int
-) -> Sequence[Tree]:
-    """The trees of a control run: answers shuffled among the questions, or contexts emptied.
+def answers_of(paragraphs: Sequence[EncodedParagraph]) -> list[list[int]]:
+    """Every gold of every question."""
+    return [gold for p in paragraphs for question in p.questions for gold in question.golds]
 
-    An answer that does not fit the block beside its new question is cut.
+
+def apply_control(
+    trees: Sequence[Tree],
+    control: str,
+    seed: str,
+    block_size: int,
+    answers: Sequence[Sequence[int]] = (),
+) -> Sequence[Tree]:
+    """The trees of a control run: contexts emptied, or each answer replaced by one of `answers`.
+
+    Those are of all contexts: a batch has few, whose answers tell a context's kind of answer. One
+    that does not fit the block beside its new question is cut.
     """
     if control == "no_context":
         return [([], questions) for _, questions in trees]
     if control == "shuffled_answers":
-        answers = [answers for _, questions in trees for _, answers in questions]
-        random.Random(seed).shuffle(answers)
-        shuffled = iter(answers)
+        rng = random.Random(seed)
 
-        def another(context: Sequence[int], question: Sequence[int]):
+        def with_others(context: Sequence[int], question: Sequence[int], count: int):
             budget = block_size - len(context) - len(question) - 1
-            return question, [answer[:budget] for answer in next(shuffled)]
+            return question, [answer[:budget] for answer in rng.choices(answers, k=count)]
 
-        return [(c, [another(c, q) for q, _ in questions]) for c, questions in trees]
+        return [
+            (context, [with_others(context, q, len(asked)) for q, asked in questions])
+            for context, questions in trees
+        ]
     return trees

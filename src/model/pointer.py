@@ -83,26 +83,29 @@ class Pointer(nn.Module):
             self.after.weight.copy_(alike[:, width : 2 * width])
             self.out.weight.copy_(STRENGTH * torch.eye(width).repeat(1, HEADS))
 
-    def features(self, hidden: Tensor, window: Tensor, embedding: Tensor) -> Tensor:
+    def gates(self, window: Tensor, embedding: Tensor) -> Tensor:
+        """How much of what stands on its other side each token of windows (M, K) lets through,
+        (M, K), 0 to 1.
+        """
+        of_id = torch.sigmoid(embedding @ self.forget * self.width**0.5 + KEPT)
+        return F.embedding(window.clamp_min(0), of_id[:, None]).squeeze(-1)
+
+    def features(
+        self, hidden: Tensor, window: Tensor, gates: Tensor, embedding: Tensor
+    ) -> Tensor:
         """What was just read, (M, 3 D): hidden states (M, D), and two sums over the embeddings
         (V, D) of the last tokens, window (M, K), newest at the right, NO_TOKEN where none was.
         """
-        kept = self._kept(window, embedding).flip(1)
-        sums = _weighted_sums(window, _products(kept).flip(1), self.lags, embedding)
+        weights = _products(gates.flip(1)).flip(1)
+        sums = _weighted_sums(window, weights, self.lags, embedding)
         return torch.cat([_rms(x) for x in (hidden, *sums)], -1)
 
-    def following(self, window: Tensor, embedding: Tensor) -> Tensor:
+    def following(self, window: Tensor, gates: Tensor, embedding: Tensor) -> Tensor:
         """Of each window (P, K), a sum (P, D) over the newest AHEAD tokens, what came after the one
         before them, as far as the next token that makes forget.
         """
-        window = window[:, -AHEAD:]
-        weights = _products(self._kept(window, embedding))
-        return _rms(_weighted_sums(window, weights, self.leads, embedding)[0])
-
-    def _kept(self, window: Tensor, embedding: Tensor) -> Tensor:
-        """How much of what stands on its other side a token lets through, (M, K), 0 to 1."""
-        gates = torch.sigmoid(embedding @ self.forget * self.width**0.5 + KEPT)
-        return F.embedding(window.clamp_min(0), gates[:, None]).squeeze(-1)
+        weights = _products(gates[:, -AHEAD:])
+        return _rms(_weighted_sums(window[:, -AHEAD:], weights, self.leads, embedding)[0])
 
     def queries(self, features: Tensor) -> Tensor:
         """(M, 3 D) to (M, H, 1, D), scaled against attention's division by sqrt(D)."""
@@ -214,13 +217,16 @@ class PointerModel(OnePass, nn.Module):
         hidden, base = self.base(tokens, lengths, state.base)
         ids = torch.cat((state.window, tokens), 1)
         windows = ids.unfold(1, WINDOW, 1).flatten(0, 1)
-        features = self.pointer.features(hidden.flatten(0, 1), windows, self.embedding.weight)
+        gates = self.pointer.gates(windows, self.embedding.weight)
+        features = self.pointer.features(
+            hidden.flatten(0, 1), windows, gates, self.embedding.weight
+        )
         states = self.pointer.before(features).unflatten(0, (batch, width))
         states = torch.cat((state.before, states), 1)  # AHEAD + 1 places before the first new one
         before = tuple(states[:, at : at + width].flatten(0, 1) for at in (AHEAD, 0))
         column = torch.arange(width, device=tokens.device)
         position = (state.lengths[:, None] + column).flatten()
-        pair = self._entries(before, windows, position)
+        pair = self._entries(before, windows, gates, position)
         if decoding(width):
             [attention], read = append_token(
                 state.read, lengths, pair[0].new_zeros(batch, 0, 1, HEADS, self.width)
@@ -244,10 +250,11 @@ class PointerModel(OnePass, nn.Module):
         places = _places(packed)
         # The row behind the last one is read where no token is.
         windows = F.pad(packed.tokens, (0, 1), value=NO_TOKEN)[places]
-        features = self.pointer.features(hidden, windows, self.embedding.weight)
+        gates = self.pointer.gates(windows, self.embedding.weight)
+        features = self.pointer.features(hidden, windows, gates, self.embedding.weight)
         states = F.pad(self.pointer.before(features), (0, 0, 0, 1))
         before = tuple(states.index_select(0, places[:, -1 - ago]) for ago in (1, AHEAD + 1))
-        pair = self._entries(before, windows, packed.positions)
+        pair = self._entries(before, windows, gates, packed.positions)
         if packed.wanted is not None:
             hidden, features = (x.index_select(0, packed.wanted) for x in (hidden, features))
         copied = packed.last_attention.attend(self.pointer.queries(features), *pair)
@@ -260,14 +267,14 @@ class PointerModel(OnePass, nn.Module):
         return self.pointer(hidden, copied), state
 
     def _entries(
-        self, before: tuple[Tensor, Tensor], windows: Tensor, position: Tensor
+        self, before: tuple[Tensor, Tensor], windows: Tensor, gates: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Keys and values (P, H, D) of the entries that come with the newest tokens of P windows,
-        which stand at these positions (P,).
+        with their gates, which stand at these positions (P,).
         """
         tokens = torch.stack((windows[:, -1], windows[:, -1 - AHEAD]), 1)
         empty = torch.stack((position < 1, position < AHEAD), 1)
-        after = self.pointer.after(self.pointer.following(windows, self.embedding.weight))
+        after = self.pointer.after(self.pointer.following(windows, gates, self.embedding.weight))
         return self.pointer.keys_values(before, after, tokens, empty, self.embedding.weight)
 
     def _nothing_read(self, tokens: Tensor) -> PointerState:
