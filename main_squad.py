@@ -144,6 +144,7 @@ def main(argv=None) -> dict:
     from src.training.console import compare
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
+    from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
@@ -173,20 +174,20 @@ def main(argv=None) -> dict:
         batches = indexed_batches(questions.encoded, questions.units, **order)
         max_steps = stages.plan_steps_of_tokens(args, questions.units, batches)
         run.start(run_data.inputs_of(questions, parents, tokenizer))
-        extra: dict = {}  # what is known from before training, kept when the run is resumed
+        progress = Progress()
 
         def evaluate(step: int) -> Figures:
             """Answers and answer loss on the held-out questions."""
-            return stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, extra)
+            return stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, progress)
 
         # The step loop.
         if run.last is None:
-            extra["before"] = evaluate(0)
+            progress.before = evaluate(0)
         batches = indexed_batches(
             questions.encoded, questions.units, **order, start_step=run.steps_done
         )
         answers = answers_of(questions.encoded)
-        for step in steps(run, max_steps, trained, optimizer, extra):
+        for step in steps(run, max_steps, trained, optimizer, progress):
             started = time.perf_counter()
             trees = next(batches).trees
             trees = apply_control(trees, args.control, f"{args.seed}/{step}", block, answers)
@@ -197,11 +198,11 @@ def main(argv=None) -> dict:
                 run, step, started, examples, trees, record,
                 loss=record["loss"], answer_loss=record["answer_loss_nats"],
             )  # fmt: skip
-            stages.count_tokens(extra, trees, gradient=1)
+            progress.count(trees, gradient=1)
             if stages.due(run, step):
                 evaluate(step + 1)
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
-        metrics |= stages.compute_of(extra)
+        metrics = compare(STAGE, progress.before, evaluate(max_steps), held_out)
+        metrics |= progress.compute()
         return stages.publish(run, model, tokenizer, questions, metrics, parents)
 
 

@@ -126,6 +126,7 @@ def main(argv=None) -> dict:
     from src.training.console import compare
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
+    from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
 
@@ -155,13 +156,13 @@ def main(argv=None) -> dict:
             train = train._replace(trees=with_mismatched(train.trees))
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
 
-        extra: dict = {}  # what is known from before training, kept when the run is resumed
+        progress = Progress()
         # What the frozen reference says about every pair that will be seen, once.
         reference = unseen_reference = None
         if loss_row.has_reference:
             needed = trees_of_steps(train, args, min(max_steps, per_epoch))
             reference = reference_logps(model, train, needed, eos_id, device)
-            stages.count_tokens(extra, needed.trees, forward=1)
+            progress.count(needed.trees, forward=1)
             unseen_reference = policy_scores(model, unseen.trees.trees, eos_id, device)
         unseen_tokens = answer_tokens(unseen.trees.trees)
         more = score_and_kl(scored_by, parent, held_out, args.seed, device)
@@ -172,20 +173,20 @@ def main(argv=None) -> dict:
         def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
             figures = stages.evaluate_and_log(
-                run, step, model, tokenizer, held_out, device, extra, more
+                run, step, model, tokenizer, held_out, device, progress, more
             )
             scores = policy_scores(model, unseen.trees.trees, eos_id, device)
             found = pair_loss(args, scores, unseen_tokens, unseen_reference)
-            of_pairs = stages.log_pair_figures(run, step, scores, found, unseen, held_out, extra)
+            of_pairs = stages.log_pair_figures(run, step, scores, found, unseen, held_out, progress)
             return figures | of_pairs
 
         # The step loop.
         if run.last is None:
-            extra["before"] = evaluate(0)
+            progress.before = evaluate(0)
         batches = pair_batches(
             train.trees, batch_size=args.batch_size, seed=args.seed, start_step=run.steps_done
         )
-        for step in steps(run, max_steps, trained, optimizer, extra):
+        for step in steps(run, max_steps, trained, optimizer, progress):
             started = time.perf_counter()
             batch = next(batches)
             numbers = [n for row in batch.index for n in row]
@@ -194,12 +195,12 @@ def main(argv=None) -> dict:
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
             displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
             stages.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
-            stages.count_tokens(extra, batch.trees, gradient=1)
+            progress.count(batch.trees, gradient=1)
             if stages.due(run, step):
                 evaluate(step + 1)
 
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps), held_out)
-        metrics |= stages.compute_of(extra)
+        metrics = compare(STAGE, progress.before, evaluate(max_steps), held_out)
+        metrics |= progress.compute()
         return stages.publish(run, model, tokenizer, questions, metrics, parents)
 
 

@@ -128,6 +128,7 @@ def main(argv=None) -> dict:
     from src.training.console import compare
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
+    from src.training.progress import Progress
     from src.training.run import Run, say, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
@@ -150,21 +151,21 @@ def main(argv=None) -> dict:
         settings = settings_of(args, tokenizer.eos_id, device)
         more = reward_and_kl(args, reward, models, tokenizer, questions.held_out, device)
         run.start(run_data.inputs_of(questions, parents, tokenizer))
-        extra = {"kl_coef": args.kl_coef or 0.0}  # and figures from before training
+        progress = Progress(kl_coef=args.kl_coef or 0.0)
 
         def evaluate(step: int) -> Figures:
             """Greedy answers with their metrics, their reward, and the KL that it has cost."""
             return stages.evaluate_and_log(
-                run, step, policy, tokenizer, questions.held_out, device, extra, more
+                run, step, policy, tokenizer, questions.held_out, device, progress, more
             )
 
         if run.last is None:
-            extra["before"] = evaluate(0)
+            progress.before = evaluate(0)
         batches = indexed_batches(
             questions.encoded, questions.units, batch_size=args.batch_size, seed=args.seed,
             start_step=run.steps_done,
         )  # fmt: skip
-        for step in steps(run, max_steps, trained, optimizer, extra, several_updates=True):
+        for step in steps(run, max_steps, trained, optimizer, progress, several_updates=True):
             started = time.perf_counter()
             # Sample a batch of answers with the policy as it is ...
             prompts, asked, excused = rollout_prompts(
@@ -173,7 +174,7 @@ def main(argv=None) -> dict:
             reward_of = reward_of_trees(
                 args.reward, reward, tokenizer, asked, device, args.answer_metric, args.seed
             )
-            kl_coef = extra["kl_coef"]
+            kl_coef = progress.kl_coef
             rollout = sample_rollout(
                 models, prompts, reward_of, kl_coef, step, settings, excused
             )
@@ -188,19 +189,19 @@ def main(argv=None) -> dict:
             displayed = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
             stages.log_step(run, step, started, episodes, rollout.trees, record, **displayed)
             # Forward: sampling, reference, reward model, critic; then epochs of what is trained.
-            stages.count_tokens(extra, rollout.trees, forward=2 + bool(reward) + row.has_critic)
+            progress.count(rollout.trees, forward=2 + bool(reward) + row.has_critic)
             passes = args.ppo_epochs * (1 + row.has_critic)
-            stages.count_tokens(extra, chosen.trees, gradient=passes)
-            extra["sampled_tokens"] = extra.get("sampled_tokens", 0) + int(rollout.mask.sum())
-            extra["kl_coef"] = rl_metrics.next_kl_coef(args, extra["kl_coef"], kl, episodes)
+            progress.count(chosen.trees, gradient=passes)
+            progress.sampled_tokens += int(rollout.mask.sum())
+            progress.kl_coef = rl_metrics.next_kl_coef(args, progress.kl_coef, kl, episodes)
             if kl > args.kl_limit:
                 run.stop_after_step(rl_metrics.collapse(kl, args.kl_limit))
             if stages.due(run, step):
                 evaluate(step + 1)
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
-        metrics = compare(STAGE, extra["before"], evaluate(max_steps), questions.held_out)
-        metrics |= stages.compute_of(extra) | {"sampled_tokens": extra.get("sampled_tokens", 0)}
+        metrics = compare(STAGE, progress.before, evaluate(max_steps), questions.held_out)
+        metrics |= progress.compute() | {"sampled_tokens": progress.sampled_tokens}
         return stages.publish(run, policy, tokenizer, questions, metrics, parents)
 
 

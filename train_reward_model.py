@@ -67,6 +67,7 @@ def main(argv=None) -> dict:
     from src.training.console import compare, say_pairs
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
+    from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
 
@@ -92,7 +93,7 @@ def main(argv=None) -> dict:
         trained = prepare({"reward": reward}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
         run.start(run_data.inputs_of(questions, [parent], tokenizer))
-        extra: dict = {}  # what is known from before training, kept when the run is resumed
+        progress = Progress()
 
         def evaluate(step: int) -> tuple[Figures, dict[str, float]]:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
@@ -104,25 +105,25 @@ def main(argv=None) -> dict:
             table |= {f"accuracy_{kind}": interval for kind, interval in by_kind.items()}
             measured = unseen if unseen.given else questions.held_out
             figures = {"accuracy": pairs.pair_points(scores, unseen)}
-            gains = stages.gains_since(extra, figures)
+            gains = progress.gains(figures)
             stages.log_intervals(run, step, table, measured, gains)
-            say_pairs(extra, scores, unseen)
+            say_pairs(progress, scores, unseen)
             return figures, {name: interval.value for name, interval in table.items()}
 
         # The step loop.
         if run.last is None:
-            extra["before"], _ = evaluate(0)
+            progress.before, _ = evaluate(0)
         batches = pair_batches(
             train.trees, batch_size=args.batch_size, seed=args.seed, start_step=run.steps_done
         )
-        for step in steps(run, max_steps, trained, optimizer, extra):
+        for step in steps(run, max_steps, trained, optimizer, progress):
             started = time.perf_counter()
             trees = next(batches).trees
             record = reward_backward(reward, trees, eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
             stages.log_step(run, step, started, count_pairs(trees), trees, record, **displayed)
-            stages.count_tokens(extra, trees, gradient=1)
+            progress.count(trees, gradient=1)
             if stages.due(run, step):
                 evaluate(step + 1)
 
@@ -131,8 +132,8 @@ def main(argv=None) -> dict:
         pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
         measured = unseen if unseen.given else questions.held_out
-        metrics |= compare(STAGE, extra["before"], figures, measured)
-        metrics |= stages.compute_of(extra)
+        metrics |= compare(STAGE, progress.before, figures, measured)
+        metrics |= progress.compute()
         return stages.publish(run, reward, tokenizer, questions, metrics, [parent])
 
 

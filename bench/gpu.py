@@ -39,9 +39,9 @@ from src.rl.rewards import model_rewards
 from src.rl.rollout import Settings, sample_rollout
 from src.rl.update import update_policy
 from src.training import device as device_module
-from src.training.console import tokens_read
 from src.training.device import choose_device
 from src.training.optimizer import make_optimizer, optimizer_step
+from src.training.progress import tokens_read
 from src.utils.constants import MICRO_BATCH_TOKENS
 from train_dpo import dpo_backward
 from train_reward_model import reward_backward

@@ -7,8 +7,7 @@ import pytest
 from conftest import call, flags, outcome, refusal
 
 from src.rl.rewards import noise_reward, reward_function
-from src.training.console import tokens_read
-from src.training.stages import count_tokens
+from src.training.progress import Progress, tokens_read
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.payload import load_payload
 
@@ -54,10 +53,10 @@ TREES = [([1, 2, 3], [([4, 5], [[6], [7, 8]])])]  # 10 tokens
 
 
 def test_a_pass_without_gradients_counts_a_third():
-    extra = {}
-    count_tokens(extra, TREES, gradient=2)
-    count_tokens(extra, TREES, forward=3)
-    assert extra["processed_tokens"] == pytest.approx(30) and tokens_read(TREES) == 10
+    progress = Progress()
+    progress.count(TREES, gradient=2)
+    progress.count(TREES, forward=3)
+    assert progress.processed_tokens == pytest.approx(30) and tokens_read(TREES) == 10
 
 
 def lines_of(path):

@@ -13,6 +13,7 @@ from test_run import Toy, parser, run_in
 
 from src.training.loop import steps
 from src.training.optimizer import make_optimizer, optimizer_step
+from src.training.progress import Progress
 from src.training.run_lock import lock_folder
 from src.utils import payload as files
 from src.utils.exit_handling import NonFiniteError, Stopped, command
@@ -41,7 +42,7 @@ def toy_run(folder, *argv, updates=1, fails_at=None, collapses_at=None, max_step
         toy = Toy()
         optimizer = make_optimizer({"toy": toy})
         run.start()
-        for step in steps(run, max_steps, {"toy": toy}, optimizer, {}, updates > 1):
+        for step in steps(run, max_steps, {"toy": toy}, optimizer, Progress(), updates > 1):
             for number in range(updates):
                 rows = torch.arange(12.0).view(4, 3) + step + number
                 toy.layer(rows).square().mean().backward()
@@ -142,7 +143,7 @@ def test_a_signal_after_the_last_step_stops_at_once(tmp_path):
     with pytest.raises(Stopped) as stop, run_in(tmp_path) as run:
         toy = Toy()
         run.start()
-        for _ in steps(run, 3, {"toy": toy}, make_optimizer({"toy": toy}), {}):
+        for _ in steps(run, 3, {"toy": toy}, make_optimizer({"toy": toy}), Progress()):
             pass
         signal.raise_signal(signal.SIGTERM)
         pytest.fail("went on")
@@ -282,7 +283,9 @@ def spoilt(folder, **changes):
     [
         ({"step": -1}, "has no step"),
         ({"metrics_bytes": -5}, "has no metrics_bytes"),
-        ({"extra": 3}, "has no extra"),
+        ({"progress": 3}, "has no progress"),
+        ({"progress": {"kl_coef": "x"}}, "does not fit this run's models"),
+        ({"progress": {"coefficient": 1.0}}, "does not fit this run's models"),
         ({"args": {"lr": "much"}}, "has a flag lr of 'much'"),
         ({"args": {"lr": float("nan")}}, "has a flag lr of 'nan'"),
         ({"args": {"batch_size": None}}, "has a flag batch_size of 'None'"),

@@ -18,6 +18,7 @@ from test_run import Toy, run_in
 from src.training import stages
 from src.training.loop import save_last
 from src.training.optimizer import make_optimizer
+from src.training.progress import Progress
 from src.training.run import set_up_torch
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
@@ -120,7 +121,7 @@ def test_the_adaptive_coefficient_moves_and_is_restored(workplace, monkeypatch, 
     stop_after(monkeypatch, 3)
     outcome("train_ppo", argv_of("train_ppo", "lstm"))
     last = load_payload(folder_of("train_ppo", "lstm") / "last.pt")
-    assert last["extra"]["kl_coef"] == before[3]
+    assert last["progress"]["kl_coef"] == before[3]
     outcome("train_ppo", ["--model_type", "lstm", "--resume"])
     after = [r["kl_coef"] for r in records(folder_of("train_ppo", "lstm")) if "loss" in r]
     assert after == before
@@ -191,7 +192,7 @@ def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path):
         with run_in(tmp_path, "--device", "cpu") as run:
             set_up_torch(run.args)
             run.start()
-            save_last(run, 1, toy, make_optimizer(toy), {})
+            save_last(run, 1, toy, make_optimizer(toy), Progress())
         torch.set_num_threads(1)  # of another machine
         with pytest.raises(UserError, match="--threads 1 given to resume a run with --threads 2"):
             run_in(tmp_path, "--resume", "--threads", "1")

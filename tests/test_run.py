@@ -17,6 +17,7 @@ from torch import nn
 
 from src.training.loop import save_last, steps
 from src.training.optimizer import learning_rate, make_optimizer, optimizer_step
+from src.training.progress import Progress
 from src.training.rng_state import rng_state, set_rng_state
 from src.training.run import Run, set_up_torch
 from src.utils import cli
@@ -268,7 +269,7 @@ class Toy(nn.Module):
 
 
 def train(folder, *argv, max_steps=6, stop_after=None):
-    """A stage in small: random data, a loss, a log; returns the weights and the extra values.
+    """A stage in small: random data, a loss, a log; returns the weights and the progress.
 
     Saved after every second step; stop_after: leave in the middle of that step, before it is saved.
     """
@@ -277,28 +278,28 @@ def train(folder, *argv, max_steps=6, stop_after=None):
         optimizer = make_optimizer({"toy": toy})
         torch.manual_seed(7)
         run.start()
-        extra = {"coefficient": 1.0}
-        for step in steps(run, max_steps, {"toy": toy}, optimizer, extra):
+        progress = Progress(kl_coef=1.0)
+        for step in steps(run, max_steps, {"toy": toy}, optimizer, progress):
             loss = toy.layer(torch.randn(4, 3)).square().mean()
             loss.backward()
             rate = learning_rate(step, max_steps, 1 / 3, 0.1)
             norm = optimizer_step(optimizer, rate, 1.0, float(loss.detach()), False)
-            extra["coefficient"] *= 1.5
+            progress.kl_coef *= 1.5
             run.log({"step": step + 1, "loss": float(loss.detach()), "norm": norm})
             if step + 1 == stop_after:
                 break
-    return toy.state_dict(), extra
+    return toy.state_dict(), progress
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4, 5])
 def test_resumed_runs_end_as_undisturbed_ones(tmp_path, stop_after):
     """Stopped where nothing was saved too: what came after last.pt is done again, logged once."""
-    whole, extra = train(tmp_path / "whole")
+    whole, progress = train(tmp_path / "whole")
     train(tmp_path / "parts", stop_after=stop_after)
-    resumed, resumed_extra = train(tmp_path / "parts", "--resume")
+    resumed, resumed_progress = train(tmp_path / "parts", "--resume")
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name])
-    assert extra == resumed_extra == {"coefficient": 1.5**6}
+    assert progress == resumed_progress == Progress(kl_coef=1.5**6)
     logs = [(tmp_path / part / "metrics.jsonl").read_bytes() for part in ("whole", "parts")]
     assert logs[0] == logs[1] and logs[0].count(b"\n") == 6
 
@@ -383,7 +384,7 @@ def test_weights_of_another_shape_are_refused(tmp_path):
         run.start()
         wider = {"toy": nn.Linear(9, 9)}
         with pytest.raises(UserError, match="does not fit this run's models"):
-            next(steps(run, 6, wider, make_optimizer(wider), {}))
+            next(steps(run, 6, wider, make_optimizer(wider), Progress()))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -392,7 +393,7 @@ def test_a_signal_ends_the_run_after_the_step_in_hand_saved(tmp_path, number, co
     toy = Toy()
     with pytest.raises(Stopped) as stop, run_in(tmp_path, "--save_every", "100") as run:
         run.start()
-        for step in steps(run, 50, {"toy": toy}, make_optimizer({"toy": toy}), {}):
+        for step in steps(run, 50, {"toy": toy}, make_optimizer({"toy": toy}), Progress()):
             run.log({"step": step + 1})
             if step == 4:
                 os.kill(os.getpid(), number)
@@ -407,7 +408,7 @@ def test_a_non_finite_step_is_named_and_the_last_save_kept(tmp_path):
     optimizer = make_optimizer({"toy": toy})
     with pytest.raises(NonFiniteError) as error, run_in(tmp_path, "--save_every", "2") as run:
         run.start()
-        for step in steps(run, 9, {"toy": toy}, optimizer, {}):
+        for step in steps(run, 9, {"toy": toy}, optimizer, Progress()):
             toy.layer(torch.randn(1, 3)).sum().backward()
             optimizer_step(optimizer, 0.1, 1.0, 0.5 if step < 2 else float("nan"), False)
     assert str(error.value).startswith("step 3: the loss is not finite (loss nan, gradient norm ")
@@ -506,7 +507,7 @@ def test_last_pt_holds_the_random_state(tmp_path):
         run.start()
         torch.manual_seed(5)
         expected = torch.get_rng_state()
-        save_last(run, 1, {"toy": toy}, make_optimizer({"toy": toy}), {})
+        save_last(run, 1, {"toy": toy}, make_optimizer({"toy": toy}), Progress())
     assert torch.equal(load_payload(tmp_path / "last.pt")["rng"]["torch"], expected)
 
 

@@ -1,14 +1,13 @@
-"""Console output during training: speeds, a few fixed examples, better or worse than before."""
+"""Console output during training: a few fixed examples, better or worse than before."""
 
-from collections.abc import Sequence
 from math import isfinite
 
 from torch import Tensor
 
 from src.evaluation.evaluation_set import EvaluationSet, evenly_spaced
 from src.evaluation.intervals import Figures, caution, paired_gains
-from src.inference.logprobs import Tree
 from src.preference.pairs import PairSet
+from src.training.progress import Progress
 from src.training.run import say
 
 # Metrics for which higher (1) or lower (-1) is better; others, such as KL, are neither.
@@ -20,25 +19,10 @@ GOOD = {
 VERDICTS = {1: "better", -1: "worse", 0: "not clearly different", None: "no verdict"}
 
 
-def tokens_read(trees: Sequence[Tree]) -> int:
-    """Tokens of contexts, questions, answers and EOS; shared prefixes are counted once.
-
-    >>> tokens_read([([1, 2, 3], [([4, 5], [[6], [7, 8]])])])
-    10
-    """
-    return sum(
-        len(context) + sum(len(q) + sum(len(a) + 1 for a in answers) for q, answers in questions)
-        for context, questions in trees
-    )
-
-
-def say_pairs(extra: dict, scores: Tensor, pair_set: PairSet) -> None:
-    """Print the scores (P, 2), in nats, of a few fixed pairs, beside those from before training.
-
-    extra: keeps the scores of the first call, so that a resumed run still has them.
-    """
+def say_pairs(progress: Progress, scores: Tensor, pair_set: PairSet) -> None:
+    """Print the scores (P, 2), in nats, of a few fixed pairs, beside those from before training."""
     places = evenly_spaced(len(scores))
-    before = extra.setdefault("sample_scores", scores[places].tolist())
+    progress.sample_scores = before = progress.sample_scores or scores[places].tolist()
     pairs = pair_set.in_order()
     for place, was in zip(places, before, strict=True):
         pair, now = pairs[place], scores[place].tolist()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from src.training.distributed import gather, rank, world_size
+from src.training.progress import Progress
 from src.training.rng_state import rng_state, set_rng_state
 from src.training.run import Run, say
 from src.training.sharding import full_tensors, shard, shard_like, shard_optimizer_state
@@ -51,19 +52,18 @@ def steps(
     max_steps: int,
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
-    extra: dict[str, Any],
+    progress: Progress,
     several_updates: bool = False,
 ) -> Iterator[int]:
     """Yield the remaining steps. After each, save last.pt when due, and stop if requested.
 
-    modules: everything with weights that training changes. extra: plain values and tensors that the
-    loop changes in place (a coefficient, metrics from before training); saved and restored too.
-    several_updates: a step updates the weights more than once. Keep a copy from before the step, in
-    case it fails, unless last.pt holds that state.
+    modules: everything with weights that training changes. progress: what the loop changes in place
+    beside them; saved and restored too. several_updates: a step updates the weights more than once,
+    so a copy from before the step is kept, in case it fails, unless last.pt holds that state.
     """
-    first = restore(run, modules, optimizer, extra)
+    first = restore(run, modules, optimizer, progress)
     for step in range(first, max_steps):
-        state = _state(modules, optimizer, extra)
+        state = _state(modules, optimizer, progress)
         if several_updates and run.saved_step < step:
             state = copy.deepcopy(state)
         run.begin_step(step + 1, functools.partial(_write_last, run, step, state))
@@ -71,7 +71,7 @@ def steps(
         done = step + 1
         run.agree_on_stop()
         if done % run.args.save_every == 0 or done == max_steps or run.stop_asked:
-            save_last(run, done, modules, optimizer, extra)
+            save_last(run, done, modules, optimizer, progress)
         run.stop_if_asked()
     run.begin_step(max_steps, None)
     run.agree_on_stop()
@@ -83,21 +83,21 @@ def save_last(
     step: int,
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
-    extra: dict[str, Any],
+    progress: Progress,
 ) -> None:
     """Write last.pt: all state of the next step. All ranks must call it; rank 0 writes."""
-    _write_last(run, step, _state(modules, optimizer, extra))
+    _write_last(run, step, _state(modules, optimizer, progress))
 
 
 def _state(
-    modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, extra: dict[str, Any]
+    modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Progress
 ) -> dict[str, Any]:
     """All state that training changes. The tensors are not copied."""
     return {
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "optimizer": optimizer.state_dict(),
         "rng": rng_state(),
-        "extra": dict(extra),
+        "progress": dict(vars(progress)),
     }
 
 
@@ -117,7 +117,7 @@ def restore(
     run: Run,
     modules: dict[str, nn.Module],
     optimizer: torch.optim.Optimizer,
-    extra: dict[str, Any],
+    progress: Progress,
 ) -> int:
     """Restore what `save_last` wrote, if the run is resumed; returns the number of steps done."""
     if run.last is None:
@@ -131,8 +131,7 @@ def restore(
         _check_optimizer(run.last["optimizer"], optimizer)
         optimizer.load_state_dict(shard_optimizer_state(run.last["optimizer"], optimizer))
         set_rng_state(run.last["rng"])
-        extra.clear()
-        extra.update(run.last["extra"])
+        progress.restore(run.last["progress"])
     except (
         RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError
     ) as error:  # fmt: skip

@@ -15,7 +15,7 @@ FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite", "tracke
 # Fields of last.pt, besides those that `loop.restore` checks.
 LAST_FIELDS = {
     "stage": str, "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict,
-    "inputs": dict, "optimizer": dict, "extra": dict, "ranks": int,
+    "inputs": dict, "optimizer": dict, "progress": dict, "ranks": int,
 }  # fmt: skip
 
 

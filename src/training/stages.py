@@ -26,12 +26,11 @@ from src.evaluation.intervals import (
     bootstrap_interval,
     caution,
     intervals,
-    paired_gains,
 )
 from src.inference.logprobs import Tree
 from src.losses import DpoLoss
 from src.preference.pairs import PairSet, accuracy, length_rule, pair_points
-from src.training.console import tokens_read
+from src.training.progress import Progress, tokens_read
 from src.training.run import Run, say
 from src.training.run_data import Questions
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
@@ -138,21 +137,6 @@ def log_step(
     run.show(step + 1, run.args.max_steps, **displayed, tokens_per_s=tokens_per_second)
 
 
-def count_tokens(
-    extra: dict[str, Any], trees: Sequence[Tree], gradient: float = 0, forward: float = 0
-) -> None:
-    """Add to the tokens that a run has processed, in extra: so many passes with gradients over the
-    trees, and so many forward only, which cost a third. Evaluations are not counted.
-    """
-    passes = gradient + forward / 3
-    extra["processed_tokens"] = extra.get("processed_tokens", 0.0) + passes * tokens_read(trees)
-
-
-def compute_of(extra: dict[str, Any]) -> dict[str, int]:
-    """What a run has processed, for its metrics."""
-    return {"processed_tokens": round(extra.get("processed_tokens", 0.0))}
-
-
 def plan_steps_of_tokens(
     args: argparse.Namespace, units: ContextGroups, batches: Iterator[Batch]
 ) -> int:
@@ -202,7 +186,7 @@ def log_intervals(
 ) -> None:
     """Log held-out figures with their 95% intervals, and say them, as what they are (`kind`).
 
-    gains: `gains_since`, which are only logged: each is a difference of paired questions, and its
+    gains: of `Progress.gains`, only logged. Each is a difference of paired questions, and its
     interval is narrower than those of the two figures.
     """
     contexts = max((interval.groups or 0 for interval in table.values()), default=0)
@@ -219,14 +203,6 @@ def log_intervals(
     say(f"{run.stage} {kind}, after step {step}: {words}{warning and f'; {warning}'}")
 
 
-def gains_since(extra: dict[str, Any], figures: Figures) -> dict[str, Interval]:
-    """What these figures gained since before training; nothing in the first evaluation.
-
-    extra: holds the figures from before training, and is restored when a run is resumed.
-    """
-    return paired_gains(extra["before"], figures) if "before" in extra else {}
-
-
 def evaluate_and_log(
     run: Run,
     step: int,
@@ -234,25 +210,23 @@ def evaluate_and_log(
     tokenizer: Tokenizer,
     held_out: EvaluationSet | None,
     device: torch.device,
-    extra: dict[str, Any],
+    progress: Progress,
     more: Callable[[PolicyResult], Figures] = lambda result: {},
 ) -> Figures:
     """Log and print EM, F1, answer loss and `more` on the held-out questions, with three answers.
 
     held_out: None where there are no golds to compare with: no figures.
-    extra: keeps the answers of the first call, which later calls print beside theirs; the script
-    keeps the figures of its first evaluation there.
     """
     if held_out is None:
         return {}
     result = evaluate_policy(model, tokenizer, held_out, device)
     figures = result.figures(held_out.groups) | more(result)
-    log_intervals(run, step, intervals(figures), held_out, gains_since(extra, figures))
-    for line in sample_lines(held_out, result.answers, extra.get("sample_answers", ())):
+    log_intervals(run, step, intervals(figures), held_out, progress.gains(figures))
+    for line in sample_lines(held_out, result.answers, progress.sample_answers):
         say(line)
-    extra.setdefault(
-        "sample_answers", [result.answers[i] for i in evenly_spaced(len(result.answers))]
-    )
+    progress.sample_answers = progress.sample_answers or [
+        result.answers[i] for i in evenly_spaced(len(result.answers))
+    ]
     return figures
 
 
@@ -263,11 +237,11 @@ def log_pair_figures(
     found: DpoLoss,
     pair_set: PairSet,
     held_out: EvaluationSet | None,
-    extra: dict[str, Any],
+    progress: Progress,
 ) -> Figures:
     """Log the held-out metrics of DPO: accuracies, rewards, margin and log-probabilities.
 
-    scores: (P, 2) log-probs in nats; found: what the loss makes of them; extra: see `gains_since`.
+    scores: (P, 2) log-probs in nats; found: what the loss makes of them.
     Returns the accuracy pair by pair, to be compared with the model's before training.
     """
     rewards = torch.stack([found.chosen_reward, found.rejected_reward], 1)
@@ -288,7 +262,7 @@ def log_pair_figures(
     table["length_rule"] = length_rule(pair_set)
     figures = {"preference_accuracy": pair_points(scores, pair_set)}
     measured = pair_set if held_out is None or pair_set.given else held_out
-    log_intervals(run, step, table, measured, gains_since(extra, figures))
+    log_intervals(run, step, table, measured, progress.gains(figures))
     return figures
 
 

@@ -198,7 +198,7 @@ def values(content, chooser, hands_off=()):
 
 def of_last(content, chooser):
     """As `values`, but what a loop keeps for itself: a stage knows it, the file's reader cannot."""
-    return values(content, chooser, hands_off=("extra",))
+    return values(content, chooser, hands_off=("progress",))
 
 
 DAMAGE = (flip, flip, flip, cut, smear, huge_sizes, foreign, members, members, members)
