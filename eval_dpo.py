@@ -13,7 +13,7 @@ from pathlib import Path
 from src.utils import cli
 from src.utils.constants import DEFAULT_DIFFICULTY, DPO
 from src.utils.errors import UserError
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 # metric -> its unit in the table
 UNITS = {
@@ -56,6 +56,30 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+with flags_first(__name__, build_parser):
+    from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
+    from src.data.squad_preferences import parse_corruptions
+    from src.data.trained_contexts import union
+    from src.evaluation.best_of_n import best_of_lines, best_of_n_rows
+    from src.evaluation.compare_policies import (
+        check_parents,
+        comparison,
+        load_reward,
+        policy_figures,
+        print_table,
+        rule_rows,
+        sft_ancestor,
+    )
+    from src.evaluation.evaluation_set import baselines_of, context_names, hold_out, sample_lines
+    from src.evaluation.intervals import intervals, question_figures
+    from src.evaluation.user_functions import load_function
+    from src.preference.pairs import held_out_pairs
+    from src.training.run import say, set_up_torch
+    from src.training.run_data import say_remedy
+    from src.utils.checkpoint_utils import load_parent, require_same_tokenizer
+    from src.utils.payload import write_atomically
+
+
 def check(args) -> None:
     """Refuse what would be ignored, and what could be written only after all has been measured."""
     if args.strict_data and not (args.dataset or args.difficulty or args.split):
@@ -77,9 +101,6 @@ def check(args) -> None:
 def load_policies(args) -> list:
     """The policies to compare; the SFT parent that the others are measured against comes with them.
     """
-    from src.evaluation.compare_policies import sft_ancestor
-    from src.utils.checkpoint_utils import load_parent
-
     if args.checkpoint:
         return [load_parent(path, args.model_type) for path in args.checkpoint]
     policy = load_parent(None, args.model_type, (DPO,), DPO)
@@ -88,11 +109,6 @@ def load_policies(args) -> list:
 
 def load_held_out(args, policy, trained_on, block_size: int):
     """(training paragraphs, what is held out, data name); trained_on: contexts that are not."""
-    from src.data.squad_loader import load_from_identity, load_squad, require_difficulties
-    from src.evaluation.evaluation_set import hold_out
-    from src.evaluation.user_functions import load_function
-    from src.training.run import say
-
     stored = policy.data
     own = args.metric or (None if args.dataset else stored.get("metric"))
     own_metric = load_function(own, "--metric") if own else None
@@ -133,26 +149,6 @@ def main(argv=None) -> dict:
     """
     args = build_parser().parse_args(argv)
     check(args)
-
-    from src.data.squad_preferences import parse_corruptions
-    from src.data.trained_contexts import union
-    from src.evaluation.best_of_n import best_of_lines, best_of_n_rows
-    from src.evaluation.compare_policies import (
-        check_parents,
-        comparison,
-        load_reward,
-        policy_figures,
-        print_table,
-        rule_rows,
-        sft_ancestor,
-    )
-    from src.evaluation.evaluation_set import baselines_of, context_names, sample_lines
-    from src.evaluation.intervals import intervals, question_figures
-    from src.preference.pairs import held_out_pairs
-    from src.training.run import say, set_up_torch
-    from src.training.run_data import say_remedy
-    from src.utils.checkpoint_utils import require_same_tokenizer
-    from src.utils.payload import write_atomically
 
     device = set_up_torch(args)
     policies = load_policies(args)

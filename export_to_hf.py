@@ -9,7 +9,7 @@
 
 from src.utils import cli
 from src.utils.constants import SFT
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 
 def build_parser() -> cli.Parser:
@@ -23,16 +23,18 @@ def build_parser() -> cli.Parser:
     return parser
 
 
-@command
-def main(argv=None) -> dict:
-    """Export the checkpoint; returns the folder and its files' sizes in bytes."""
-    args = build_parser().parse_args(argv)
-
+with flags_first(__name__, build_parser):
     from pathlib import Path
 
     from src.interop.export import check_folder, contents_of, write_export
     from src.training.run import say
     from src.utils.checkpoint_utils import describe_lineage, load_checkpoint
+
+
+@command
+def main(argv=None) -> dict:
+    """Export the checkpoint; returns the folder and its files' sizes in bytes."""
+    args = build_parser().parse_args(argv)
 
     folder = Path(args.output_dir or Path(args.checkpoint).with_name("hf"))
     check_folder(folder, args.overwrite)

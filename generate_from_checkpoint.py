@@ -13,7 +13,7 @@ import sys
 from src.utils import cli
 from src.utils.constants import REWARD, STAGES
 from src.utils.errors import UserError
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 
 def build_parser() -> cli.Parser:
@@ -42,6 +42,16 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+with flags_first(__name__, build_parser):
+    from src.data.encoding import answer_text
+    from src.inference.prompts import encode_within, prompts_of_flags, typed_text
+    from src.inference.sampling import Sampling, generate
+    from src.interop.pretrained import load_pretrained, names_pretrained
+    from src.rl.rewards import model_rewards
+    from src.training.run import say, set_up_torch
+    from src.utils.checkpoint_utils import describe_lineage, load_parent
+
+
 def check(args) -> None:
     """Refuse flags that contradict each other."""
     given = [n for n in ("prompt", "question", "prompts_file") if getattr(args, n) is not None]
@@ -62,9 +72,6 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
     place: of the prompt among those of this run: each has its own stream of --seed, so that equal
     prompts get different samples.
     """
-    from src.inference.prompts import encode_within
-    from src.inference.sampling import Sampling, generate
-
     backbone = checkpoint.model
     longest = args.max_new_tokens or checkpoint.max_answer_tokens
     room = backbone.config.block_size - longest
@@ -94,10 +101,6 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
 
 def score(args, checkpoint, prompt, place: int, device) -> dict:
     """The reward model's normalised score of --answer to the prompt, wherever that stands."""
-    from src.data.encoding import answer_text
-    from src.inference.prompts import encode_within
-    from src.rl.rewards import model_rewards
-
     ids = checkpoint.tokenizer.encode(answer_text(args.answer.strip()))
     block = checkpoint.model.backbone.config.block_size
     room = block - len(ids) - 1
@@ -130,11 +133,6 @@ def main(argv=None) -> dict:
     """Answer the prompts; returns {"results": one dict a prompt}."""
     args = build_parser().parse_args(argv)
     check(args)
-
-    from src.inference.prompts import prompts_of_flags, typed_text
-    from src.interop.pretrained import load_pretrained, names_pretrained
-    from src.training.run import say, set_up_torch
-    from src.utils.checkpoint_utils import describe_lineage, load_parent
 
     device = set_up_torch(args)
     if names_pretrained(args.checkpoint):

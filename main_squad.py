@@ -12,7 +12,7 @@ import time
 from src.utils import cli
 from src.utils.constants import SFT as STAGE
 from src.utils.errors import UserError
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 
 def build_parser() -> cli.Parser:
@@ -22,7 +22,7 @@ def build_parser() -> cli.Parser:
     cli.add_shape_flags(parser)
     cli.add_data_flags(parser, default="auto")
     cli.add_training_flags(
-        parser, lr=1e-3, batch_size=8, epochs=2.0, warmup=0.01, hold=0.6, weight_decay=0.1
+        parser, lr=2e-3, batch_size=8, epochs=2.0, warmup=0.01, hold=0.6, weight_decay=0.1
     )
     cli.add_machine_flags(parser)
     add = parser.add_argument
@@ -50,6 +50,26 @@ def build_parser() -> cli.Parser:
         help="train where learning must vanish: with others' answers, or without contexts")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
+
+
+with flags_first(__name__, build_parser):
+    import torch
+
+    from src.data.negative_controls import answers_of, apply_control
+    from src.data.squad_dataset import indexed_batches
+    from src.evaluation.intervals import Figures
+    from src.inference.logprobs import build_tree_batch, score_completions, score_text
+    from src.interop.pretrained import start_of
+    from src.losses import sft_loss
+    from src.training import run_data, stages
+    from src.training.console import compare
+    from src.training.device import backward
+    from src.training.distributed import all_sum, micro_batches
+    from src.training.loop import prepare, steps
+    from src.training.optimizer import make_optimizer, update
+    from src.training.progress import Progress
+    from src.training.run import Run, set_up_torch
+    from src.utils.checkpoint_utils import load_parent
 
 
 # What a parent has settled.
@@ -81,8 +101,6 @@ def check(args, typed: set[str]) -> None:
 
 def sft_parent(args):
     """The finished SFT model of --checkpoint; its data and tokenizer are inherited."""
-    from src.utils.checkpoint_utils import load_parent
-
     parent = load_parent(args.checkpoint, args.model_type, (STAGE,))
     args.tokenizer = parent.tokenizer.name
     args.sentence_answers = parent.flags.get("sentence_answers", 0.0)
@@ -97,13 +115,6 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
     Sums over micro-batches are divided by the whole step's token counts, so that the micro-batch
     size and the number of ranks change nothing.
     """
-    import torch
-
-    from src.inference.logprobs import build_tree_batch, score_completions, score_text
-    from src.losses import sft_loss
-    from src.training.device import backward
-    from src.training.distributed import all_sum, micro_batches
-
     questions = [question for _, questions in trees for question in questions]
     answer_tokens = sum(len(answer) + 1 for _, answers in questions for answer in answers)
     text_tokens = sum(max(0, len(context) - 1) for context, _ in trees)
@@ -133,19 +144,8 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    # Here, so that --help and mistakes do not wait for torch.
+    # Before the folder of the run is touched.
     check(parser.parse_args(argv), parser.typed(argv))
-
-    from src.data.negative_controls import answers_of, apply_control
-    from src.data.squad_dataset import indexed_batches
-    from src.evaluation.intervals import Figures
-    from src.interop.pretrained import start_of
-    from src.training import run_data, stages
-    from src.training.console import compare
-    from src.training.loop import prepare, steps
-    from src.training.optimizer import make_optimizer, update
-    from src.training.progress import Progress
-    from src.training.run import Run, set_up_torch
 
     with Run(parser, argv, STAGE) as run:
         args = run.args

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from src.utils import cli
 from src.utils.errors import UserError
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 # Held-out questions that the page offers.
 OFFERED = 50
@@ -32,6 +32,17 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+with flags_first(__name__, build_parser):
+    from src.data.squad_loader import load_from_identity, load_squad
+    from src.data.trained_contexts import split_by_training
+    from src.evaluation.evaluation_set import choose_questions
+    from src.playground.checkpoints import find_checkpoints, load_checkpoints
+    from src.playground.comparisons import Voting, training_questions
+    from src.playground.page import build, import_gradio, known_questions, require_port, serve
+    from src.playground.votes import require_vote_file
+    from src.training.run import say, set_up_torch
+
+
 def questions_to_pick(dataset: str | None, stored: dict, trained_on, seed: int) -> list:
     """Held-out questions of --dataset, else of the data that a checkpoint was trained on, without
     the contexts of trained_on.
@@ -39,11 +50,6 @@ def questions_to_pick(dataset: str | None, stored: dict, trained_on, seed: int) 
     Files and hub sets may have been split for training, so that all of them have to be loaded to
     know what was held out; the embedded data need no training questions made.
     """
-    from src.data.squad_loader import load_from_identity, load_squad
-    from src.data.trained_contexts import split_by_training
-    from src.evaluation.evaluation_set import choose_questions
-    from src.playground.page import known_questions
-
     if dataset:
         data = load_squad(dataset, evaluate=True)
     elif stored["dataset"] != "pico":
@@ -64,12 +70,6 @@ def questions_to_pick(dataset: str | None, stored: dict, trained_on, seed: int) 
 def main(argv=None) -> dict:
     """Serve the page until Ctrl-C; returns {"url": its address}."""
     args = build_parser().parse_args(argv)
-
-    from src.playground.checkpoints import find_checkpoints, load_checkpoints
-    from src.playground.comparisons import Voting, training_questions
-    from src.playground.page import build, import_gradio, require_port, serve
-    from src.playground.votes import require_vote_file
-    from src.training.run import say, set_up_torch
 
     import_gradio()  # before what takes longer
     require_port(args.port)

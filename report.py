@@ -11,7 +11,7 @@ from pathlib import Path
 
 from src.utils import cli
 from src.utils.errors import UserError
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 
 def build_parser() -> cli.Parser:
@@ -27,11 +27,19 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+with flags_first(__name__, build_parser):
+    from src.report.curves import CURVES, draw_curve
+    from src.report.drawing import png
+    from src.report.measure import measure_pipeline
+    from src.report.page import Contents, page
+    from src.report.pipelines import find_pipelines, group_pipelines
+    from src.report.summary_plots import hacking_plot, quality_plot, reward_plot
+    from src.training.run import say, set_up_torch
+    from src.utils.payload import write_atomically
+
+
 def plots_of(series, measured: dict) -> dict:
     """Section of the page -> its plots, those left out for which nothing was logged."""
-    from src.report.curves import CURVES, draw_curve
-    from src.report.summary_plots import hacking_plot, quality_plot, reward_plot
-
     runs_of, tables, place = [], [], 0
     for one in series:
         found = [measured[n] for n in range(place, place + len(one.pipelines)) if n in measured]
@@ -62,13 +70,6 @@ def main(argv=None) -> dict:
     folder = Path(args.output_dir)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} given, a file, expected a folder or a new name")
-
-    from src.report.drawing import png
-    from src.report.measure import measure_pipeline
-    from src.report.page import Contents, page
-    from src.report.pipelines import find_pipelines, group_pipelines
-    from src.training.run import say, set_up_torch
-    from src.utils.payload import write_atomically
 
     device = set_up_torch(args)
     series = group_pipelines(find_pipelines(args.checkpoints))

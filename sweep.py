@@ -12,7 +12,7 @@ import sys
 
 from src.utils import cli
 from src.utils.errors import UserError
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 
 def build_parser() -> cli.Parser:
@@ -29,6 +29,14 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+with flags_first(__name__, build_parser):
+    from src.sweep.experiment import folder_of, read_experiment
+    from src.sweep.page import page
+    from src.sweep.results import read_measured, table_text
+    from src.sweep.runner import run_cells
+    from src.utils.payload import write_atomically
+
+
 @command
 def main(argv=None) -> dict:
     """Run what is not finished and write the report; returns {"table", "page", "failed"}."""
@@ -36,17 +44,10 @@ def main(argv=None) -> dict:
     if args.experiment is None:
         raise UserError("no experiment given, expected a file, as experiments/algorithms.toml")
 
-    from src.sweep.experiment import folder_of, read_experiment
-    from src.sweep.runner import run_cells
-
     experiment = read_experiment(args.experiment, args.output_dir, args.threads)
     folder = folder_of(args.experiment, args.output_dir)
     jobs = args.jobs or os.cpu_count() or 1
     failed = {} if args.report_only else run_cells(experiment.cells, jobs, args.threads, folder)
-
-    from src.sweep.page import page
-    from src.sweep.results import read_measured, table_text
-    from src.utils.payload import write_atomically
 
     measured = read_measured(experiment.cells)
     written = {}

@@ -12,7 +12,7 @@ import time
 from src.preference.loss_table import PREFERENCE_LOSSES, PreferenceLoss, fill_loss_flags
 from src.utils import cli
 from src.utils.constants import DPO as STAGE
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 
 def build_parser() -> cli.Parser:
@@ -40,6 +40,36 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+with flags_first(__name__, build_parser):
+    import torch
+
+    from src.data.squad_dataset import steps_per_epoch
+    from src.data.windows import tree_tokens
+    from src.evaluation.intervals import Figures
+    from src.inference.logprobs import build_tree_batch, score_completions
+    from src.interop.pretrained import take_parents_defaults
+    from src.losses import mismatched_kl, sequence_sum, sft_loss
+    from src.preference.pair_batches import count_pairs, pair_batches
+    from src.preference.pair_losses import (
+        answer_tokens,
+        pair_loss,
+        pair_weight,
+        with_mismatched,
+        without_mismatched,
+    )
+    from src.preference.pairs import policy_scores, reference_logps, trees_of_steps
+    from src.rl.models import load_scorer, score_and_kl
+    from src.training import run_data, stages
+    from src.training.console import compare
+    from src.training.device import backward
+    from src.training.distributed import all_sum, micro_batches
+    from src.training.loop import prepare, steps
+    from src.training.optimizer import make_optimizer, update
+    from src.training.progress import Progress
+    from src.training.run import Run, set_up_torch
+    from src.utils.checkpoint_utils import load_parent
+
+
 def check(args) -> PreferenceLoss:
     """Refuse combinations that mean nothing; fill in what depends on the loss, and return its row.
     """
@@ -54,17 +84,6 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
     third answer, another question's.
     reference: (pairs, as many) nats, in the same order; None where the loss has no reference.
     """
-    import torch
-
-    from src.data.windows import tree_tokens
-    from src.inference.logprobs import build_tree_batch, score_completions
-    from src.losses import mismatched_kl, sequence_sum, sft_loss
-    from src.preference.pair_batches import count_pairs
-    from src.preference.pair_losses import pair_loss, pair_weight, without_mismatched
-    from src.preference.pairs import policy_scores
-    from src.training.device import backward
-    from src.training.distributed import all_sum, micro_batches
-
     counts = [count_pairs([tree]) for tree in trees]
     pairs, kl = sum(counts), 0.0
     if PREFERENCE_LOSSES[args.loss_type].mismatched:
@@ -113,22 +132,7 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv))  # so that --help and mistakes do not wait for torch
-
-    from src.data.squad_dataset import steps_per_epoch
-    from src.evaluation.intervals import Figures
-    from src.interop.pretrained import take_parents_defaults
-    from src.preference.pair_batches import pair_batches
-    from src.preference.pair_losses import answer_tokens, pair_loss, with_mismatched
-    from src.preference.pairs import policy_scores, reference_logps, trees_of_steps
-    from src.rl.models import load_scorer, score_and_kl
-    from src.training import run_data, stages
-    from src.training.console import compare
-    from src.training.loop import prepare, steps
-    from src.training.optimizer import make_optimizer, update
-    from src.training.progress import Progress
-    from src.training.run import Run, set_up_torch
-    from src.utils.checkpoint_utils import load_parent
+    check(parser.parse_args(argv))  # before the folder of the run is touched
 
     with Run(parser, argv, STAGE) as run:
         args = run.args

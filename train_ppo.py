@@ -22,7 +22,7 @@ from src.rl.algorithm_table import (
 from src.utils import cli
 from src.utils.constants import PPO as STAGE
 from src.utils.errors import UserError
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 
 def build_parser() -> cli.Parser:
@@ -79,6 +79,23 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+with flags_first(__name__, build_parser):
+    from src.data.squad_dataset import indexed_batches
+    from src.evaluation.intervals import Figures
+    from src.interop.pretrained import take_parents_defaults
+    from src.rl import metrics as rl_metrics
+    from src.rl.models import load_models, reward_and_kl
+    from src.rl.rewards import reward_of_trees
+    from src.rl.rollout import rollout_prompts, sample_rollout, select_answers, settings_of
+    from src.rl.update import update_policy
+    from src.training import run_data, stages
+    from src.training.console import compare
+    from src.training.loop import prepare, steps
+    from src.training.optimizer import make_optimizer, update
+    from src.training.progress import Progress
+    from src.training.run import Run, say, set_up_torch
+
+
 def check(args, parser) -> Algorithm | Selection:
     """Refuse combinations that mean nothing; fill in what depends on the algorithm, and return its
     row.
@@ -114,22 +131,7 @@ def check(args, parser) -> Algorithm | Selection:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv), parser)  # so that --help and mistakes do not wait for torch
-
-    from src.data.squad_dataset import indexed_batches
-    from src.evaluation.intervals import Figures
-    from src.interop.pretrained import take_parents_defaults
-    from src.rl import metrics as rl_metrics
-    from src.rl.models import load_models, reward_and_kl
-    from src.rl.rewards import reward_of_trees
-    from src.rl.rollout import rollout_prompts, sample_rollout, select_answers, settings_of
-    from src.rl.update import update_policy
-    from src.training import run_data, stages
-    from src.training.console import compare
-    from src.training.loop import prepare, steps
-    from src.training.optimizer import make_optimizer, update
-    from src.training.progress import Progress
-    from src.training.run import Run, say, set_up_torch
+    check(parser.parse_args(argv), parser)  # before the folder of the run is touched
 
     with Run(parser, argv, STAGE) as run:
         args = run.args

@@ -10,7 +10,7 @@ import time
 
 from src.utils import cli
 from src.utils.constants import REWARD as STAGE
-from src.utils.exit_handling import command
+from src.utils.exit_handling import command, flags_first
 
 
 def build_parser() -> cli.Parser:
@@ -26,16 +26,29 @@ def build_parser() -> cli.Parser:
     return parser
 
 
+with flags_first(__name__, build_parser):
+    from src.evaluation.intervals import Figures
+    from src.inference.logprobs import build_tree_batch, raw_reward
+    from src.interop.pretrained import take_parents_defaults
+    from src.losses import pairwise_reward_loss
+    from src.model.heads import RewardModel
+    from src.preference import pairs
+    from src.preference.pair_batches import count_pairs, pair_batches
+    from src.training import run_data, stages
+    from src.training.console import compare, say_pairs
+    from src.training.device import backward
+    from src.training.distributed import all_sum, micro_batches
+    from src.training.loop import prepare, steps
+    from src.training.optimizer import make_optimizer, update
+    from src.training.progress import Progress
+    from src.training.run import Run, set_up_torch
+    from src.utils.checkpoint_utils import load_parent
+
+
 def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float]:
     """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected], or
     several such pairs.
     """
-    from src.inference.logprobs import build_tree_batch, raw_reward
-    from src.losses import pairwise_reward_loss
-    from src.preference.pair_batches import count_pairs
-    from src.training.device import backward
-    from src.training.distributed import all_sum, micro_batches
-
     pairs = count_pairs(trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
     for part in micro_batches(
@@ -55,21 +68,8 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    # So that --help and mistakes do not wait for torch.
+    # Before the folder of the run is touched.
     cli.require_one_kind_of_pairs(parser.parse_args(argv))
-
-    from src.evaluation.intervals import Figures
-    from src.interop.pretrained import take_parents_defaults
-    from src.model.heads import RewardModel
-    from src.preference import pairs
-    from src.preference.pair_batches import count_pairs, pair_batches
-    from src.training import run_data, stages
-    from src.training.console import compare, say_pairs
-    from src.training.loop import prepare, steps
-    from src.training.optimizer import make_optimizer, update
-    from src.training.progress import Progress
-    from src.training.run import Run, set_up_torch
-    from src.utils.checkpoint_utils import load_parent
 
     with Run(parser, argv, STAGE) as run:
         args = run.args

@@ -168,10 +168,14 @@ def test_every_public_function_says_what_it_does(path):
 
 
 def is_definition(node):
-    """A definition, an import, a constant, a docstring; and `if __name__ == "__main__"`."""
+    """A definition, an import, a constant, a docstring; `if __name__ == "__main__"`; and a
+    script's imports within `flags_first`."""
     kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
     if isinstance(node, ast.If):
         return isinstance(node.test, ast.Compare) and "__name__" in ast.dump(node.test)
+    if isinstance(node, ast.With):
+        only_imports = all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in node.body)
+        return only_imports and "flags_first" in ast.dump(node.items[0])
     return isinstance(node, kinds) or (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     )

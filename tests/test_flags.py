@@ -1,6 +1,7 @@
 """Flags arrive where they belong: a value that is no default is given here and seen there."""
 
 import argparse
+import importlib
 import json
 from pathlib import Path
 
@@ -9,14 +10,12 @@ import torch
 from conftest import call, flags
 from test_run import parser, toy_with_gradient
 
-from src.data import squad_dataset
 from src.data.encoding import encode_paragraphs
 from src.data.negative_controls import answers_of, apply_control
 from src.data.squad_dataset import ContextGroups, context_groups, indexed_batches
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.model.model import build_model
-from src.preference import pair_batches as pair_batches_module
 from src.training import stages
 from src.training.device import choose_device
 from src.training.optimizer import update
@@ -93,8 +92,9 @@ def test_seed_and_weight_decay_arrive_in_every_stage(stage, workplace, monkeypat
 
         return dealt
 
-    for module, name in ((squad_dataset, "indexed_batches"), (pair_batches_module, "pair_batches")):
-        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    script = importlib.import_module(stage)
+    name = "indexed_batches" if hasattr(script, "indexed_batches") else "pair_batches"
+    monkeypatch.setattr(script, name, noted(getattr(script, name)))
     own = ["--max_steps", "1", "--seed", "7", "--weight_decay", "0.25"]
     call(stage, [*flags(stage, "kgram"), *own])
     assert set(seeds) == {7}  # SFT may deal them twice, to count their tokens

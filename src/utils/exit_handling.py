@@ -3,6 +3,7 @@
 Imports nothing heavy.
 """
 
+import argparse
 import contextlib
 import errno
 import functools
@@ -62,52 +63,73 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN if lost_rank(sys.exception()) else previous)
 
 
-def command(main: Callable[..., dict]) -> Callable[..., dict]:
-    """Make `main(argv)` end as every script does: one line on stderr, an exit code, no traceback.
+@contextlib.contextmanager
+def ends_in_one_line(name: str) -> Iterator[None]:
+    """What goes wrong inside ends the process with one line on stderr and an exit code.
 
     2: the user's mistake. 1: the environment's fault (disk, memory, non-finite numbers). 128 + n:
     signal n.
     """
+    own_fault = False
+    try:
+        with _ended_by_sigterm():
+            yield
+        return
+    except UserError as error:
+        message, code = str(error), 2
+    except Stopped as error:
+        message, code = str(error), error.code
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("src"):
+            raise
+        message, code = f"{error.name} is not installed, {ENVIRONMENT}", 2
+    except NonFiniteError as error:
+        message, code = str(error), 1
+    except BrokenPipeError:
+        message, code = "the reader of the output went away", 1
+    except (OSError, MemoryError, RuntimeError) as error:
+        own_fault = True
+        if out_of_memory(error):
+            message = "out of memory, use a smaller --micro_batch_size, --micro_batch_tokens "
+            message, code = message + "or model", 1
+        elif isinstance(error, OSError):
+            where = f"{error.filename}: " if error.filename else ""
+            message, code = f"{where}{error.strerror or error}", 1
+        elif lost_rank(error):
+            message = "another rank ended or hangs, so this job ends; continue with --resume"
+            code = 1
+        else:
+            raise
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
+    if not rank() or own_fault:  # an error of all ranks is printed once
+        where = f"rank {rank()}: " if rank() else ""
+        print(f"{name}: {where}{' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def flags_first(name: str, build_parser: Callable[[], argparse.ArgumentParser]) -> Iterator[None]:
+    """Around a script's imports: if it is being run (name: its `__name__`), --help and mistakes in
+    the flags are answered before them, since torch takes seconds to load.
+    """
+    if name != "__main__":
+        yield
+        return
+    build_parser().parse_args()
+    with ends_in_one_line(sys.argv[0]):
+        yield
+
+
+def command(main: Callable[..., dict]) -> Callable[..., dict]:
+    """Make `main(argv)` end as every script does: with `ends_in_one_line`."""
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> dict:
         name = main.__module__ if main.__module__ != "__main__" else sys.argv[0]
         with contextlib.suppress(AttributeError):  # a stream that is closed or no file of text
             sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show is no fault
-        own_fault = False
-        try:
-            with _ended_by_sigterm():
-                return main(argv)
-        except UserError as error:
-            message, code = str(error), 2
-        except Stopped as error:
-            message, code = str(error), error.code
-        except ModuleNotFoundError as error:
-            if str(error.name).startswith("src"):
-                raise
-            message, code = f"{error.name} is not installed, {ENVIRONMENT}", 2
-        except NonFiniteError as error:
-            message, code = str(error), 1
-        except BrokenPipeError:
-            message, code = "the reader of the output went away", 1
-        except (OSError, MemoryError, RuntimeError) as error:
-            own_fault = True
-            if out_of_memory(error):
-                message = "out of memory, use a smaller --micro_batch_size, --micro_batch_tokens "
-                message, code = message + "or model", 1
-            elif isinstance(error, OSError):
-                where = f"{error.filename}: " if error.filename else ""
-                message, code = f"{where}{error.strerror or error}", 1
-            elif lost_rank(error):
-                message = "another rank ended or hangs, so this job ends; continue with --resume"
-                code = 1
-            else:
-                raise
-        except KeyboardInterrupt:
-            message, code = "interrupted", 130
-        if not rank() or own_fault:  # an error of all ranks is printed once
-            where = f"rank {rank()}: " if rank() else ""
-            print(f"{name}: {where}{' '.join(message.split())}", file=sys.stderr)
-        raise SystemExit(code)
+        with ends_in_one_line(name):
+            return main(argv)
 
     return run
