@@ -197,7 +197,7 @@ def main(argv=None) -> dict:
             progress.sampled_tokens += int(rollout.mask.sum())
             progress.kl_coef = rl_metrics.next_kl_coef(args, progress.kl_coef, kl, episodes)
             if kl > args.kl_limit:
-                run.stop_after_step(rl_metrics.collapse(kl, args.kl_limit))
+                run.end.after_step(rl_metrics.collapse(kl, args.kl_limit))
             if stages.due(run, step):
                 evaluate(step + 1)
 

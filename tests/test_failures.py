@@ -48,9 +48,9 @@ def toy_run(folder, *argv, updates=1, fails_at=None, collapses_at=None, max_step
                 toy.layer(rows).square().mean().backward()
                 loss = float("nan") if (step + 1, number + 1) == fails_at else 0.5
                 optimizer_step(optimizer, 0.1, 1.0, loss, False)
-            run.log({"step": step + 1})
+            run.log.append({"step": step + 1})
             if step + 1 == collapses_at:
-                run.stop_after_step("the KL is too high")
+                run.end.after_step("the KL is too high")
     return toy.state_dict()
 
 

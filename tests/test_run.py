@@ -188,8 +188,8 @@ def test_our_own_bug_keeps_its_traceback():
 def test_a_run_starts_in_an_empty_folder_and_writes_its_flags(tmp_path):
     with run_in(tmp_path / "a" / "b", "--lr", "0.5") as run:
         run.start()
-        run.log({"step": 1, "loss": 0.5})
-        run.log({"step": 2, "loss": 0.25})
+        run.log.append({"step": 1, "loss": 0.5})
+        run.log.append({"step": 2, "loss": 0.25})
     assert json.loads((run.folder / "args.json").read_text())["lr"] == 0.5
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
@@ -285,7 +285,7 @@ def train(folder, *argv, max_steps=6, stop_after=None):
             rate = learning_rate(step, max_steps, 1 / 3, 0.1)
             norm = optimizer_step(optimizer, rate, 1.0, float(loss.detach()), False)
             progress.kl_coef *= 1.5
-            run.log({"step": step + 1, "loss": float(loss.detach()), "norm": norm})
+            run.log.append({"step": step + 1, "loss": float(loss.detach()), "norm": norm})
             if step + 1 == stop_after:
                 break
     return toy.state_dict(), progress
@@ -394,7 +394,7 @@ def test_a_signal_ends_the_run_after_the_step_in_hand_saved(tmp_path, number, co
     with pytest.raises(Stopped) as stop, run_in(tmp_path, "--save_every", "100") as run:
         run.start()
         for step in steps(run, 50, {"toy": toy}, make_optimizer({"toy": toy}), Progress()):
-            run.log({"step": step + 1})
+            run.log.append({"step": step + 1})
             if step == 4:
                 os.kill(os.getpid(), number)
                 time.sleep(0.01)

@@ -26,9 +26,10 @@ def run_in(folder, *argv):
 def test_tensorboard_holds_what_the_log_holds(tmp_path):
     with run_in(tmp_path, "--tracker", "tensorboard") as run:
         run.start()
-        run.log({"step": 0, "event": "evaluation", "eval_em": 12.5, "eval_nothing": float("nan")})
-        run.log({"step": 1, "loss": 2.0})
-        run.log({"step": 2, "loss": 0.5})
+        first = {"eval_em": 12.5, "eval_nothing": float("nan")}
+        run.log.append({"step": 0, "event": "evaluation", **first})
+        run.log.append({"step": 1, "loss": 2.0})
+        run.log.append({"step": 2, "loss": 0.5})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     found = {key: [(e.step, e.value) for e in events.Scalars(key)]
              for key in events.Tags()["scalars"]}  # fmt: skip
@@ -52,7 +53,7 @@ def test_wandb_is_told_the_numbers_with_their_steps(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
     with run_in(tmp_path, "--tracker", "wandb") as run:
         run.start()
-        run.log({"step": 3, "event": "evaluation", "eval_em": 1.0, "eval_f1": float("inf")})
+        run.log.append({"step": 3, "event": "evaluation", "eval_em": 1.0, "eval_f1": float("inf")})
     assert told == [(tmp_path.name, "main_squad", 1e-3), (3, {"eval_em": 1.0}), "finished"]
 
 

@@ -64,18 +64,18 @@ def steps(
     first = restore(run, modules, optimizer, progress)
     for step in range(first, max_steps):
         state = _state(modules, optimizer, progress)
-        if several_updates and run.saved_step < step:
+        if several_updates and run.end.saved_step < step:
             state = copy.deepcopy(state)
-        run.begin_step(step + 1, functools.partial(_write_last, run, step, state))
+        run.end.begin_step(step + 1, functools.partial(_write_last, run, step, state))
         yield step
         done = step + 1
-        run.agree_on_stop()
-        if done % run.args.save_every == 0 or done == max_steps or run.stop_asked:
+        run.end.agree()
+        if done % run.args.save_every == 0 or done == max_steps or run.end.asked:
             save_last(run, done, modules, optimizer, progress)
-        run.stop_if_asked()
-    run.begin_step(max_steps, None)
-    run.agree_on_stop()
-    run.stop_if_asked()  # a signal that came between these lines
+        run.end.raise_if_asked()
+    run.end.begin_step(max_steps, None)
+    run.end.agree()
+    run.end.raise_if_asked()  # a signal that came between these lines
 
 
 def save_last(
@@ -104,13 +104,13 @@ def _state(
 def _write_last(run: Run, step: int, state: dict[str, Any]) -> None:
     run_fields = {
         "stage": run.stage, "step": step, "args": vars(run.args), "asked": run.asked,
-        "inputs": run.inputs, "ranks": world_size(), "metrics_bytes": run.log_position(),
+        "inputs": run.inputs, "ranks": world_size(), "metrics_bytes": run.log.position(),
     }  # fmt: skip
     payload = {**run_fields, **full_tensors(state)}
     if not rank():
         save_payload(run.folder / "last.pt", payload)
     gather(None)  # no rank continues, or ends, before the file is written
-    run.saved_step = step
+    run.end.saved_step = step
 
 
 def restore(

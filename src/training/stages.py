@@ -123,7 +123,7 @@ def log_step(
     seconds = time.perf_counter() - started
     tokens_per_second = tokens_read(trees) / seconds
     if (step + 1) % run.args.log_every == 0 or step + 1 == run.args.max_steps:
-        run.log(
+        run.log.append(
             {
                 "step": step + 1,
                 **record,
@@ -134,7 +134,7 @@ def log_step(
         )
     if step == run.steps_done:
         say(f"{run.stage}: first step done {time.perf_counter() - STARTED:.1f} s after the start")
-    run.show(step + 1, run.args.max_steps, **displayed, tokens_per_s=tokens_per_second)
+    run.log.show(step + 1, run.args.max_steps, **displayed, tokens_per_s=tokens_per_second)
 
 
 def plan_steps_of_tokens(
@@ -196,7 +196,7 @@ def log_intervals(
     for name, interval in (table | {f"{name}_gain": g for name, g in gains.items()}).items():
         record[f"eval_{name}"] = interval.value
         record[f"eval_{name}_low"], record[f"eval_{name}_high"] = interval.low, interval.high
-    run.log(record)
+    run.log.append(record)
     words = ", ".join(f"{name} {interval.in_words()}" for name, interval in table.items())
     warning = caution(table.values())
     kind = held_out.kind

@@ -22,17 +22,18 @@ def free_port():
 
 
 class Served:
-    """playground.py in a folder with the k-gram's SFT checkpoint; it can be killed and started."""
+    """playground.py in a folder with checkpoints; it can be killed and started."""
 
-    def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder, flags=()):
+        self.folder, self.port, self.flags = folder, free_port(), flags
         self.url = f"http://127.0.0.1:{self.port}/vote"
         self.start()
 
     def start(self):
         self.script = subprocess.Popen(
-            [sys.executable, ROOT / "playground.py", "--port", str(self.port)], cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
+            [sys.executable, ROOT / "playground.py", "--port", str(self.port), *self.flags],
+            cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.script.stdout.readline().startswith("playground: ")
 
