@@ -84,9 +84,9 @@ if [[ $model == smollm2 ]]; then
     compared_on=150 shown=60  # a question takes a second of each policy
 elif [[ $dataset_named == no ]]; then
     # Three roles: SFT learns from demonstrations, DPO and reward model from comparisons, PPO answers
-    # prompts. A quarter of the demonstrations answer in whole sentences, which the comparisons say
-    # nobody wants. A flag given here comes later and wins.
-    sft=(--dataset pico --shares 30,40,30 --sentence_answers 0.25 ${sft[@]+"${sft[@]}"})
+    # prompts. More than a fifth of the demonstrations answer in whole sentences, which the comparisons
+    # say nobody wants. A flag given here comes later and wins.
+    sft=(--dataset pico --shares 30,40,30 --sentence_answers 0.22 ${sft[@]+"${sft[@]}"})
 fi
 sft_final=${dir}_main_squad/final.pt
 
