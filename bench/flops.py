@@ -1,8 +1,8 @@
-"""Useful floating-point operations: each token once, no padding, nothing that nobody reads.
+"""Useful floating-point operations: each token once, no padding, no unused results.
 
-A product (m, k) x (k, n) counts 2 m k n; elementwise work, norms and softmax count nothing. What is
-not needed is not counted, whether it is done or not: in the last block what nobody reads needs its
-keys and values only, and logits are needed at answer positions only.
+A product (m, k) x (k, n) counts 2 m k n. Elementwise work, norms and softmax count nothing. Work
+that is not needed is not counted, even if it is done. In the last block, tokens whose output nobody
+reads need only keys and values. Logits are needed only at answer positions.
 """
 
 from collections.abc import Sequence

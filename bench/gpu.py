@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python bench/gpu.py --output .cache/gpu_check
 
-SFT, DPO, the reward model, PPO and greedy answers of the default model and of one of SmolLM2-135M's
-shape, random weights, in bfloat16 (autocast) and in float32 (no TF32), on random ids in the lengths
-of SQuAD. gpu.json and gpu.md in the folder are written anew after each part; a part that fails is
-counted and leaves its traceback there.
+It measures SFT, DPO, the reward model, PPO and greedy answers, each in bfloat16 (autocast) and in
+float32 (no TF32). The models are the default one and one of SmolLM2-135M's shape, with random
+weights. The data are random ids in the lengths of SQuAD. gpu.json and gpu.md in the folder are
+rewritten after each part. A part that fails is counted and leaves its traceback there.
 """
 
 import argparse

@@ -41,8 +41,8 @@ class Learner:
 
 
 def race(ours: Worker, peer: Worker, steps: int) -> dict:
-    """Both train in turns, the peer in random order for `steps` steps; ours, grouped by context,
-    goes on until its held-out loss is no higher, for at most twice as many.
+    """Both train in turns. The peer takes `steps` steps in random order. Ours, grouped by context,
+    goes on until its held-out loss is no higher, for at most twice as many steps.
     """
     mine, theirs = Learner(ours, "grouped"), Learner(peer, "shuffled")
     every = max(1, steps // 10)

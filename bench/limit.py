@@ -3,9 +3,9 @@
     PYTHONPATH=. python bench/limit.py --dataset squad_folder
 
 Utilisation: useful floating-point operations (bench/flops.py) / seconds of the scripts' own step /
-the rate of a large float32 product, all measured in this run, taking turns. The seconds by part are
-of the same step taken apart: data (next batch, tree batch), reference (DPO), forward, head (logits
-and loss, both directions), backward, optimizer.
+the rate of a large float32 product. All are measured in turns in this run. The same step is also
+timed in parts: data (next batch, tree batch), reference (DPO), forward, head (logits and loss, both
+directions), backward, optimizer.
 """
 
 import argparse

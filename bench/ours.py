@@ -162,9 +162,9 @@ def ppo(side: Side) -> Step:
 
 
 def kl_of(side: Side, trees: list[Tree], answers: list[list[int]]) -> float:
-    """Mean over answers of their summed log-probs, policy less reference, no EOS: what a
-    peer reports of its own samples from the same weights, worked out by us. answers: as many of
-    each question, one after another.
+    """Mean over answers of their summed log-probs, policy minus reference, without EOS. A peer
+    reports this of its own samples from the same weights; here we compute it. answers: equally many
+    to each question, question after question.
     """
     found, samples = iter(answers), len(answers) // count_questions(trees)
     answered = [(c, [(q, [next(found) for _ in range(samples)]) for q, _ in qs]) for c, qs in trees]

@@ -103,9 +103,9 @@ class Side:
 class Waits(TrainerCallback):
     """Holds a trainer between steps until the driver asks for the next one.
 
-    A step's time runs from the driver's message to the end of the step: fetching and collating the
-    data, forward, backward, optimizer, and the trainer's own bookkeeping. extra: what else to
-    answer after a step.
+    A step's time runs from the driver's message to the end of the step. It includes fetching and
+    collating the data, forward, backward, optimizer, and the trainer's own bookkeeping.
+    extra: what else to answer after a step.
     """
 
     def __init__(self, turns: Turns, side: Side) -> None:

@@ -1,7 +1,7 @@
 """The other side of smollm2.py: a plain training loop over transformers, no library of ours.
 
 It reads each context once for its questions (the keys and values are repeated for them, with
-gradients) and computes logits at answer positions only: what one writes who knows the data.
+gradients) and computes logits at answer positions only, as somebody who knows the data would.
 """
 
 import json

@@ -2,10 +2,10 @@
 
     PYTHONPATH=. python bench/scaling.py
 
-One dimension at a time, the others as in the base case: trees of random ids with exact lengths
-through main_squad.py's step (loss on the answers). Beside the measured seconds stands what they
-would be if time were in proportion to the useful operations of bench/flops.py. Data size is
-measured apart: seconds to load and encode, the first time and from the cache, and one step.
+One dimension grows at a time, the others stay as in the base case. Trees of random ids with exact
+lengths go through main_squad.py's step (loss on the answers). The measured seconds are printed
+beside what they would be in proportion to the useful operations of bench/flops.py. Data size is
+measured separately: seconds to load and encode, the first time and from the cache, and one step.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python bench/smollm2.py --dataset squad_folder
 
-The same weights (fetched as `--init_from smollm2` does), questions and optimizer; the loop reads
-each context once, too (plain_loop.py). The loss of the first step has to agree.
+Both have the same weights (fetched as `--init_from smollm2` does), questions and optimizer. The
+loop, too, reads each context once (plain_loop.py). The loss of the first step has to agree.
 """
 
 import argparse

@@ -2,11 +2,17 @@
 
     PYTHONPATH=. python bench/vs_trl.py --dataset squad_folder
 
-The sides of a stage: ours; ours with --compile, where it trains; ours without sharing (each
-question below a context of its own); the peer on the same batches, grouped by context; the peer on
-the same questions in random order. Same weights, shape, ids, questions a step, threads, float32,
-loss on the answers only; the loss of the first step has to agree. Every side is a process of its
-own that idles while another computes.
+The sides of a stage:
+
+- ours;
+- ours with --compile, where it trains;
+- ours without sharing: each question below a context of its own;
+- the peer on the same batches, grouped by context;
+- the peer on the same questions in random order.
+
+All have the same weights, shape, ids, questions a step and threads, in float32, with the loss on
+the answers only. The loss of the first step has to agree. Every side is a process of its own that
+idles while another computes.
 """
 
 import argparse

@@ -36,9 +36,11 @@ NEW_TOKENS = 16  # of an answer that PPO samples or that is generated greedily
 
 
 class Work(NamedTuple):
-    """grouped: batches of exactly so many questions, below their contexts; shuffled: the questions
-    of all grouped batches but the first, dealt anew, each below a context of its own; held_out:
-    trees of other articles. eos_id; pad_id: an id that no text has, for peers that need one.
+    """grouped: batches of exactly so many questions, below their contexts.
+    shuffled: the questions of all grouped batches but the first, in new batches, each below a
+    context of its own.
+    held_out: trees of other articles.
+    eos_id; pad_id: an id that no text has, for peers that need one.
     """
 
     grouped: list[list[Tree]]
@@ -74,9 +76,9 @@ def bench_tokenizer(paragraphs: list[Paragraph], vocab_size: int) -> Tokenizer:
 
 
 def exact_batches(trees: list[Tree], questions: int, seed: int) -> list[list[Tree]]:
-    """Batches of whole contexts with exactly `questions` questions, contexts of like length
+    """Batches of whole contexts with exactly `questions` questions. Contexts of similar length come
     together: trees are shuffled, pooled, sorted in their pool and put into the first batch with
-    room. What never fills up is left out.
+    room. Batches that never fill up are left out.
     """
     order = np.random.default_rng(seed).permutation(len(trees)).tolist()
     full: list[list[Tree]] = []

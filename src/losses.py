@@ -1,13 +1,14 @@
 """Every formula of the project, as pure functions of tensors: no model, no data, no state.
 
 B rows (answers or pairs), T tokens of the answers, V vocabulary. Log-probs, losses, rewards, values
-and divergences are in nats. A mask is bool, True = real; what stands at False never matters, even
-NaN or inf, because masked values are selected, not multiplied (0 * NaN is NaN, and the gradient of
-a discarded exp overflows), and they are selected before anything is computed from them.
+and divergences are in nats. A mask is bool, True = real. Values at False never matter, even NaN or
+inf: real values are selected before anything is computed, never multiplied by the mask. (0 * NaN is
+NaN, and the gradient of a discarded exp overflows.)
 
-Means take the keyword `count`: the number of rows or tokens to divide by when the batch is dealt to
-micro-batches or ranks. Divided by the global count, the parts add up to the mean of the whole;
-divided by their own, ragged parts would weigh wrongly. An empty batch has loss 0 and gradient 0.
+Means take the keyword `count`: the number of rows or tokens to divide by when the batch is split
+over micro-batches or ranks. Divided by the global count, the parts add up to the mean of the whole.
+Divided by their own counts, parts of unequal size would have the wrong weights. An empty batch has
+loss 0 and gradient 0.
 """
 
 import math
@@ -23,7 +24,7 @@ LARGEST_LOG_RATIO = 60.0
 
 
 class DpoLoss(NamedTuple):
-    """Of all preference losses. Rewards (B,), detached: what the loss compares of a pair."""
+    """Of every preference loss. Rewards: (B,), detached; what the loss compares in a pair."""
 
     loss: Tensor
     accuracy: Tensor
@@ -74,7 +75,7 @@ def above_rounding(std: Tensor, size: Tensor) -> Tensor:
 
     std, size: any equal shapes, both in the unit of the numbers; size is their root mean square.
     True where std is above 16 times the precision of the dtype times the size: in float32, 1000.3
-    has to vary by 0.002. What is below is divided by nothing: it would be blown up to 1.
+    has to vary by 0.002. Callers never divide by a smaller std, which would blow rounding up to 1.
     """
     return std > 16 * torch.finfo(std.dtype).eps * size
 
@@ -82,9 +83,9 @@ def above_rounding(std: Tensor, size: Tensor) -> Tensor:
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
     """Shift and scale x to mean 0 and population variance 1 over the True entries; 0 elsewhere.
 
-    1e-8 is added to the variance, so that a single entry, or equal ones, become 0 and not NaN;
-    so do entries that differ by rounding only (`above_rounding`).
-    PPO whitens the advantages of the whole batch, before minibatches are dealt (N, detail 10).
+    1e-8 is added to the variance, so a single entry, or equal entries, become 0 and not NaN.
+    Entries that differ only by rounding (`above_rounding`) become 0 too.
+    PPO whitens the advantages of the whole batch, before minibatches are made (N, detail 10).
     """
     centred = select(x - masked_mean(x, mask), mask)
     size = masked_mean(select(x, mask).detach().square(), mask).sqrt()
@@ -94,10 +95,10 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """Share of the returns' variance that the values foresee: 1 all, 0 no more than a constant.
+    """Share of the returns' variance that the values predict: 1 all, 0 no more than a constant.
 
-    values, returns, mask: (B, T). NaN where the returns do not vary, or only by the rounding of
-    returns = advantages + values: nothing to explain.
+    values, returns, mask: (B, T). NaN if there is nothing to explain: the returns are equal, or
+    differ only by the rounding of returns = advantages + values.
     """
     values, returns = values[mask].detach(), returns[mask].detach()
     spread = returns.var(correction=0)
@@ -109,7 +110,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 def token_logp(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-prob of each target under its logits, in float32 at least (half precision loses nats).
 
-    logits: (..., V), already at the place that predicts the target: nothing is shifted here.
+    logits: (..., V), already at the position that predicts the target: nothing is shifted here.
     targets: (...) int64. Returns (...).
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -118,14 +119,14 @@ def token_logp(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def sequence_sum(logp: Tensor, mask: Tensor) -> Tensor:
-    """Log-prob of each answer, (B,): logp (B, T) over its real tokens, the stop token included."""
+    """Log-prob of each answer, (B,): the sum of logp (B, T) over its real tokens, EOS included."""
     return select(logp, mask).sum(-1)
 
 
 def sequence_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of each answer's real tokens, (B,), of x (B, T); 0 for an answer without any.
+    """Mean of x (B, T) over each answer's real tokens, (B,); 0 for an answer without any.
 
-    Of log-probs, the length-normalised log-prob that ORPO and SimPO compare.
+    For log-probs, this is the length-normalised log-prob that ORPO and SimPO compare.
     """
     return sequence_sum(x, mask) / mask.sum(-1).clamp(min=1)
 
@@ -134,13 +135,13 @@ def reduce_tokens(
     x: Tensor, mask: Tensor, mean: str = "tokens", *, length: int | None = None,
     count: Count = None,
 ) -> Tensor:
-    """One number from x (B, T), in one of the three ways of the policy-gradient papers.
+    """Reduce x (B, T) to one number, in one of the three ways of the policy-gradient papers.
 
-    tokens: over all real tokens alike (DAPO, 2503.14476 sect. 3.3); long answers weigh more.
-    answers: over each answer's tokens, then over answers (GRPO, 2402.03300 eq. 3); each answer
-        weighs the same, so a token of a long one weighs less.
-    constant: sums of tokens over `length`, the same for all, then over answers (Dr. GRPO,
-        2503.20783 sect. 3.2); each token weighs the same, however long the others are.
+    tokens: the mean over all real tokens (DAPO, 2503.14476 sect. 3.3). Long answers weigh more.
+    answers: the mean over each answer's tokens, then over answers (GRPO, 2402.03300 eq. 3). Each
+        answer weighs the same, so a token of a long answer weighs less.
+    constant: each answer's sum divided by `length`, then the mean over answers (Dr. GRPO,
+        2503.20783 sect. 3.2). Each token weighs the same, however long the answers are.
     count: tokens for "tokens", answers (rows) for the other two. An answer without tokens adds 0
     and counts as a row.
     """
@@ -158,9 +159,10 @@ def reduce_tokens(
 def kl_estimates(logp: Tensor, reference_logp: Tensor) -> KlEstimates:
     """Three estimates of KL(policy || reference) from tokens that the policy drew.
 
-    logp, reference_logp: any shape, of the drawn tokens. k1 and k3 have the KL as their mean.
-    k1 may be negative and goes into the reward; k3 is never negative and varies less: report it.
-    k2 is biased, with small variance. Source: J. Schulman, joschu.net/blog/kl-approx.html.
+    logp, reference_logp: any shape, of the drawn tokens. k1 and k3 have the KL as their mean. k1
+    may be negative and goes into the reward. k3 is never negative and varies less, so it is the one
+    to report. k2 is biased, with small variance. Source: J. Schulman,
+    joschu.net/blog/kl-approx.html.
     """
     k1 = logp - reference_logp
     # expm1 keeps the digits near 0; what rounding leaves below 0 is 0.
@@ -168,11 +170,11 @@ def kl_estimates(logp: Tensor, reference_logp: Tensor) -> KlEstimates:
 
 
 def kl_divergence(logits: Tensor, reference_logits: Tensor) -> Tensor:
-    """Exact KL(policy || reference) in nats of two distributions of the next token.
+    """Exact KL(policy || reference) in nats between two distributions of the next token.
 
-    logits, reference_logits: (..., V), all finite. Returns (...), never negative. Its mean over the
-    policy's own samples, summed along an answer, is the KL of whole answers; `kl_estimates` needs
-    the drawn token's log-probs only.
+    logits, reference_logits: (..., V), all finite. Returns (...), never negative. Summed along an
+    answer and averaged over the policy's own samples, it is the KL of whole answers. `kl_estimates`
+    needs only the log-probs of the drawn tokens.
     """
     wide = torch.promote_types(logits.dtype, torch.float32)
     logp = logits.to(wide).log_softmax(-1)
@@ -187,14 +189,15 @@ def kl_loss(
     """Keep the policy near the reference: one of `kl_estimates` as a term of the loss, in nats.
 
     logp, reference_logp, mask: (B, T), of tokens that the policy drew; the reference is constant.
-    The value estimates KL(policy || reference) a token (k2 with bias), but its gradient is not in
-    general that of the divergence, because the draws do not move with the policy. On average over
-    the policy's own draws the gradient of
-        k1 is 0: it only adds noise; k1 belongs into the reward, where its gradient is exact;
-        k2 is that of KL(policy || reference), what a penalty in the reward pushes;
-        k3 is that of KL(reference || policy), which asks the policy to cover the reference
-            (GRPO's choice, 2402.03300 eq. 4).
-    Exact for fresh draws only: once the policy has moved from the one that drew, all are biased.
+    The value estimates KL(policy || reference) per token (k2 with bias). In general its gradient is
+    not that of the divergence, because the draws do not move with the policy. On average over the
+    policy's own draws, the gradient of
+        k1 is 0. It only adds noise: k1 belongs in the reward, where its gradient is exact.
+        k2 is that of KL(policy || reference). A penalty in the reward pushes the same way.
+        k3 is that of KL(reference || policy), which asks the policy to cover the reference (GRPO's
+            choice, 2402.03300 eq. 4).
+    This is exact for fresh draws only. Once the policy has moved away from the one that drew, all
+    three are biased.
     mean, length, count: see `reduce_tokens`. k3 has no gradient where the log-ratio is below -60.
     """
     log_ratio = select(logp, mask) - select(reference_logp, mask).detach()
@@ -230,17 +233,19 @@ def dpo_loss(
 ) -> DpoLoss:
     """Raise the chosen answer above the rejected one, relative to the frozen reference.
 
-    With h = (policy - reference) of chosen less that of rejected, in sums of log-probs, not means:
-    sigmoid: -(1 - e) logsigmoid(beta h) - e logsigmoid(-beta h), e = label_smoothing: the share of
-        pairs taken to be labelled the wrong way round (Rafailov et al. 2023, eq. 7; cDPO).
-    ipo: (h - 1 / (2 beta))^2, beta being the paper's tau, in the form over sums and not over the
-        mean per token (Azar et al. 2023, eq. 17).
-    hinge: max(0, 1 - beta h): no push once h is 1 / beta nats. With a reference of 0 it is beta
-        times the calibration loss of SLiC-HF (2305.10425, eq. 1) of margin 1 / beta.
+    h is (policy - reference) of the chosen answer minus that of the rejected one, in sums of
+    log-probs, not means.
+    sigmoid: -(1 - e) logsigmoid(beta h) - e logsigmoid(-beta h). e = label_smoothing is the share
+        of pairs assumed to be labelled the wrong way round (Rafailov et al. 2023, eq. 7; cDPO).
+    ipo: (h - 1 / (2 beta))^2, where beta is the paper's tau. The form is the one over sums, not
+        over means per token (Azar et al. 2023, eq. 17).
+    hinge: max(0, 1 - beta h): no push once h is 1 / beta nats. With a reference of 0, it is beta
+        times the calibration loss of SLiC-HF (2305.10425, eq. 1) with margin 1 / beta.
 
     The four log-probs: (B,), sums over the answer's tokens, from `sequence_sum`.
-    Returns the mean loss per pair (sigmoid: ln 2 when policy == reference), the share of pairs in
-    order by reward, ties half, and the rewards beta * (policy - reference), (B,), detached.
+    Returns the mean loss per pair (sigmoid: ln 2 when policy == reference), the share of pairs that
+    the rewards put in order (a tie counts half), and the rewards beta * (policy - reference), (B,),
+    detached.
     Only h is pushed: the chosen log-prob may fall, as long as the rejected one falls more.
     """
     if loss_type not in ("sigmoid", "ipo", "hinge"):
@@ -266,12 +271,12 @@ def dpo_loss(
 
 
 def mismatched_kl(policy: Tensor, reference: Tensor, *, count: Count = None) -> Tensor:
-    """KTO's estimate of KL(policy || reference) in nats an answer, detached; may be negative.
+    """KTO's estimate of KL(policy || reference) in nats per answer, detached; may be negative.
 
     policy, reference: (B,) sums of log-probs of answers under prompts that they do not belong to,
-    such as the next prompt of the batch (2402.01306). The mean log-ratio is biased, for
-    the policy did not draw them, but costs no sampling; `kto_loss` takes what is below 0 as 0,
-    after all parts of a batch are added up.
+    such as the next prompt of the batch (2402.01306). The mean log-ratio is biased, because the
+    policy did not draw these answers, but it needs no sampling. `kto_loss` clamps it at 0, after
+    all parts of a batch are added up.
     """
     assert policy.shape == reference.shape, f"{tuple(policy.shape)} and {tuple(reference.shape)}"
     return _mean((policy - reference).detach(), count)
@@ -283,14 +288,15 @@ def kto_loss(
 ) -> DpoLoss:
     """Raise good answers above the reference point and lower bad ones below it, each by itself.
 
-    With r = policy - reference and z = max(kl, 0): 1 - sigmoid(beta (r - z)) of a chosen answer,
-    1 - sigmoid(beta (z - r)) of a rejected one (2402.01306 eq. 8, both weights 1).
-    The four log-probs: (B,), sums over the answer's tokens. kl: scalar, in nats an answer, such as
-    `mismatched_kl` of the whole batch; it is a constant, no gradient reaches it.
-    Returns the mean over answers, 2 a pair, between 0 and 1 (1/2 where policy == reference), the
+    With r = policy - reference and z = max(kl, 0), the loss is
+        1 - sigmoid(beta (r - z)) for a chosen answer,
+        1 - sigmoid(beta (z - r)) for a rejected one (2402.01306 eq. 8, both weights 1).
+    The four log-probs: (B,), sums over the answer's tokens. kl: scalar, in nats per answer, such as
+    `mismatched_kl` of the whole batch. It is a constant: no gradient reaches it.
+    Returns the mean over answers, 2 per pair, between 0 and 1 (1/2 where policy == reference), the
     share of pairs in order, and the rewards beta * (policy - reference). The gradient fades where
-    an answer is far from z on either side: also that of an answer that is very wrong.
-    count: pairs. Pairs are not compared: only here they come two by two.
+    an answer is far from z on either side, so it also fades for an answer that is very wrong.
+    count: pairs. The loss does not compare the answers of a pair; they only come two by two here.
     """
     sums = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
     assert len({x.shape for x in sums}) == 1, f"shapes differ: {[tuple(x.shape) for x in sums]}"
@@ -310,24 +316,25 @@ def kto_loss(
 def log1mexp(x: Tensor) -> Tensor:
     """log(1 - exp(x)) of x < 0, exact near 0 and far below it: log(1 - p) from x = log p.
 
-    1 - exp(x) loses all digits near x = 0, expm1 keeps them; below -ln 2 it is log1p that does.
-    x at or above 0, what rounding leaves of p = 1, is taken as the number next below 0, so that
-    the result is finite (-87 in float32), with gradient 0.
+    1 - exp(x) loses all digits near x = 0, where expm1 keeps them. Below -ln 2, log1p keeps them. x
+    at or above 0 comes from rounding p = 1. It is replaced by the number next below 0, so the
+    result is finite (-87 in float32) and its gradient is 0.
     """
     x = x.clamp(max=-torch.finfo(x.dtype).tiny)
     half = -math.log(2)
-    far = x.clamp(max=half)  # near 0 the gradient of log1p, though not taken, would make NaN
+    far = x.clamp(max=half)  # near 0, log1p's gradient would be NaN even if not taken
     return torch.where(x > half, (-torch.expm1(x)).log(), torch.log1p(-far.exp()))
 
 
 def orpo_loss(chosen: Tensor, rejected: Tensor, *, count: Count = None) -> DpoLoss:
     """Raise the odds of the chosen answer above those of the rejected one; no reference.
 
-    -logsigmoid(log odds(chosen) - log odds(rejected)), odds = p / (1 - p) with p the geometric mean
-    probability of the answer's tokens (2403.07691 eq. 4 and 7). ORPO adds this term, weighted, to
-    `sft_loss` of the chosen answer: alone it may lower both.
-    chosen, rejected: (B,) mean log-probs a token, from `sequence_mean`; the odds of sums vanish.
-    Returns the mean in nats a pair (ln 2 where they are equal), the share of pairs in order, and
+    -logsigmoid(log odds(chosen) - log odds(rejected)), where odds = p / (1 - p) and p is the
+    geometric mean of the token probabilities of the answer (2403.07691 eq. 4 and 7). ORPO adds this
+    term, with a weight, to `sft_loss` of the chosen answer. Alone it may lower both answers.
+    chosen, rejected: (B,) mean log-probs per token, from `sequence_mean`. With sums the odds would
+    vanish.
+    Returns the mean in nats per pair (ln 2 where they are equal), the share of pairs in order, and
     the log odds as rewards.
     """
     assert chosen.shape == rejected.shape, f"{tuple(chosen.shape)} and {tuple(rejected.shape)}"
@@ -340,13 +347,13 @@ def orpo_loss(chosen: Tensor, rejected: Tensor, *, count: Count = None) -> DpoLo
 def simpo_loss(
     chosen: Tensor, rejected: Tensor, beta: float, gamma: float, *, count: Count = None
 ) -> DpoLoss:
-    """Raise the chosen answer's mean log-prob a token above the other's by a margin; no reference.
+    """Raise the chosen answer's mean token log-prob above the other's by a margin; no reference.
 
     -logsigmoid(beta (chosen - rejected) - gamma) (2405.14734 eq. 6).
-    chosen, rejected: (B,) mean log-probs a token, from `sequence_mean`. gamma: margin in units of
-    the reward beta * mean log-prob; beta is some ten times DPO's, for means are small.
-    Returns the mean in nats a pair, the share of pairs in order (without the margin) and the
-    rewards. Nothing holds the policy near where it started but the learning rate.
+    chosen, rejected: (B,) mean log-probs per token, from `sequence_mean`. gamma: margin in units of
+    the reward beta * mean log-prob. beta is about ten times DPO's, because means are small.
+    Returns the mean in nats per pair, the share of pairs in order (without the margin) and the
+    rewards. Only the learning rate keeps the policy near its start.
     """
     assert chosen.shape == rejected.shape, f"{tuple(chosen.shape)} and {tuple(rejected.shape)}"
     chosen_reward, rejected_reward = beta * chosen, beta * rejected
@@ -375,14 +382,15 @@ def kl_penalised_rewards(
 ) -> Tensor:
     """Reward of each token: -beta * k1 everywhere, and the answer's score once, on its last token.
 
-    score: (B,). logp, reference_logp, mask: (B, T), the policy's own log-probs when it sampled.
-    stopped: (B,) bool, False where sampling ran out of room: that answer's score is lowered by
-    no_stop_penalty. Returns (B, T), 0 at False; a row sums to score - beta * sum(logp - reference).
-    The last token is the stop token where there is one (TRL#3750 pays one token late).
-    estimator: k1 only makes the penalty KL(policy || reference), in value and in gradient. k3 has
-        the same mean, but rewards that change with the policy push by their value alone, not by
-        their slope: with k3 that is the gradient of KL(policy || reference) less that of
-        KL(reference || policy), near the reference 0. Log-ratios below -60 nats count as 60 there.
+    score: (B,). logp, reference_logp, mask: (B, T); logp is the policy's own, from when it sampled.
+    stopped: (B,) bool, False where sampling reached the token limit. The score of such an answer is
+    lowered by no_stop_penalty. Returns (B, T), 0 at False; a row sums to score - beta * sum(logp -
+    reference). The last token is EOS if the answer has one (TRL#3750 pays one token late).
+    estimator: only k1 makes the penalty KL(policy || reference), in value and in gradient. k3 has
+        the same mean. But a reward that changes with the policy pushes only by its value, not by
+        its slope. With k3 this gives the gradient of KL(policy || reference) minus that of
+        KL(reference || policy), which is 0 near the reference. Log-ratios below -60 nats count as
+        -60 there.
     """
     if stopped is not None:
         score = score - no_stop_penalty * (~stopped).to(score.dtype)
@@ -401,20 +409,20 @@ def kl_penalised_rewards(
 def adaptive_kl_coefficient(beta: float, kl: float, target: float, n: int, horizon: int) -> float:
     """Steer the KL to its target by a proportional change of beta (Ziegler et al. 2019, sect. 2.2).
 
-    kl, target: nats per episode. n: episodes since the last change; horizon: episodes over which a
-    steady error of 20% or more, where it is clipped, changes beta by about a fifth. More episodes
-    than the horizon count as the horizon: one call changes beta by a fifth at most.
+    kl, target: nats per episode. n: episodes since the last change. horizon: episodes over which a
+    steady error of 20% or more (it is clipped at 20%) changes beta by about a fifth. More episodes
+    than the horizon count as the horizon, so one call changes beta by a fifth at most.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return beta * (1 + error * min(max(n / horizon, 0.0), 1.0))
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Gae:
-    """Advantage of each token, and the return its value should foresee (Schulman et al. 2016).
+    """Advantage of each token, and the return its value should predict (Schulman et al. 2016).
 
-    rewards, values, mask: (B, T). The value after the last real token is 0; entries at False are
-    skipped, wherever they stand, and get 0. returns = advantages + values; both are detached.
-    lam = 1: rewards to come minus the value (no bias); lam = 0: one-step error (least variance).
+    rewards, values, mask: (B, T). The value after the last real token is 0. Entries at False are
+    skipped, wherever they are, and get 0. returns = advantages + values. Both are detached.
+    lam = 1: rewards to come minus the value (no bias). lam = 0: one-step error (least variance).
     """
     rewards, values = select(rewards, mask).detach(), select(values, mask).detach()
     advantages = torch.zeros_like(values)
@@ -429,7 +437,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def rloo_advantages(rewards: Tensor) -> Tensor:
-    """Reward of each sample less the mean of the question's other samples (Ahmadian et al. 2024).
+    """Reward of each sample minus the mean of the question's other samples (Ahmadian et al. 2024).
 
     rewards: (Q, N), N >= 2 samples of each of Q questions. Returns (Q, N), each row with mean 0.
     """
@@ -439,14 +447,15 @@ def rloo_advantages(rewards: Tensor) -> Tensor:
 
 
 def group_advantages(rewards: Tensor, divide_by_std: bool = True) -> Tensor:
-    """Reward of each sample against the question's other samples, in their standard deviation.
+    """Reward of each sample relative to its question's samples, in their standard deviations.
 
-    rewards: (Q, N), in any unit, N samples of each of Q questions. Returns (Q, N), mean 0 a row.
-    divide_by_std: (r - mean) / std, population variance 1 as `whiten` has it (GRPO, 2402.03300
-        sect. 4.1.2; libraries that take the sample's give sqrt((N - 1) / N) times as much). A
-        question that is nearly always right, or wrong, then weighs as much as any other.
-    else: r - mean (Dr. GRPO, 2503.20783), (N - 1) / N times `rloo_advantages`.
-    0 where all rewards of a question are equal, or differ by rounding only (`above_rounding`).
+    rewards: (Q, N), in any unit, N samples of each of Q questions. Returns (Q, N), each row with
+    mean 0.
+    divide_by_std: (r - mean) / std (GRPO, 2402.03300 sect. 4.1.2). std is the population's, as in
+        `whiten`; libraries with the sample's std give sqrt((N - 1) / N) times as much. A question
+        that is nearly always right, or wrong, then weighs as much as any other.
+    else: r - mean (Dr. GRPO, 2503.20783), which is (N - 1) / N times `rloo_advantages`.
+    0 where all rewards of a question are equal, or differ only by rounding (`above_rounding`).
     """
     centred = rewards - rewards.mean(-1, keepdim=True)
     std = centred.square().mean(-1, keepdim=True).sqrt()
@@ -456,14 +465,14 @@ def group_advantages(rewards: Tensor, divide_by_std: bool = True) -> Tensor:
 
 
 def best_of_n(rewards: Tensor, values: Tensor, n: int) -> Tensor:
-    """Mean value of the best by reward of n samples, over all subsets of n of the N columns.
+    """Value of the best of n samples by reward, averaged over all subsets of n of the N columns.
 
-    rewards, values: (Q, N), of the same samples: what the choice looks at, and what it is judged
-    by. Returns (Q,), an estimate without bias of best-of-n for every n <= N from one set of N
-    samples. Samples of equal reward share the place: their weights are equal, so the order of
-    columns never matters. n = 1 is the mean; n = N the value of the best.
-    A group of t equal rewards with b below it holds the best of C(b + t, n) - C(b, n) subsets out
-    of C(N, n).
+    rewards, values: (Q, N), of the same samples. The reward makes the choice, the value judges it.
+    Returns (Q,): an unbiased estimate of best-of-n for every n <= N, from one set of N samples.
+    Samples of equal reward get equal weights, so the order of columns never matters. n = 1 gives
+    the mean, n = N the value of the best.
+    A group of t equal rewards with b rewards below it has the best sample of C(b + t, n) - C(b, n)
+    of the C(N, n) subsets.
     """
     assert rewards.shape == values.shape, f"{tuple(rewards.shape)} and {tuple(values.shape)}"
     samples = rewards.shape[-1]
@@ -496,9 +505,10 @@ def reinforce_loss(
 ) -> Tensor:
     """Reward-weighted log-likelihood: raise answers above the baseline, lower those below it.
 
-    logp, mask: (B, T), of fresh samples: on-policy only, nothing clips a stale one. rewards: (B,).
-    baseline: taken from the rewards; by default their mean here (Williams 1992); pass the whole
-    step's mean when this is a part of it, and 0 for rewards that have one (`rloo_advantages`).
+    logp, mask: (B, T), of fresh samples. On-policy only: nothing clips a stale one. rewards: (B,).
+    baseline: subtracted from the rewards, by default their mean here (Williams 1992). Pass the
+    whole step's mean when this is a part of it, and 0 for rewards that have a baseline
+    (`rloo_advantages`).
     Returns the mean over answers of -(reward - baseline) * log-prob of the answer.
     """
     if baseline is None:
@@ -507,7 +517,7 @@ def reinforce_loss(
 
 
 def _of_tokens(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Advantages (B, T), or (B,) for each token of an answer alike, as constants (B, T)."""
+    """Advantages (B, T), or (B,) that all tokens of an answer share, as constants (B, T)."""
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand(mask.shape)
     return select(advantages, mask).detach()
@@ -521,7 +531,7 @@ def _policy_loss(
     losses: Tensor, outside: Tensor, log_ratio: Tensor, mask: Tensor, mean: str,
     length: int | None, count: Count, tokens: Count,
 ) -> PolicyLoss:
-    """The mean of the losses (B, T); over tokens, the share outside and k3 of KL(old || new)."""
+    """The mean of the losses (B, T). Over tokens: the share outside and k3 of KL(old || new)."""
     k3 = kl_estimates(-_bounded(log_ratio.detach()), torch.zeros_like(log_ratio)).k3
     tokens = count if mean == "tokens" else tokens
     return PolicyLoss(
@@ -538,19 +548,20 @@ def clipped_policy_loss(
 ) -> PolicyLoss:
     """Raise tokens of positive advantage, lower the others, until the ratio leaves its range.
 
-    -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A). The clip is one-sided: it takes the gradient
-    from steps that would gain more, never from those that would undo harm. A higher clip_high than
+    -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A). The clip is one-sided: it removes the
+    gradient of steps that would gain more, never of steps that would undo harm. A clip_high above
     clip_low lets rare tokens become frequent (DAPO, 2503.14476 eq. 8).
     ratio: token: r = exp(logp - old_logp) of each token (PPO, 1707.06347 eq. 7).
         sequence: r = exp of the mean of logp - old_logp over the answer, for all of its tokens
-        (GSPO, 2507.18071 eq. 5 and 7); it moves less, so its ranges are some 1000 times narrower.
-        With advantages that differ by token it spreads each over the whole answer.
+        (GSPO, 2507.18071 eq. 5 and 7). It moves less, so its ranges are some 1000 times narrower.
+        An advantage of one token is spread over the whole answer.
     mean, length, count: see `reduce_tokens`.
-    logp, old_logp, mask: (B, T); old_logp those of the policy that drew. advantages: (B, T), or
-    (B,) of answers; constants. Returns the loss and, detached and over tokens whatever `mean` is,
-    the share whose r is outside the range and k3 of KL(old || new), r - 1 - log r of each token.
-    tokens: what these two are divided by, where `count` counts answers (as count does elsewhere).
-    Log-ratios beyond +-60 nats count as 60, without gradient: float32 has no such ratio.
+    logp, old_logp, mask: (B, T). old_logp is that of the policy that drew. advantages: (B, T), or
+    (B,) of answers; constants.
+    Returns the loss and two detached numbers: the share of tokens whose r is outside the range, and
+    k3 of KL(old || new), the mean of r - 1 - log r. Both are over tokens, whatever `mean` is.
+    tokens: the number to divide these two by, needed where `count` counts answers.
+    Log-ratios beyond +-60 nats count as +-60, without gradient: float32 has no such ratio.
     """
     if ratio not in ("token", "sequence"):
         raise ValueError(f"ratio {ratio!r}: expected 'token' or 'sequence'")
@@ -586,15 +597,16 @@ def cispo_loss(
     mean: str = "tokens", *, length: int | None = None, count: Count = None,
     tokens: Count = None,
 ) -> PolicyLoss:
-    """Policy gradient weighted by the ratio, which is clipped above: no token is left out.
+    """Policy gradient weighted by the ratio, which is clipped above: every token has a gradient.
 
     -min(r, 1 + clip_high) A logp, with r = exp(logp - old_logp) as a constant (CISPO, 2506.13585
-    eq. 4 and 5, without a clip below). PPO's clip takes the gradient from a token that has moved
-    far; here it is only bounded. It never turns around either: what holds the policy back is that
-    advantages are of both signs.
+    eq. 4 and 5, without a clip below). PPO's clip removes the gradient of a token that has moved
+    far. Here the gradient is only bounded. It never changes sign either: only the two signs of the
+    advantages hold the policy back.
     logp, old_logp, mask: (B, T). advantages: (B, T), or (B,) of answers; constants.
-    mean, length, count, tokens: see `clipped_policy_loss`. Returns the loss (its value has no
-    meaning, at r = 1 its gradient is the policy gradient), the share of clipped tokens and k3.
+    mean, length, count, tokens: see `clipped_policy_loss`. Returns the loss, the share of clipped
+    tokens and k3. The value of the loss has no meaning; its gradient at r = 1 is the policy
+    gradient.
     """
     advantages, logp = _of_tokens(advantages, mask), select(logp, mask)
     log_ratio = logp - select(old_logp, mask).detach()
@@ -607,7 +619,7 @@ def ppo_value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float, *,
     count: Count = None,
 ) -> ValueLoss:
-    """Move values to the returns, no further than clip_range from where they stood at sampling.
+    """Move values towards the returns, at most clip_range away from their values at sampling.
 
     0.5 max((v - R)^2, (clip(v, v_old +- eps) - R)^2), the mean per real token (N, detail 9; LHP).
     All tensors (B, T), in units of reward; old_values and returns are constants.

@@ -72,11 +72,11 @@ def test_the_sides_with_and_without_sharing_do_the_same_work(stage):
 def test_useful_operations_by_hand():
     """One layer, D = 4, I = 8, V = 10: context of 3, question of 2, one answer of 1.
 
-    A token costs 2 * 4 * 8 = 64 for its key and value; the rest of a block, query, output and the
-    three matrices of the SwiGLU, 2 * 4 * (4 + 4 + 3 * 8) = 256. Of the last (here the only) block
-    the prefix, 3 + 1 tokens, needs 64 each. The completion reads the last prompt token and the
-    answer:
-    2 * (64 + 256), attention to 5 and 6 keys at 4 * 4 each, and two logits rows at 2 * 4 * 10.
+    A token costs 2 * 4 * 8 = 64 for its key and value. The rest of a block (query, output and the
+    three matrices of the SwiGLU) costs 2 * 4 * (4 + 4 + 3 * 8) = 256. In the last (here the only)
+    block the 3 + 1 tokens of the prefix need 64 each.
+    The completion reads the last prompt token and the answer. This costs 2 * (64 + 256), attention
+    to 5 and 6 keys at 4 * 4 each, and two logits rows at 2 * 4 * 10.
     """
     shape = {"vocab_size": 10, "n_layer": 1, "n_embd": 4, "n_head": 2, "n_inner": 8}
     config = build_model("transformer", shape).config

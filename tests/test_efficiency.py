@@ -50,9 +50,11 @@ def counted(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_token_is_read_once_and_has_logits_where_the_next_is_predicted(name):
-    """Contexts of 7 tokens, 5 questions of 11, 9 answers of 14: 32 tokens, the last of a question
-    in each of its answers, 4 more. 14 answer tokens and 9 EOS tokens are predicted, and 11 of the
-    text."""
+    """The contexts have 7 tokens in all, the 5 questions 11, the 9 answers 14: 32 tokens. The last
+    token of
+    a question is read with each of its answers: 4 more. 14 answer tokens and 9 EOS tokens are
+    predicted, and 11 of the text.
+    """
     for score, reads_eos, tokens, logits in (
         (score_completions, False, 36, 23), (score_text, False, 36, 23 + 11),
         (last_hidden, True, 36 + 9, 0),

@@ -71,8 +71,10 @@ def test_rules_read_the_window_and_the_first_answers_of_training():
 
 
 def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(monkeypatch):
-    """A parent that knows nothing, a policy that stops at once, and a reward that likes it short:
-    the policy wins all, and its one token costs ln V; the parent's, under it, 32 times 40 nats."""
+    """A parent that knows nothing, a policy that stops at once, and a reward that likes it short.
+    The policy wins all. Its one token costs ln V. The parent's answers cost 32 times 40 nats under
+    it.
+    """
 
     def brevity(reward, trees, eos_id, device):
         return torch.tensor([-float(len(a[0])) for _, qs in trees for _, a in qs])

@@ -83,8 +83,9 @@ def test_parts_of_a_packed_forest_worked_by_hand():
 
 
 def test_parts_pay_for_long_contexts_by_hand():
-    """Two trees of 4 and 1 tokens as above: 2 * 36 scores in rows, 6 * 2 + 4 * 4 + 1 in parts, of
-    which there are four: 43 scores of channels against 4 * 700,000."""
+    """Two trees of 4 and 1 tokens as above: 2 * 36 scores in rows, 6 * 2 + 4 * 4 + 1 in parts.
+    There are four parts, so 43 scores of channels stand against 4 * 700,000.
+    """
     levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
     limit = 4 * SCORES_PER_PART / 43
     assert not parts_pay(levels, int(limit)) and parts_pay(levels, int(limit) + 1)

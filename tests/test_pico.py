@@ -288,8 +288,8 @@ def first_of_type(paragraph: Paragraph, question: Question) -> str:
 def test_floors(difficulty):
     """The first answer of the type is right in a quarter of the questions, and so is no other rule.
 
-    Of the answers of a paragraph that have the type of the gold, the first one that does not stand
-    in the question; and the first span of the context that merely looks like that type.
+    One rule takes the first answer of the paragraph that has the gold's type and does not stand in
+    the question. The other takes the first span of the context that merely looks like that type.
     """
     first, looks, total = 0, 0, 0
     for paragraph in generate_articles(3, "validation", 200, difficulty):

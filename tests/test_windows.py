@@ -156,8 +156,9 @@ def test_only_contexts_that_are_too_long_are_cut():
 @settings(max_examples=150, deadline=None)
 @given(st.integers(20, 160), st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 5))
 def test_nothing_but_the_context_is_ever_cut(block, seed, number, max_questions):
-    """At any block size: paths fit, questions and golds are whole, each question is there once or
-    counted as dropped, and a context is whole or a window of it that holds the gold's tokens."""
+    """At any block size, paths fit and questions and golds are whole. Each question is there once
+    or counted as dropped. A context is whole, or a window of it that holds the gold's tokens.
+    """
     source = generate_articles(number, "train", 1, 2)
     paragraphs = encoded(*source)
     units = context_groups(paragraphs, block, max_questions)
@@ -235,8 +236,10 @@ def test_evaluation_takes_the_first_tokens():
 
 @pytest.mark.parametrize("stride", [1, 7, 30, 1000])
 def test_overlapping_windows_read_all_of_a_long_context(stride):
-    """100 words of 2 tokens: each is in a window, windows are full, start `stride` tokens apart (no
-    more than a window holds, the last one at the end), and the first is the only one without."""
+    """100 words of 2 tokens: each is in a window. Windows are full and start `stride` tokens apart
+    (no more than a window holds; the last one is at the end). Without a stride there is only the
+    first window.
+    """
     words = [f"w{i}" for i in range(100)]
     [paragraph] = encoded(paragraph_of(words, (98, 1), (1, 1)))
     options = {"block_size": 100, "answer_budget": 8}

@@ -4,8 +4,8 @@
         --pico_share 0 --output mine.tiktoken
     python main_squad.py --dataset DATA --tokenizer mine.tiktoken
 
-Do so for text that the shipped tokenizer makes far more tokens of than of English: its tokens are
-English, other scripts are left to single bytes. Without --output it makes the shipped file,
+Do so for text that takes the shipped tokenizer far more tokens than English. Its tokens are
+English, and other scripts are left to single bytes. Without --output it makes the shipped file,
 src/data/tokenizers/pico.tiktoken:
 
     PYTHONPATH=. python tools/train_tokenizer.py --dataset squad/train.json
@@ -18,8 +18,9 @@ tokens of a held-out context, by the number of ids:
     2,048    355       82
     4,096    297       80
 
-2,048 is where every function word and syllable of pico is one token; twice as many ids would cut
-SQuAD by a sixth and pico by nothing, for twice the embedding of a model of under a million weights.
+At 2,048 every function word and syllable of pico is one token. Twice as many ids would shorten
+SQuAD by a sixth and pico hardly at all. They would double the embedding of a model with under a
+million weights.
 Without generated text 2,048 ids give 346 and 123: what pico gains costs SQuAD 3%.
 
 The shipped file was made before `pico` had its fifth level: the command above now gives one that

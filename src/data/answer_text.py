@@ -45,8 +45,8 @@ _EAST_ASIAN_DATE = (
 _NUMBER_WORD = (
     "(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|hundred|thousand|million)"
 )
-# Where a number or a name may begin and end: not beside a letter that could make it part of a code
-# (A4), but beside a letter of a script without capitals, as in 2010年 or 3명.
+# Where a number or a name may begin and end. It may not be beside a letter that could make it part
+# of a code (A4). It may be beside a letter of a script without capitals, as in 2010年 or 3명.
 _LEFT = r"(?<![\p{Cased}\p{M}\p{N}\p{GCB=Prepend}_])"
 _RIGHT = r"(?![\p{Cased}\p{M}\p{N}_])"
 _CAPITALISED = rf"[\p{{Lu}}\p{{Lt}}][[\w'’\-]--[{UNSPACED}]]*"

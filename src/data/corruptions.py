@@ -1,7 +1,8 @@
 """Ways to spoil an answer. Each takes a scene and a random generator and offers candidates.
 
-A corruption function returns a short list of texts, in no order that matters; it may be empty where
-the kind does not apply. It need not avoid the golds or look at lengths: the caller does both.
+A corruption function returns a short list of texts. Their order does not matter, and the list is
+empty if the kind does not apply. The function need not avoid the golds or look at lengths: the
+caller does both.
 """
 
 from bisect import bisect_left, bisect_right
@@ -14,7 +15,7 @@ from src.data.answer_text import answer_tokens, answer_type, typed_spans
 from src.data.segmentation import main_script, piece_spans, sentence_edges, word_spans
 from src.data.squad_types import Paragraph
 
-_MAX_SENTENCE = 600  # characters; what has no full stop for longer is no sentence
+_MAX_SENTENCE = 600  # characters; a longer text without a full stop is no sentence
 _SAMPLES = 6  # candidates of each length that are drawn from a large set
 _MAX_CANDIDATES = 24  # of a paragraph's spans or answers
 _COMMAS = ",;:，；：、،؛"
@@ -87,7 +88,8 @@ def make_scene(view: View, question: int, gold: int) -> Scene:
 
 
 def other_span(scene: Scene, rng: Random) -> Sequence[str]:
-    """Spans of the same context that do not touch the answer, about as long; and shorter words."""
+    """Spans of the same context, about as long as the answer and apart from it; and shorter words.
+    """
     words, size = len(scene.view.words), scene.last - scene.first + 1
     found = []
     for number in range(3 * _SAMPLES):
@@ -162,8 +164,9 @@ def sentence(scene: Scene, rng: Random) -> Sequence[str]:
 
 
 def unrelated(scene: Scene, rng: Random) -> Sequence[str]:
-    """Phrases about something else altogether, that the context does not hold, in its own script:
-    another would give them away. Of a script without words here, numbers and years.
+    """Phrases about something else altogether that are not in the context. They are in its script,
+    because another script would give them away. For a script without words here, they are numbers
+    and years.
     """
     phrases = [_phrase(scene.view.script, rng) for _ in range(2 * _SAMPLES)]
     return [phrase for phrase in phrases if phrase.lower() not in scene.view.lower]
@@ -177,7 +180,7 @@ def sampled(scene: Scene, rng: Random) -> Sequence[str]:
 
 
 def _some(items: list[str], rng: Random) -> list[str]:
-    """All items, or where they are many, some."""
+    """All items, or some of them if they are many."""
     if len(items) <= _MAX_CANDIDATES:
         return items
     return [items[int(rng.random() * len(items))] for _ in range(_MAX_CANDIDATES)]
@@ -187,7 +190,7 @@ def _list(words: str) -> tuple[str, ...]:
     return tuple(words.split())
 
 
-# Everyday words, one token each under most tokenizers, the small one of `pico` included: an odd
+# Everyday words, one token each under most tokenizers, including the small one of `pico`. An odd
 # phrase of rare words would be longer in tokens than in characters.
 _ADJECTIVES = _list(
     """
@@ -228,7 +231,7 @@ _FORMS: tuple[tuple[Sequence[str], ...], ...] = (
 )
 
 
-# Everyday nouns by script, as its most used language writes them. A phrase is of one to five.
+# Everyday nouns by script, in its most used language. A phrase has one to five.
 _OTHER_NOUNS = {
     "Han": _list(
         """
@@ -293,7 +296,7 @@ def _forms(script: str | None) -> Sequence[Sequence[Sequence[str]]]:
 
 
 def _phrase(script: str | None, rng: Random) -> str:
-    """One of some millions of phrases, of numbers alone one of some hundreds."""
+    """One of some millions of phrases; one of some hundreds if there are only numbers."""
     forms = _forms(script)
     form = forms[int(rng.random() * len(forms))]
     blank = _JOINED_BY.get(script or "", " ")

@@ -1,9 +1,9 @@
 """Graphemes, words and sentences of any script, by Unicode properties.
 
 A grapheme is what a reader takes for one character (`\\X`, UAX 29): a letter with its marks.
-Nothing here cuts inside one. Scripts that write no blanks between words (Han, kana, Thai, Lao,
-Khmer, Burmese) would need a dictionary to find words; as in UAX 29 without one, every grapheme
-counts as a word there, and a run of katakana as one.
+Nothing here cuts inside one. In scripts that write no blanks between words (Han, kana, Thai, Lao,
+Khmer, Burmese) it takes a dictionary to find words. As in UAX 29 without a dictionary, every
+grapheme counts as a word there, and a run of katakana as one word.
 """
 
 import re

@@ -54,9 +54,9 @@ def context_groups(
     """The questions that can be trained on, by paragraph, in groups of at most max_questions whose
     first golds fit one window.
 
-    A question is dropped, and counted, where with each of its golds the question, the answer and a
-    window that holds the gold exceed the block. answer_budget: least tokens to leave for an answer
-    and its EOS (PPO samples answers of its own).
+    A question is dropped, and counted, if no gold of it fits: with each, the question, the answer
+    and a window that holds the gold exceed the block. answer_budget: least tokens to leave for an
+    answer and its EOS (PPO samples answers of its own).
     """
     groups, dropped = [], 0
     for p, paragraph in enumerate(paragraphs):

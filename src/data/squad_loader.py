@@ -1,8 +1,8 @@
 """Where questions come from: data files, the hub, or the embedded `pico` generator.
 
-Whatever the source, the outcome is the same: training and validation paragraphs whose article
-titles and contexts are disjoint, a report of what was dropped and mended, and an identity from
-which a later stage loads the very same data (and is refused when the data has changed since).
+Whatever the source, the outcome is the same: training and validation paragraphs with disjoint
+article titles and contexts, a report of what was dropped and mended, and an identity. From the
+identity a later stage loads the very same data, or is refused if the data has changed since.
 """
 
 import os
@@ -51,7 +51,7 @@ _FETCH = "import datasets, sys; datasets.load_dataset(sys.argv[1])"
 
 # A split's name -> what loads it. `whole` is that of a lone file, which has no splits.
 Sources = dict[str, Callable[[], list]]
-# What rows, each with its place, are read as: questions, or for `--pairs` preference pairs.
+# Reads rows, each with its place, as questions, or for `--pairs` as preference pairs.
 Parse = Callable[[Iterable[tuple[str, Any]], LoadReport], list]
 
 
@@ -88,15 +88,15 @@ def load_squad(
     evaluate: bool = False,
     split: str | None = None,
 ) -> SquadData:
-    """Load `--dataset`: auto, squad, pico, a file, a folder or a hub id; of the
-    latter two also one of their configurations, as NAME:CONFIG.
+    """Load `--dataset`: auto, squad, pico, a file, a folder or a hub id. A folder or a hub id may
+    name one of its configurations, as NAME:CONFIG.
 
     seed, difficulty: the generator's; `seed` also draws the sample of `num_examples`.
-    num_examples: training questions to keep, in whole paragraphs, so a few more may come; None: all
-        there are (of pico, which has no end, 60,000).
-    strict: refuse data of which anything would be dropped.
-    evaluate: what is measured on becomes `validation`, and `train` is empty: `split`, else the
-        validation split, else a lone file as a whole, else the test split.
+    num_examples: training questions to keep, in whole paragraphs, so there may be a few more. None:
+        all there are (for pico, which has no end, 60,000).
+    strict: refuse data if any of it would be dropped.
+    evaluate: `train` is empty, and `validation` is what to measure on: `split`, else the validation
+        split, else a lone file as a whole, else the test split.
     The identity holds the arguments that matter, the counts, and a sha256 of the content.
     """
     if num_examples is not None and num_examples < 1:
@@ -162,7 +162,7 @@ def _measured(
 
 
 def _halves(sources: Sources, dataset: str, report: LoadReport) -> dict[str, list[Paragraph]]:
-    """Train and validation; where only one of them is there, or a lone file, it is split."""
+    """Train and validation. If there is only one of them, or a lone file, it is split."""
     if "train" in sources and "validation" in sources:
         found = {name: sources[name]() for name in ("train", "validation")}
         for name, paragraphs in found.items():
@@ -257,7 +257,7 @@ def sources_at(
 
 
 def _pico(seed: int, split: str, questions: int, difficulty: int) -> list[Paragraph]:
-    """The first generated paragraphs that hold this many questions: more articles change none."""
+    """The first generated paragraphs that hold this many questions. More articles change none."""
     articles, paragraphs = 4, generate_articles(seed, split, 4, difficulty)
     while (held := count_questions(paragraphs)) < questions:
         articles = max(articles + 1, int(1.02 * questions * articles / held) + 1)
@@ -289,7 +289,7 @@ def _by_split(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _of_files(files: list[Path], report: LoadReport, reading: Reading) -> list:
-    """What the rows of some files together are read as, in their order."""
+    """The rows of some files, read together in their order."""
     rows = (
         row
         for file in files
@@ -303,7 +303,7 @@ def _hub_sources(
 ) -> Sources:
     """The splits of a hub data set, or of a folder that is laid out or was saved as one."""
     _offline_without_address()
-    import datasets  # takes a second, and pico does without
+    import datasets  # takes a second; pico does not need it
 
     saved = any(Path(hub_id, name).exists() for name in ("dataset_dict.json", "state.json"))
     try:
@@ -336,7 +336,7 @@ def _hub_sources(
 
 
 def _of_hub(splits: dict[str, Iterable[Any]], report: LoadReport, reading: Reading) -> list:
-    """What the rows of some splits together are read as."""
+    """The rows of some splits, read together."""
     return reading.parse(
         (
             (f"{source}, row {number}", row)
@@ -348,9 +348,9 @@ def _of_hub(splits: dict[str, Iterable[Any]], report: LoadReport, reading: Readi
 
 
 def _offline_without_address() -> None:
-    """Have the hub's libraries look in their cache alone where the hub's name has no address.
+    """Make the hub's libraries look only in their cache if the hub's name has no address.
 
-    They would retry for half a minute first. They read the variable as they are imported.
+    Otherwise they would retry for half a minute first. They read the variable on import.
     """
     if getproxies():  # which look names up themselves
         return
@@ -362,8 +362,9 @@ def _offline_without_address() -> None:
 
 
 def _fetched_within(seconds: float) -> bool:
-    """Whether the hub's SQuAD came into the library's cache in time. In a child process, since only
-    a process can be ended: the library retries and waits in ways no flag bounds."""
+    """Whether the hub's SQuAD came into the library's cache in time. This runs in a child process,
+    because only a process can be ended: the library retries and waits in ways that no flag bounds.
+    """
     _offline_without_address()
     try:
         child = subprocess.run(

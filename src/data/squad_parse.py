@@ -234,9 +234,9 @@ def _id(row: dict, context: str, question: str) -> str:
 
 
 def _golds(value: Any) -> list[tuple[str, Any]]:
-    """(text, answer_start or None) of each answer, in whichever of the usual shapes it comes: a
-    text, a list of texts, a list of {"text", "answer_start"}, or one such object whose values are
-    lists (the hub's) or single.
+    """(text, answer_start or None) of each answer. It may have any of the usual shapes: a text, a
+    list of texts, a list of {"text", "answer_start"}, or one such object, whose values are lists
+    (the hub's) or single.
     """
     if isinstance(value, dict):
         if "text" not in value:

@@ -1,19 +1,18 @@
 """Preference pairs: a gold answer against a corruption of a recorded kind.
 
-`CORRUPTIONS` is the one table to edit: a kind's weight, what makes it, what it teaches. Weights
-count relative to each other among the kinds that apply to a question.
+`CORRUPTIONS` is the one table to edit: a kind's weight, what makes it, what it teaches. Weights are
+relative to those of the other kinds that apply to a question.
 
-A pair is a pure function of the seed, the data set's name, the question's id and its paragraph; of
-the user's own prompts also of those next to it.
-
-A rejected answer that the model's block cannot hold is no candidate: were such pairs dropped once
-they are drawn, the shorter rejections would be left, and length would give the answer away.
+A pair is a pure function of the seed, the data set's name, the question's id and its paragraph. For
+the user's own prompts it also depends on the neighbouring prompts.
 
 Length must not give the answer away. Some kinds only lengthen (`sentence`), some only shorten
-(`truncated`), some keep the length (`shuffled`); the others can do either. So, question by
-question, the kind is drawn by weight, and those that can do either are tilted, all by the same
-share, just so far that over the question's mix of kinds longer and shorter rejections have equal
-chances.
+(`truncated`), some keep the length (`shuffled`), and the others can do either. For each question,
+the kind is drawn by weight. The kinds that can do either are tilted, all by the same share, just so
+far that longer and shorter rejections are equally likely over the question's mix of kinds.
+
+For the same reason, a rejected answer that does not fit the model's block is no candidate. If such
+pairs were drawn first and dropped later, the shorter rejections would be left.
 """
 
 import hashlib
@@ -32,8 +31,8 @@ from src.utils.errors import UserError
 Fits = Callable[[int, int, int, str], bool]
 Corruption = Callable[[corrupt.Scene, Random], Sequence[str]]
 
-# As much as three times all others: most pairs that can have the model's own wrong answer have it,
-# as far as the balance of lengths below allows.
+# Three times as much as all others together. Most pairs that can have the model's own wrong answer
+# get it, as far as the balance of lengths below allows.
 SAMPLED_WEIGHT = 24.0
 
 # kind -> (weight, what makes it, what it teaches)
@@ -50,9 +49,9 @@ CORRUPTIONS: dict[str, tuple[float, Corruption, str]] = {
 }
 
 
-# What needs to know where the answer stands in its context.
+# Kinds that need the place of the answer in its context.
 _NEED_A_PLACE = ("other_span", "shifted", "sentence")
-# Prompts of the user's own that lend their answers to each other, for other_answer.
+# How many of the user's own prompts on either side lend their answers, for other_answer.
 _NEIGHBOURS = 8
 
 
@@ -111,13 +110,14 @@ def make_pairs(
     fits: Fits | None = None,
     sampled: Mapping[Place, Sequence[str]] | None = None,
 ) -> list[Pair]:
-    """One pair a question, in order; a question that no kind can spoil has none.
+    """One pair a question, in order; a question to which no kind applies has none.
 
-    corruptions: weights by kind, as parse_corruptions gives them. metric: how answers are compared;
-    no rejected text is the same as a gold of its question by it, and none is empty. fits: which
-    golds and rejected texts may be taken, None: all; where none may, a pair is made that does not
-    fit, to be counted. sampled: what a model answered, by (paragraph, question) number, for the
-    kind of that name.
+    corruptions: weights by kind, as parse_corruptions gives them.
+    metric: how answers are compared. By it no rejected text equals a gold of its question. No
+    rejected text is empty.
+    fits: which golds and rejected texts may be taken, None: all. If none may, a pair that does not
+    fit is made, to be counted.
+    sampled: what a model answered, by (paragraph, question) number, for the kind of that name.
     """
     sampled = sampled or {}
     weights = parse_corruptions(None) if corruptions is None else corruptions
@@ -143,8 +143,8 @@ def make_pairs(
 
 
 def _with_neighbours(paragraphs: Sequence[Paragraph], number: int) -> Paragraph:
-    """The paragraph; one of the user's own prompts with the questions that come next to it behind
-    its own, as their answers are what a wrong answer looks like.
+    """The paragraph. A prompt of the user's own gets the neighbouring questions after its own:
+    their answers show what a wrong answer looks like.
     """
     paragraph = paragraphs[number]
     if paragraph.template:
@@ -193,8 +193,9 @@ def _by_length(candidates: Sequence[str], length: int) -> dict[float, list[str]]
 
 
 def _clearly(side: float, candidates: list[str], chosen: str) -> list[str]:
-    """Of the candidates on one side, those that most tokenizers agree on: a quarter of the longer
-    text apart, and not the other way round in words. All of them, where there are none such."""
+    """Of the candidates on one side, those that most tokenizers agree on: the lengths differ by a
+    quarter of the longer text, and the words do not say the opposite. If there are none, all.
+    """
     sign, words = 2 * side - 1, chosen.count(" ")
     clear = [
         text
@@ -208,11 +209,10 @@ def _clearly(side: float, candidates: list[str], chosen: str) -> list[str]:
 def _balance(
     sides: dict[str, dict[float, list[str]]], weights: dict[str, float]
 ) -> tuple[float, dict[str, float]]:
-    """The chance t of a kind's longest side rather than its shortest, and the weights, such that
-    the mean side over the kinds is 1/2: the sum of w * (low + t * (high - low)) is half the sum of
-    w.
+    """The chance t of a kind's longest side rather than its shortest, and the weights. They make
+    the mean side over the kinds 1/2: the sum of w * (low + t * (high - low)) is half the sum of w.
 
-    Where no t does it, as for a one-letter answer, t stops at 0 (or 1) and the kinds that can only
+    If no t does it, as for a one-letter answer, t stops at 0 (or 1), and the kinds that can only
     lengthen (or shorten) give up as much weight as it takes.
     """
     excess = sum(weights[kind] * (0.5 - min(found)) for kind, found in sides.items())

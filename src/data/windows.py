@@ -4,7 +4,7 @@ A block of `block_size` tokens must hold context, question, answer and EOS of ev
 to completion. Where the whole context fits it is taken whole. Otherwise a window keeps the head
 (`Context:`), a run of the text's tokens, and the last token (the line's end).
 
-Training knows the golds: questions whose golds fit one window share it, and its start is drawn
+Training knows the golds. Questions whose golds fit one window share it. Its start is drawn
 uniformly from those that hold them all, so that a gold's place in the window tells nothing.
 Evaluation takes the first tokens, or overlapping windows, whatever the answer is. Custom prompts
 are never cut.
@@ -188,8 +188,8 @@ def evaluation_trees(
     Prompts without a context that begin alike come side by side, their beginning as a context.
 
     contexts[i], questions[i][j]: ids; answer_budget: tokens left for the answer and its EOS.
-    doc_stride: tokens from the start of one window of a context that is cut to the next; None: only
-    its first. heads: per context, the tokens that every window begins with (for doc_stride).
+    doc_stride: tokens from one window's start to the next, in a context that is cut; None: only its
+    first window. heads: per context, the tokens that every window begins with (for doc_stride).
     Nothing here depends on an answer.
     """
     trees: list[Tree] = []
@@ -232,8 +232,8 @@ def _later_windows(
 def _share_beginnings(
     trees: list[Tree], index: list[list[Place]], max_questions: int
 ) -> tuple[list[Tree], list[list[Place]]]:
-    """The trees, after them those without a context: prompts of which at least half is the same
-    beginning are one tree.
+    """The trees, and after them those without a context. Prompts that share a beginning of at least
+    half their length are one tree.
     """
     own = sorted((i for i in range(len(trees)) if not trees[i][0]), key=lambda i: trees[i][1][0][0])
     groups: list[tuple[list[int], list[int]]] = []  # (beginning, trees)
@@ -285,8 +285,8 @@ def read_ranges(
 
 
 def golds_lost(paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTrees) -> float:
-    """Share of all questions of which no gold is left in the context that evaluation reads. Golds
-    of which it is not known where they stand do not count.
+    """Share of all questions without a gold left in the context that evaluation reads. Golds whose
+    place is not known do not count.
     """
     lost = len(evaluation.dropped)
     for (i, j), ranges in read_ranges(paragraphs, evaluation).items():
@@ -305,8 +305,8 @@ def attach_answers(
 ) -> tuple[list[Tree], list[list[Place]]]:
     """The evaluation's trees with the given answers, and the place of each question.
 
-    Questions without an entry, or of which one answer with its EOS exceeds answer_budget, are left
-    out: compare the number of places to see how many.
+    A question without an entry is left out, and so is one with an answer that exceeds answer_budget
+    with its EOS. Compare the number of places to see how many.
     """
     trees, index = [], []
     for (context, asked), places in zip(evaluation.trees, evaluation.index, strict=True):

@@ -1,8 +1,8 @@
 """Best of n by the reward model: what the choice among more samples does to reward and true F1.
 
 One set of N samples a question serves every n <= N: `losses.best_of_n` takes the mean over all
-subsets, so the points of a curve share their noise and none of them is biased. A random one of n
-samples is no better than one of them: it stands beside each n as the control.
+subsets, so the points of a curve share their noise and none of them is biased. The control beside
+each n is a random one of n samples, which is no better than a single sample.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ def best_of_n_rows(
     """A row for each n, {"n", "kl_bound", metric, metric_low, metric_high, ...}, and what the
     rows' means are of, question by question: {"f1_of_4": ..., ...}.
 
-    Metrics: f1 and em in percent and reward of the best, random_f1, random_em and random_reward of
-    a random one, f1_gain of the best over it, with the interval of the paired difference.
-    kl_bound: nats an answer from the policy that was sampled, at most.
+    Metrics of the best: f1 and em in percent, and reward. Of a random one: random_f1, random_em and
+    random_reward. f1_gain: of the best over the random one, with the interval of the paired
+    difference. kl_bound: nats an answer from the policy that was sampled, at most.
     """
     rewards, f1, em = sample_and_score(c, model, max(sizes), seed)
     groups = c.held_out.groups

@@ -43,15 +43,16 @@ def kind_of_set(seen: int, total: int) -> str:
 class EvaluationSet(NamedTuple):
     """All lists have one entry for each question, in the order of the prompts.
 
-    prompts: cut to their windows; golds: ids of each question's first gold.
-    groups: the context of each question, for intervals. lost: share of questions of which the
-    window keeps no gold; dropped: questions that leave no room for a context.
-    later: the same questions below later windows of contexts that are cut, where --doc_stride asks
-    for them; later_of: the number of each question there. metric: how answers are compared with
-    golds; own_metric: the function of --metric.
-    max_answer_tokens: longest answer, EOS included; ceiling: percent of questions of which a window
-    holds a gold no longer than that. seen: questions whose context was trained on, which are not
-    held out.
+    prompts: cut to their windows. golds: ids of each question's first gold.
+    groups: the context of each question, for intervals.
+    lost: share of questions whose window keeps no gold.
+    dropped: questions that leave no room for a context.
+    later: the same questions below later windows of contexts that are cut, with --doc_stride.
+    later_of: the number of each question there.
+    metric: how answers are compared with golds. own_metric: the function of --metric.
+    max_answer_tokens: longest answer, EOS included.
+    ceiling: percent of questions with a window that holds a gold no longer than that.
+    seen: questions whose context was trained on, so that they are not held out.
     """
 
     prompts: list[PromptTree]
@@ -119,7 +120,7 @@ def choose_questions(
 
 def context_numbers(paragraphs: Sequence[Paragraph]) -> list[int]:
     """For each paragraph the number of the first with the same context: the groups of intervals. A
-    file may give a context anew with every question. Prompts of the user's own are each one.
+    file may repeat a context with every question. Each prompt of the user's own is a group.
     """
     numbers: dict[str, int] = {}
     keys = (p.context.strip() if p.template else p.title for p in paragraphs)
@@ -127,8 +128,8 @@ def context_numbers(paragraphs: Sequence[Paragraph]) -> list[int]:
 
 
 def context_names(paragraphs: Sequence[Paragraph]) -> dict[int, str]:
-    """For each group of intervals what it is called, whichever questions are chosen: the hash of
-    its context, or the title of a prompt of the user's own.
+    """The name of each group of intervals: the hash of its context, or the title of a prompt of the
+    user's own. It does not depend on which questions are chosen.
     """
     return {
         number: f"{context_hash(p.context):x}" if p.template else p.title
@@ -145,8 +146,8 @@ def held_out_questions(
     metric: str = "squad",
     own_metric: Function | None = None,
 ) -> EvaluationSet:
-    """All questions of some paragraphs, each context read from its start, wherever its golds are,
-    and in windows that start every `doc_stride` tokens if that is given.
+    """All questions of some paragraphs. Each context is read from its start, wherever its golds
+    are. With doc_stride it is also read in windows that start every `doc_stride` tokens.
     """
     trees = evaluate_on(
         encoded,
@@ -299,8 +300,8 @@ def evaluate_policy(
 ) -> PolicyResult:
     """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions.
 
-    Of a question with several windows the answer of the highest log-probability is taken; the loss
-    of its gold is that below the first window, as nothing here looks at where golds are.
+    If a question has several windows, the answer with the highest log-probability is taken. The
+    loss of its gold is that below the first window, because nothing here looks at where golds are.
     """
     eos_id = tokenizer.eos_id
 
@@ -336,8 +337,8 @@ def best_of_windows(
     eos_id: int,
     device="cpu",
 ) -> tuple[list[list[int]], list[Tree]]:
-    """Each question's answer of the highest log-probability, of those to its first window and to
-    the later ones, and a tree a question: that window with that answer.
+    """The answer to each question with the highest log-probability, over its first and later
+    windows, and a tree for each question: that window with that answer.
     """
     prompts = [*held_out.prompts, *held_out.later]
     asked = ((context, question) for context, qs in prompts for question in qs)

@@ -35,9 +35,9 @@ def sample_figures(
 ) -> SampleFigures:
     """KL from the parent as the summed k1 of one sample a question, its -log p and its tokens.
 
-    A sample that was cut off at max_new_tokens counts without EOS, which the policy did not draw: a
-    term that is not drawn from the policy can make the mean negative. first_row: how many questions
-    other ranks have before these, so that all draw from one stream.
+    A sample that was cut off at max_new_tokens counts without EOS, because the policy did not draw
+    it. A term that is not drawn from the policy can make the mean negative.
+    first_row: how many questions other ranks have before these, so that all draw from one stream.
     """
     drawn = list(
         generate_all(

@@ -1,8 +1,8 @@
 """Read a .gguf file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md): fields, tensors.
 
-The header is read here and not by gguf's own reader, which believes the counts that a damaged file
-claims; every length is held against the bytes that are there before anything is made of it. The
-formats of quantised tensors are gguf's.
+The header is read here, because gguf's own reader believes the counts that a damaged file claims.
+Here every length is checked against the bytes that are there before it is used. The formats of
+quantised tensors are gguf's.
 """
 
 import math

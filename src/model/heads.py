@@ -47,11 +47,11 @@ class RewardModel(nn.Module):
 
         score = head(state at EOS)  [+ w log p(answer), w learnt from 0, where there is a pointer]
 
-    Nothing stands above a pointer that could compare what it looked up with what the answer says;
-    but the backbone is a language model, whose log-probability of the answer is that comparison.
+    No layer above a pointer could compare what it looked up with what the answer says. But the
+    backbone is a language model, and its log-probability of the answer makes this comparison.
 
-    The pairwise loss fixes no offset and no scale, so the scores that PPO sees are
-    (raw - mean) / std with the mean and standard deviation of the raw scores of reference answers
+    The pairwise loss fixes no offset and no scale. So the scores that PPO sees are (raw - mean) /
+    std, with the mean and standard deviation of the raw scores of reference answers
     (`set_normalisation`).
     """
 
@@ -86,10 +86,10 @@ class RewardModel(nn.Module):
 
 
 class Critic(nn.Module):
-    """Trunk and value head: the expected return at each position, in normalised reward.
+    """Backbone and value head: the expected return at each position, in normalised reward.
 
-    Starts from the reward model, its head giving the normalised score at EOS, or, without one, from
-    the policy's weights with a head of zeros.
+    Starts from the reward model, so that its head gives the normalised score at EOS. Without a
+    reward model it starts from the policy's weights, with a head of zeros.
     """
 
     def __init__(self, backbone: nn.Module) -> None:

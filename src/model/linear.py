@@ -1,8 +1,8 @@
 """Products with weight matrices, and copies of them in which a CPU multiplies few rows fast.
 
-A product of the 16 rows of a decoding step runs at a third of the rate of a large one: most of the
-time goes into arranging the weights for it, anew for each product. oneDNN, which torch carries on
-most CPUs, reads weights that were arranged once, at two to three times the rate.
+A product of the 16 rows of a decoding step runs at a third of the rate of a large one. Most of the
+time goes into packing the weights, anew for each product. oneDNN, which comes with torch on most
+CPUs, can read weights that were packed once. This is two to three times as fast.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,18 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# id of a weight -> it and its arranged copy, for what runs inside `arranged` in the same thread.
+# id of a weight -> it and its packed copy, for what runs inside `prepacked` in the same thread.
 _NONE: Mapping[int, tuple[Tensor, Tensor]] = MappingProxyType({})
 _PREPACKED = ContextVar("arranged", default=_NONE)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) with a weight (O, I), and a bias (O,): (..., O)."""
-    # A compiled pass takes no arranged weights, and could not be one graph with the look-up in it.
+    # A compiled pass takes no packed weights, and could not be one graph with the look-up in it.
     kept = None if torch.compiler.is_compiling() else _PREPACKED.get().get(id(weight))
     if kept is None:
         return F.linear(x, weight, bias)
-    # No public name of torch takes arranged weights; torch.compile uses this one when it freezes.
+    # No public name of torch takes packed weights; torch.compile uses this one when it freezes.
     return torch.ops.mkldnn._linear_pointwise(x, kept[1], bias, "none", [], "")
 
 
@@ -38,7 +38,7 @@ class Linear(nn.Linear):
 
 
 class TiedEmbedding(nn.Embedding):
-    """An embedding that is the head, too."""
+    """An embedding that is also the head."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., D) to (..., V)."""
@@ -47,10 +47,11 @@ class TiedEmbedding(nn.Embedding):
 
 @contextmanager
 def prepacked(model: nn.Module, rows: int) -> Iterator[None]:
-    """Within, products with the model's weights read arranged copies of them, where there are any:
-    on a CPU with oneDNN, in float32. For reading many times weights that do not change.
+    """Inside this context, products with the model's weights read packed copies of them, where
+    there are any: on a CPU with oneDNN, in float32. Use it when weights that do not change are read
+    many times.
 
-    rows: of a typical product; of fewer than four, arranging gains nothing.
+    rows: of a typical product. With fewer than four, packing gains nothing.
     """
     known = _PREPACKED.get()
     weights = []

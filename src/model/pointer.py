@@ -2,11 +2,13 @@
 
 To answer "Where was Nora born?" a model has to find the place that the question speaks of and write
 down what stands there. The pointer is that step as a layer. The key of token j is made of the state
-*before* j, its value is token j itself: whoever is in a similar state looks up which token came
+*before* j, and its value is token j itself. So a token in a similar state looks up which token came
 next (pointer networks, Vinyals et al. 2015, 1506.03134; pointer sentinel, Merity et al. 2016,
-1609.07843; continuous cache, Grave et al. 2016, 1612.04426). "Who was born in Oslo?" asks for what
-stands before the words of the question. So a second head has keys of what stands on both sides of
-j, from the moment that AHEAD tokens more have been read.
+1609.07843; continuous cache, Grave et al. 2016, 1612.04426).
+
+"Who was born in Oslo?" asks for what stands before the words of the question. So a second head has
+keys made of what stands on both sides of j. Such a key exists once AHEAD more tokens have been
+read.
 
     f_t   = [hidden_t ; two weighted sums of the last K embeddings]       what was just read
     g_j   = a weighted sum of the AHEAD embeddings after j                what follows
@@ -15,13 +17,15 @@ j, from the moment that AHEAD tokens more have been read.
     a_tj  = softmax over j of  exp(tau) q_t . k_j,  beside a learned score for "nothing"
     out_t = hidden_t + W_o [sum_j a_tj e(x_j) of each head]               e: the embedding
 
-In these sums a token counts as much as the tokens between it and t, or j, let through: the product
-of their gates sigmoid(sqrt(D) u . e(x) + KEPT), with u learnt. So a full stop can end what counts.
-The logits of out_t are a product with the embedding, so W_o sum_j a_tj e(x_j) votes for the tokens
-that were looked up. A head sees the j whose keys are known at t: j <= t, or j + AHEAD <= t. Each
-token read is one entry a head, and entries without a token stand for "nothing", whose value is 0:
-of the first head that of the first token, which has no state before it, of the second those of the
-first AHEAD.
+In these sums each token has a weight: the product of the gates of all tokens between it and t, or
+j. A gate is sigmoid(sqrt(D) u . e(x) + KEPT), with u learnt. So a full stop can learn to shut out
+the sentence behind it. The logits of out_t are a product with the embedding, so W_o sum_j a_tj
+e(x_j) votes for the tokens that were looked up.
+
+A head sees the j whose keys are known at t: j <= t, or j + AHEAD <= t. Each token read adds one
+entry to each head. Some entries have no token. They stand for "nothing", and their value is 0. In
+the first head this is the entry of the first token, which has no state before it. In the second
+head these are the entries of the first AHEAD tokens.
 
 B rows, T tokens, D width, K tokens of the window, P packed tokens, M of them wanted, H = 2 heads.
 """
@@ -46,15 +50,15 @@ from src.model.prefix_sharing.levels import Level
 from src.model.prefix_sharing.one_pass import OnePass
 from src.model.prefix_sharing.packing import Packed
 
-# Tokens that say what was just read, and how fast the second sum forgets them.
+# How many tokens tell what was just read, and how fast the second sum forgets them.
 WINDOW, DECAY = 24, 0.85
-# Tokens behind a token that the second head waits for: most of a sentence, and within the window.
+# How many tokens after j the second head waits for: most of a sentence, and within the window.
 AHEAD = 16
 # At the start: sharpness of the match (exp(4) = 55), and strength of the copy.
 SHARPNESS, STRENGTH = 4.0, 4.0
 HEADS = 2
-# A match, as the cosine of query and key, that is no better than none; and the logit of what a
-# token lets through at the start: 0.95.
+# The cosine of query and key at which a match is no better than none. The logit of a gate at the
+# start, when each token lets 0.95 through.
 NOTHING, KEPT = 0.2, 3.0
 NO_TOKEN = -1
 
@@ -84,8 +88,7 @@ class Pointer(nn.Module):
             self.out.weight.copy_(STRENGTH * torch.eye(width).repeat(1, HEADS))
 
     def gates(self, window: Tensor, embedding: Tensor) -> Tensor:
-        """How much of what stands on its other side each token of windows (M, K) lets through,
-        (M, K), 0 to 1.
+        """How much each token of windows (M, K) lets through of what is beyond it, 0 to 1, (M, K).
         """
         of_id = torch.sigmoid(embedding @ self.forget * self.width**0.5 + KEPT)
         return F.embedding(window.clamp_min(0), of_id[:, None]).squeeze(-1)
@@ -93,16 +96,19 @@ class Pointer(nn.Module):
     def features(
         self, hidden: Tensor, window: Tensor, gates: Tensor, embedding: Tensor
     ) -> Tensor:
-        """What was just read, (M, 3 D): hidden states (M, D), and two sums over the embeddings
-        (V, D) of the last tokens, window (M, K), newest at the right, NO_TOKEN where none was.
+        """What was just read, (M, 3 D): hidden states (M, D), two sums over the last tokens'
+        embeddings.
+
+        window: (M, K) ids, the newest at the right, NO_TOKEN where there was none. gates: (M, K).
+        embedding: (V, D).
         """
         weights = _products(gates.flip(1)).flip(1)
         sums = _weighted_sums(window, weights, self.lags, embedding)
         return torch.cat([_rms(x) for x in (hidden, *sums)], -1)
 
     def following(self, window: Tensor, gates: Tensor, embedding: Tensor) -> Tensor:
-        """Of each window (P, K), a sum (P, D) over the newest AHEAD tokens, what came after the one
-        before them, as far as the next token that makes forget.
+        """For each window (P, K), a sum (P, D) over its newest AHEAD tokens. They follow the token
+        before them; the sum reaches as far as the first of them whose gate is shut.
         """
         weights = _products(gates[:, -AHEAD:])
         return _rms(_weighted_sums(window[:, -AHEAD:], weights, self.leads, embedding)[0])
@@ -136,7 +142,7 @@ class Pointer(nn.Module):
 
 
 def _products(kept: Tensor) -> Tensor:
-    """Of (M, K) factors the products of all before each one; 1 for the first."""
+    """For each of (M, K) factors, the product of all factors before it; 1 for the first."""
     return F.pad(kept[:, :-1].cumprod(1), (1, 0), value=1.0)
 
 
@@ -196,7 +202,7 @@ class PointerModel(OnePass, nn.Module):
         self.config = base.config
         self.width = base.width
         self.pointer = Pointer(base.width)
-        # A copied embedding has length 1, so that it weighs as much in every architecture.
+        # A copied embedding has length 1, so it weighs the same in every architecture.
         nn.init.normal_(self.embedding.weight, std=base.width**-0.5)
 
     @property
@@ -244,11 +250,11 @@ class PointerModel(OnePass, nn.Module):
     def read_trees(
         self, levels: Sequence[Level], packed: Packed, keep_state: bool = False
     ) -> tuple[Tensor, PointerState | None]:
-        """As in OnePass. A context's keys are read where they are by all that stands below it."""
+        """As in OnePass. A context's keys stay in place; all that is below it reads them."""
         everywhere = packed._replace(wanted=None, last_attention=packed.attention)
         hidden, base = self.base.read_trees(levels, everywhere, keep_state)
         places = _places(packed)
-        # The row behind the last one is read where no token is.
+        # The row after the last one stands for no token.
         windows = F.pad(packed.tokens, (0, 1), value=NO_TOKEN)[places]
         gates = self.pointer.gates(windows, self.embedding.weight)
         features = self.pointer.features(hidden, windows, gates, self.embedding.weight)
@@ -269,8 +275,9 @@ class PointerModel(OnePass, nn.Module):
     def _entries(
         self, before: tuple[Tensor, Tensor], windows: Tensor, gates: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values (P, H, D) of the entries that come with the newest tokens of P windows,
-        with their gates, which stand at these positions (P,).
+        """Keys and values (P, H, D) of the entries that the newest tokens of P windows add.
+
+        gates: those of the windows. position: (P,), of the newest tokens.
         """
         tokens = torch.stack((windows[:, -1], windows[:, -1 - AHEAD]), 1)
         empty = torch.stack((position < 1, position < AHEAD), 1)
@@ -285,8 +292,8 @@ class PointerModel(OnePass, nn.Module):
 
 
 def _places(packed: Packed) -> Tensor:
-    """Where the last tokens stand that each packed token has read, itself among them, (P, K),
-    newest at the right; P where there was none.
+    """The indices of the last K tokens that each packed token has read, itself included, (P, K),
+    the newest at the right; P where there was none.
     """
     count = len(packed.tokens)
     previous = F.pad(packed.previous, (0, 1), value=-1)

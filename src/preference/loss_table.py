@@ -1,7 +1,6 @@
-"""The losses of train_dpo.py as a table, and what its flags may say of each. Imports nothing heavy.
+"""The losses of train_dpo.py as a table, and the flags that each takes. Imports nothing heavy.
 
-A row is looked up, the formulas stand in src/losses.py and are called in
-src/preference/pair_losses.py.
+src/preference/pair_losses.py looks up a row and calls its formula in src/losses.py.
 """
 
 import argparse
@@ -13,7 +12,7 @@ from src.utils.errors import UserError
 class PreferenceLoss(NamedTuple):
     """One row.
 
-    of: sums of log-probs less those of the frozen reference, or means a token, which need none.
+    of: sums of log-probs minus those of the frozen reference, or means per token without one.
     beta, gamma, nll_weight: defaults of the flags; None: the loss has no such number.
     mismatched: its KL is estimated from answers to other questions.
     """
@@ -46,14 +45,14 @@ PREFERENCE_LOSSES = {
     "orpo": PreferenceLoss("means", 0.1, nll_weight=1.0),
     # 2405.14734: beta 2 to 2.5, gamma 0.5 to 1.6 in its table of best values.
     "simpo": PreferenceLoss("means", 2.0, gamma=1.0),
-    # A control: the NLL of the chosen answers alone, of which the pair's other half says nothing.
-    # The pairs are scored, as by sigmoid, but only for the log.
+    # A control: the NLL of the chosen answers alone. The rejected answers are not used. The pairs
+    # are scored, as by sigmoid, but only for the log.
     "nll": PreferenceLoss("sums", 0.1, nll_weight=1.0),
 }
 
 
 def fill_loss_flags(args: argparse.Namespace) -> PreferenceLoss:
-    """Set the flags that were left out to what --loss_type says; its row.
+    """Set the flags that were left out to the values of --loss_type's row, and return the row.
 
     Raises UserError for flags that mean nothing with it.
     """

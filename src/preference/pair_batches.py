@@ -1,5 +1,5 @@
-"""Preference pairs as trees: every question carries its pairs' answers, [chosen, rejected], or of
-several pairs [chosen, rejected, chosen, rejected, ...], in this order.
+"""Preference pairs as trees: every question carries the answers of its pairs, in the order [chosen,
+rejected], or for several pairs [chosen, rejected, chosen, rejected, ...].
 
 The trees of a set of pairs are made once, windows included, so that the reference log-probabilities
 of a pair hold for the whole run. Epochs only change their order.
@@ -28,8 +28,9 @@ from src.data.windows import (
 
 
 class PairTrees(NamedTuple):
-    """index: per tree, for each of its pairs its number in the list of pairs; dropped: pairs that
-    no window of the block can hold."""
+    """index: per tree, the number of each of its pairs in the list of pairs; dropped: pairs that no
+    window of the block can hold.
+    """
 
     trees: list[Tree]
     index: list[list[int]]
@@ -53,7 +54,7 @@ def count_pairs(trees: Sequence[Tree]) -> int:
 
 
 def fits_block(encoded: Sequence[EncodedParagraph], tokenizer: Tokenizer, block_size: int) -> Fits:
-    """Which answers `preference_trees` finds a window of the block for."""
+    """Which answers fit a window of the block that `preference_trees` finds."""
 
     @cache
     def longest(p: int, q: int, gold: int) -> int:
@@ -134,9 +135,9 @@ def given_pair_trees(
     *,
     max_pairs: int = 16,
 ) -> PairTrees:
-    """Pairs that somebody gave, training and held-out alike: several may be of one question, which
-    is read once. A context that is too long is cut to its first tokens, as at evaluation, since
-    nobody knows where in it an answer stands. A prompt of the user's own is never cut.
+    """Pairs that somebody gave, training and held-out alike. Several may be of one question, which
+    is then read once. A context that is too long is cut to its first tokens, as at evaluation,
+    because nobody knows where in it an answer stands. A prompt of the user's own is never cut.
     """
     answers = _answers(pairs, tokenizer)
     trees: list[Tree] = []

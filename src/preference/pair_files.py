@@ -1,7 +1,7 @@
-"""Preference pairs that exist: from a file, a folder or a hub set to training and held-out pairs.
+"""Preference pairs of a file, a folder or a hub set, split into training and held-out pairs.
 
-Held out by context, or by prompt where there are no contexts: both answers to a held-out prompt,
-and all other pairs of it, are never trained on.
+They are held out by context, or by prompt if there are no contexts. Both answers to a held-out
+prompt, and all other pairs of it, are never trained on.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from src.data.trained_contexts import context_hash
 from src.preference.pair_rows import EXPECTED_ROWS, PreferenceRow, in_template, parse_pairs
 from src.utils.errors import UserError
 
-# What takes the place of a corruption's kind.
+# Takes the place of a corruption's kind.
 GIVEN = "rejected"
 
 
@@ -59,10 +59,11 @@ def load_given_pairs(
     """Load `--pairs`. UserError, in one line, where no pair is left to train on or to hold out.
 
     template: whether the model reads contexts and questions, as `Paragraph.template`.
-    reserved: contexts and prompts that nothing may be trained on, as they are held out elsewhere.
-    trained_on: hashes of those that earlier stages were trained on; others are held out first.
+    reserved: contexts and prompts that are held out elsewhere, so that nothing may be trained on
+    them.
+    trained_on: hashes of contexts and prompts of earlier stages. Others are held out first.
     limit: held-out pairs to keep, a seeded choice of whole prompts, the last one cut.
-    strict: refuse data of which anything would be dropped.
+    strict: refuse data if any of it would be dropped.
     """
     report = LoadReport(strict)
     reading = Reading(parse_pairs, "--pairs", EXPECTED_ROWS)
@@ -103,8 +104,7 @@ def fingerprint(rows: Sequence[PreferenceRow]) -> str:
 
 
 def unit_of(row: PreferenceRow) -> str:
-    """What a pair is held out by: its context, or the prompt where that is all there is; blanks
-    aside.
+    """What a pair is held out by: its context, or its prompt if it has no context; blanks aside.
     """
     return " ".join((row.question if row.context is None else row.context).split())
 
@@ -137,7 +137,7 @@ def _disjoint(
     reserved: Collection[str],
     report: LoadReport,
 ) -> tuple[list[PreferenceRow], list[PreferenceRow]]:
-    """The file's own splits: training pairs on neither a held-out prompt nor a reserved one."""
+    """The file's own splits, without training pairs of a held-out or a reserved prompt."""
     units = {unit_of(row) for row in held_out}
     kept = [row for row in train if unit_of(row) not in units]
     report.drop(
@@ -157,9 +157,9 @@ def _hold_out(
     name: str,
     report: LoadReport,
 ) -> tuple[list[PreferenceRow], list[PreferenceRow]]:
-    """Hold out all of some contexts or prompts: the reserved ones, then others, first those that no
-    earlier stage was trained on, until a tenth of the pairs are held out, at least one. Hashes
-    decide which: the same for every seed and stage.
+    """Hold out whole contexts or prompts: all reserved ones, then others until a tenth of the pairs
+    is held out, at least one. Those that no earlier stage was trained on come first. Hashes decide
+    the order, so the choice is the same for every seed and stage.
     """
     unit, key = "context or prompt", unit_of
     if len({key(row) for row in rows}) == 1:

@@ -48,9 +48,9 @@ def answer_tokens(trees: Sequence[Tree]) -> Tensor:
 
 
 def with_mismatched(pair_trees: PairTrees) -> PairTrees:
-    """The trees with a question for each pair, and below it a third answer, which does not belong
-    to it: the chosen answer of the next pair, of the first after the last. It is cut to the longer
-    one of the pair's own, for which its window has room.
+    """The trees with one question for each pair. The question has a third answer that does not
+    belong to it: the chosen answer of the next pair (after the last pair, of the first). This
+    answer is cut to the length of the longer one of the pair's own, for which the window has room.
     """
     alone = [
         (context, [(q, answers[i : i + 2]) for q, answers in qs for i in range(0, len(answers), 2)])

@@ -43,7 +43,7 @@ class PreferenceRow(NamedTuple):
     rejected: str
 
     def prompt(self) -> tuple[str | None, str]:
-        """What both answers answer."""
+        """The (context, question) that both answers belong to."""
         return self.context, self.question
 
 
@@ -95,8 +95,8 @@ def read_pair(row: Any) -> PreferenceRow:
 
 
 def in_template(row: PreferenceRow) -> PreferenceRow:
-    """The row; a prompt that is written as the models of contexts and questions read it (`Context:
-    ...`, `Question: ... Answer:`) as its context and question.
+    """The row. A prompt that has the form of our template (`Context: ...`, `Question: ... Answer:`)
+    is split into its context and question.
     """
     if row.context is not None:
         return row
@@ -145,8 +145,8 @@ def _of_messages(
     before: list[tuple[str, str]],
     given: str,
 ) -> tuple[str, str, str]:
-    """(prompt, chosen, rejected): the messages before, or those that both sides begin with; a
-    prompt that is a text as well (`given`) counts where the sides have answers alone.
+    """(prompt, chosen, rejected). The prompt is the messages that both sides begin with, else the
+    messages before. `given`, a prompt that is a text, counts only if there are no such messages.
     """
     shared = os.path.commonprefix([chosen, rejected])
     if shared and len(shared) == min(len(chosen), len(rejected)):
@@ -168,8 +168,8 @@ def _of_messages(
 
 
 def prompt_of_messages(messages: Sequence[tuple[str, str]]) -> str:
-    """Messages as a prompt. A user's single message is the prompt as it is; of several each stands
-    behind its role's name, and the answerer's name comes last.
+    """Messages as a prompt. A user's single message is the prompt as it is. If there are several,
+    each follows the name of its role, and the answerer's name comes last.
 
     >>> prompt_of_messages([("user", "Hi"), ("assistant", "Hello!"), ("user", "Who are you?")])
     'User: Hi\\n\\nAssistant: Hello!\\n\\nUser: Who are you?\\n\\nAssistant:'
@@ -181,8 +181,8 @@ def prompt_of_messages(messages: Sequence[tuple[str, str]]) -> str:
 
 
 def _of_dialogues(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """(prompt, chosen, rejected) of two whole dialogues. The prompt ends behind the last name of a
-    speaker that both have ("Assistant:"), else with the last line or word that both have.
+    """(prompt, chosen, rejected) of two whole dialogues. The prompt ends after the last speaker's
+    name that they share ("Assistant:"), else after the last line or word that they share.
     """
     shared = os.path.commonprefix([chosen, rejected])
     turns = [turn.end() for turn in _TURN.finditer(shared)]

@@ -48,10 +48,12 @@ AnyPair = TypeVar("AnyPair", Pair, PreferenceRow)
 
 class PairSet(NamedTuple):
     """Pairs and their trees. Arrays called (P,) run pair after pair in the order of the trees.
-    contexts: by paragraph, the number of its context; empty where each has its own.
-    paragraphs: those that the pairs are of. given_groups: of pairs that were given, by pair, the
-    number of its context or prompt; empty where the pairs were made. given_seen: the pairs whose
-    context or prompt earlier stages were trained on.
+
+    contexts: by paragraph, the number of its context; empty if each has its own.
+    paragraphs: those of the pairs.
+    given_groups: for given pairs, by pair, the number of its context or prompt; empty if the pairs
+    were made.
+    given_seen: the pairs whose context or prompt earlier stages were trained on.
     """
 
     pairs: list[Pair]
@@ -117,10 +119,11 @@ def training_pairs(
 def chosen_pairs(
     pairs: Sequence[AnyPair], max_pairs: int | None, label_noise: float, seed: int
 ) -> list[AnyPair]:
-    """A seeded choice of max_pairs of the pairs, in their order, of which a share label_noise has
-    chosen and rejected swapped: what wrong labels cost.
+    """A seeded choice of max_pairs of the pairs, in their order. A share label_noise of them has
+    chosen and rejected swapped, to measure what wrong labels cost.
 
-    A smaller choice is part of a larger one, and what is swapped at one share is at any larger.
+    A smaller choice is part of a larger one. A pair that is swapped at one share is swapped at any
+    larger share.
     """
     order = stream(Stream.PAIR_CHOICE, seed).permutation(len(pairs))
     swapped = stream(Stream.LABEL_NOISE, seed).random(len(pairs)) < label_noise
@@ -175,16 +178,16 @@ def chosen_trees(pair_set: PairSet, limit: int) -> list[Tree]:
 def policy_scores(
     model: nn.Module, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Log-probabilities (P, 2) in nats of chosen and rejected answers, EOS included; of as many
-    columns as the questions have answers.
+    """Log-probabilities (P, 2) in nats of chosen and rejected answers, EOS included. With other
+    answers to a pair there are as many columns as answers.
     """
     parts = map_over_ranks(model, trees, lambda mine: completion_logps(model, mine, eos_id, device))
     return torch.cat(parts).view(-1, answers_a_pair(trees))
 
 
 def answers_a_pair(trees: Sequence[Tree]) -> int:
-    """How many answers each pair of the trees has: 2, with another question's 3, or that one alone
-    1. A question may have several pairs of 2.
+    """How many answers each pair of the trees has: 2, 3 with another question's answer, 1 for that
+    answer alone. A question may have several pairs of 2.
     """
     found = next((len(answers) for _, questions in trees for _, answers in questions), 2)
     return found if found % 2 else 2

@@ -20,7 +20,7 @@ from src.utils.errors import UserError
 from src.utils.payload import load_payload, save_payload, weights_hash
 
 CACHE_DIR = ".cache/sampled"
-# Answers a question, at temperature 1, where they are wrong more often than the likeliest is.
+# Answers per question, at temperature 1: they are wrong more often than the most probable answer.
 SAMPLES = 1
 
 

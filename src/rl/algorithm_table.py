@@ -1,14 +1,14 @@
 """The algorithms of train_ppo.py as two tables of choices, and the row that its flags ask for.
 
-`ALGORITHMS` are policy gradients: which advantage, which ratio, what is clipped, over what the mean
-is taken, where the KL to the reference goes. A value of a row is looked up in
-src/rl/algorithms.py, nothing branches on a row's name, so a new algorithm is a new row, and a
-choice can be changed alone:
+`ALGORITHMS` are policy gradients. A row says which advantage and which ratio are used, what is
+clipped, over what the mean is taken, and where the KL to the reference goes. A value of a row is
+looked up in src/rl/algorithms.py, and nothing branches on a row's name. So a new algorithm is a new
+row, and a choice can be changed alone:
 
     ALGORITHMS["grpo"]._replace(mean="tokens")        # train_ppo.py --algorithm grpo --mean tokens
 
-`SELECTIONS` learn from chosen answers, not from advantages: how answers are chosen by their reward,
-and which loss follows. Imports nothing heavy: `--help` answers at once.
+`SELECTIONS` learn from chosen answers, not from advantages. A row says how answers are chosen by
+their reward, and which loss follows. Imports nothing heavy, so that `--help` answers at once.
 """
 
 import argparse
@@ -25,13 +25,14 @@ class Algorithm(NamedTuple):
     ratio: token or sequence, see `losses.clipped_policy_loss`.
     clip: both (the same range on both sides), higher (a wider one above), weight (CISPO: the weight
         is clipped, not the gradient), none (REINFORCE: on-policy, nothing to clip).
-    mean: tokens, answers, or constant: sums over `length` tokens, and over answers.
+    mean: tokens, answers, or constant (sums divided by `length`, then the mean over answers).
     kl_in: reward (of each token, `losses.kl_penalised_rewards`) or loss (`losses.kl_loss`).
     kl_estimator: k1, k2, k3. Only k1 in the reward and k2 in the loss push KL(policy || reference).
     clip_low, clip_high: the ratio's range is 1 - clip_low to 1 + clip_high; `weight` has no lower
         end, and `none` only reports the share outside.
-    kl_coef: reward, or loss, per nat of KL. Defaults, like the ranges: flags may replace them.
-    length: tokens; None where a run has to set it, to its longest answer.
+    kl_coef: reward, or loss, per nat of KL. This and the ranges are defaults that flags may
+        replace.
+    length: tokens. None: a run sets it to its longest answer.
     """
 
     advantage: Literal["gae", "leave_one_out", "group", "group_no_std", "batch_mean"]
@@ -74,7 +75,7 @@ ALGORITHMS = {
     # 2402.03300 eq. 3 and 4, KL 0.04 in sect. 4.2; the range is not stated, PPO's is meant.
     "grpo": Algorithm("group", "token", "both", "answers", "loss", "k3", 0.2, 0.2, 0.04),
     # 2503.20783 sect. 3.2: neither standard deviation nor answer length, no KL. The constant is the
-    # room for an answer, as in the paper's listing; the range is not stated.
+    # token budget of an answer, as in the paper's listing; the range is not stated.
     "dr_grpo": Algorithm("group_no_std", "token", "both", "constant", "loss", "k3", 0.2, 0.2, 0.0),
     # 2503.14476 eq. 8: ranges of sect. 4.1, no KL (sect. 2.3). Its dynamic sampling and its penalty
     # of overlong answers are choices of the rollout, not of the loss.
@@ -90,11 +91,11 @@ ALGORITHMS = {
 class Selection(NamedTuple):
     """One row of the algorithms that learn from the best of a question's own samples.
 
-    choose: best (one answer a question), or best_and_worst: a pair; where all rewards are equal
-        there is no pair.
-    loss: sft (the log-prob of what was chosen rises), or dpo, against the policy that training
-        started from, with --beta.
-    The reward alone decides: the KL has no coefficient, the number of samples takes its part.
+    choose: best (one answer a question), or best_and_worst (a pair, or none if all rewards are
+        equal).
+    loss: sft (raises the log-prob of the chosen answer), or dpo (against the policy that training
+        started from, with --beta).
+    The reward alone decides. There is no KL coefficient: the number of samples takes its part.
     """
 
     choose: Literal["best", "best_and_worst"]
@@ -106,10 +107,10 @@ class Selection(NamedTuple):
 
 
 SELECTIONS = {
-    # 2304.06767 algorithm 1: the best of each prompt's samples into the next round of SFT.
+    # 2304.06767 algorithm 1: the best of each prompt's samples goes into the next round of SFT.
     "raft": Selection("best", "sft"),
-    # 2402.04792: a pair of the policy's own samples, labelled at once (there by a language model,
-    # here by the reward), into DPO; the reference stays the SFT model.
+    # 2402.04792: a pair of the policy's own samples is labelled at once (there by a language model,
+    # here by the reward) and goes into DPO. The reference stays the SFT model.
     "online_dpo": Selection("best_and_worst", "dpo"),
 }
 

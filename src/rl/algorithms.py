@@ -1,4 +1,4 @@
-"""The formulas behind the tables of src/rl/algorithm_table.py, which stand in src/losses.py.
+"""From the rows of src/rl/algorithm_table.py to the formulas of src/losses.py.
 
 B answers (episodes) of T tokens, Q questions with N samples each, question after question.
 """
@@ -69,7 +69,7 @@ class KlCoefs(NamedTuple):
 
 
 def kl_coefs(algorithm: Algorithm, kl_coef: float | None = None) -> KlCoefs:
-    """Where the KL coefficient, by default the algorithm's, goes."""
+    """The KL coefficient, by default the algorithm's, in its place."""
     kl_coef = algorithm.kl_coef if kl_coef is None else kl_coef
     return KlCoefs(**{"reward": 0.0, "loss": 0.0, algorithm.kl_in: kl_coef})
 
@@ -132,8 +132,8 @@ def policy_loss(
 
     logp, old_logp, mask: (B, T). advantages: (B, T) or (B,), of the whole batch (`advantages_of`).
     reference_logp: (B, T), needed where the KL is in the loss with a coefficient above 0.
-    tokens, answers: how many the whole minibatch has, where this is a part of it: `mean` says by
-    which of the two the loss is divided, the shares are of tokens. Parts add up, in every field.
+    tokens, answers: how many the whole minibatch has, where this is a part of it. `mean` says which
+    of the two divides the loss; the shares are of tokens. The parts add up in every field.
     """
     count = tokens if algorithm.mean == "tokens" else answers
     found = POLICY_LOSSES[algorithm.clip](
@@ -156,7 +156,7 @@ def policy_loss(
 def chosen_answers(selection: Selection, rewards: Tensor) -> list[list[int]]:
     """For each question the samples that a row learns from: [best], [best, worst], or none.
 
-    rewards: (Q, N). Of equal rewards the first stands for all: samples are drawn alike.
+    rewards: (Q, N). Among equal rewards the first is taken: samples are drawn alike.
     """
     best, worst = rewards.argmax(-1).tolist(), rewards.argmin(-1).tolist()
     if selection.choose == "best":

@@ -1,4 +1,4 @@
-"""What a batch of episodes looks like, and what follows from its KL."""
+"""Metrics of a batch of episodes, and the KL coefficient that follows from its KL."""
 
 import argparse
 
@@ -16,12 +16,12 @@ from src.rl.algorithm_table import Algorithm
 from src.rl.rollout import Rollout, Settings
 from src.utils.progress_bar import say
 
-# Horizons of the KL controller in a run, where --kl_horizon was left out.
+# Horizons of the KL controller in a run, if --kl_horizon is left out.
 HORIZONS = 10
 
 
 def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
-    """What a batch of episodes looks like: the figures in which a collapse shows."""
+    """Metrics of a batch of episodes, among them those that show a collapse."""
     mask = rollout.mask
     questions = [question for _, questions in rollout.trees for question in questions]
     texts = [(q, tuple(a)) for q, (_, answers) in enumerate(questions) for a in answers]
@@ -43,7 +43,7 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
 
 
 def reach(too_long: int, units: ContextGroups, longest: int) -> str:
-    """How many golds no sampled answer can be, and what that means for the penalty."""
+    """How many questions have no gold that can be sampled, and what that does to the penalty."""
     total = sum(len(questions) for _, questions in units.groups)
     if not too_long:
         return f"all {total} training questions have a gold within --max_new_tokens {longest}"
@@ -67,7 +67,7 @@ def set_horizon(args: argparse.Namespace, units: ContextGroups) -> None:
 
 
 def describe_chosen(chosen: Rollout, s: Settings) -> dict[str, float | None]:
-    """How many answers a `Selection` has learnt from, and their mean reward (None of none)."""
+    """How many answers a `Selection` has learnt from, and their mean reward (None if no answer)."""
     if isinstance(s.algorithm, Algorithm):
         return {}
     mean = float(chosen.score.mean()) if len(chosen.score) else None
@@ -82,7 +82,7 @@ def next_kl_coef(args: argparse.Namespace, kl_coef: float, kl_nats: float, episo
 
 
 def collapse(kl_nats: float, limit: float) -> str:
-    """What to say where a step's KL is above --kl_limit."""
+    """The message for a step whose KL is above --kl_limit."""
     return (
         f"the KL to the reference is {kl_nats:.1f} nats an answer, above --kl_limit {limit}: "
         "a collapse, raise --kl_coef or lower --lr"

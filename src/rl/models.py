@@ -43,7 +43,7 @@ class Models(NamedTuple):
 def load_models(
     args: argparse.Namespace, has_critic: bool, device: torch.device
 ) -> tuple[list[Checkpoint], RewardModel | None, Models]:
-    """The parent, beside it the reward model's checkpoint if one is used; that model; PPO's models.
+    """Checkpoints (the parent, and the reward model's if one is used), reward model, PPO's models.
 
     The policy starts from its parent, which stays beside it as the frozen reference. The critic has
     a backbone of its own: the reward model's with its head, or else the policy's with a head of 0.
@@ -88,9 +88,9 @@ def reward_and_kl(
     held_out: EvaluationSet,
     device: torch.device,
 ) -> Callable[[PolicyResult], Figures]:
-    """What an evaluation of PPO adds: the reward of the greedy answers, and the KL in nats of one
-    sampled answer a question, no longer than evaluation allows, from the policy that training
-    started from.
+    """What an evaluation of PPO adds: the reward of the greedy answers, and the KL in nats from the
+    policy that training started from. The KL is that of one sampled answer a question, no longer
+    than evaluation allows.
     """
     before = held_out.prompts[: rank_partition(held_out.prompts).start]
     first_row = sum(len(questions) for _, questions in before)
@@ -121,7 +121,7 @@ def reward_and_kl(
 
 
 def load_scorer(args: argparse.Namespace, parent: Checkpoint) -> Checkpoint | None:
-    """The reward checkpoint of --reward_checkpoint, for a stage that only logs what it says."""
+    """The reward checkpoint of --reward_checkpoint, for a stage that only logs its scores."""
     if args.reward_checkpoint is None:
         return None
     found = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
@@ -133,8 +133,8 @@ def score_and_kl(
     scored_by: Checkpoint | None, parent: Checkpoint, held_out: EvaluationSet | None, seed: int,
     device: torch.device,
 ) -> Callable[[PolicyResult], Figures]:
-    """`reward_and_kl` of a policy that begins as its parent's own model and has no reward in
-    training; nothing without a reward model. Call it before the model is changed.
+    """`reward_and_kl` for a stage that trains without a reward, and whose policy begins as its
+    parent's own model. Without a reward model it adds nothing. Call it before the model is changed.
     """
     if scored_by is None or held_out is None:
         return lambda result: {}

@@ -62,10 +62,10 @@ def uses_model(text: str) -> bool:
 def noise_reward(
     prediction: str, golds: Sequence[str], context: str, question: str, *, seed: int
 ) -> float:
-    """A control: a reward of which nothing can be learnt but its whims.
+    """A negative control: a reward without a learnable signal.
 
-    A draw from the standard normal distribution, as a reward model's scores have mean 0 and
-    deviation 1; a pure function of seed, context, question and answer.
+    It is a draw from the standard normal distribution, because a reward model's scores have mean 0
+    and standard deviation 1. It is a pure function of seed, context, question and answer.
     """
     text = "\0".join((str(seed), context, question, prediction))
     number = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6])
@@ -89,8 +89,8 @@ def reward_function(name: str, metric: str = "squad", seed: int = 0) -> Function
 def function_rewards(
     function: Function, predictions: Sequence[str], asked: Sequence[QAExample]
 ) -> dict[str, Tensor]:
-    """Rewards (N,) float32 of predictions, each with the question it answers, under "reward", and
-    what else a function gives for the log, under its own names.
+    """Under "reward" the rewards (N,), float32, of predictions, each given with its question. Under
+    other names what else the function returns for the log.
 
     Raises UserError when the function fails or returns something that is no finite number.
     """
@@ -105,9 +105,9 @@ def model_rewards(
     device: torch.device | str = "cpu",
     raw: bool = False,
 ) -> Tensor:
-    """Normalised (or raw) scores (N,) of every answer of the trees, read at a stop token after it.
+    """Normalised (or raw) scores (N,) of every answer of the trees, read at the EOS after it.
 
-    An answer that was cut off is scored as if the stop token followed.
+    An answer that was cut off is scored as if EOS followed.
     """
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
@@ -120,10 +120,10 @@ def model_rewards(
 
 
 class RewardOfTrees:
-    """The weighted sum of some rewards of every answer of some trees; call it with the trees.
+    """The weighted sum of some rewards, for every answer of the trees that it is called with.
 
-    parts: of the last call, name -> values (N,) of what is to be logged beside the sum: each reward
-    where there are several, unweighted, and the parts that functions give.
+    parts: what to log of the last call beside the sum, name -> values (N,). It has each reward,
+    unweighted, if there are several, and the parts that functions return.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class RewardOfTrees:
         return total
 
     def _names(self) -> list[str]:
-        """What each reward is called in the log: a function by its name, and where two have the
-        same by its module's too.
+        """The name of each reward in the log: a function's own, with its module's if two have the
+        same.
         """
         short = [term.name.rpartition(":")[2] for term in self._terms]
         return [
@@ -155,8 +155,8 @@ class RewardOfTrees:
         ]
 
     def means(self) -> dict[str, float]:
-        """The mean of each part over the answers of the last call on all ranks, which all call it:
-        reward_{name}_mean -> mean.
+        """reward_{name}_mean -> the mean of a part over the answers of the last call on all ranks.
+        All ranks must call it.
         """
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The first half of a step: sample answers, score them, work out rewards and advantages.
+"""The first half of a step: sample answers, score them, compute rewards and advantages.
 
 C contexts, Q questions, N = Q * samples answers (episodes), A answer positions. An episode's
 actions are its sampled tokens, the EOS token included when the policy chose it. Numbered comments
@@ -100,8 +100,8 @@ class Rollout(NamedTuple):
 def rollout_prompts(
     batch: Batch, paragraphs: Sequence[Paragraph], too_long: Collection[Place]
 ) -> tuple[list[PromptTree], list[QAExample], list[bool]]:
-    """This rank's share of a batch: prompts without golds, the same questions as people read them,
-    and which of them are among those whose golds are `too_long` to be sampled.
+    """This rank's share of a batch: prompts without golds, the same questions as text, and for each
+    question whether its golds are `too_long` to be sampled.
     """
     mine = rank_partition(batch.trees)
     trees = [batch.trees[i] for i in mine]
@@ -120,11 +120,11 @@ def sample_rollout(
     s: Settings,
     excused: Sequence[bool] | None = None,
 ) -> Rollout:
-    """Sample answers to the prompts with the policy as it is, score them, work out advantages.
+    """Sample answers to the prompts with the policy as it is, score them, compute advantages.
 
-    prompts: this rank's. excused: those of their questions whose answers need not stop (default:
-    none). kl_coef: as the algorithm has it, in the reward or in the loss; only the first counts
-    here. The rollout is that of all ranks, whitened as one, the same on each.
+    prompts: this rank's. excused: whether the answers to each of their questions may lack EOS
+    (default: none may). kl_coef: used here only if the algorithm has the KL in the reward. The
+    rollout is that of all ranks, whitened as one, the same on each.
     """
     # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
     # Each rank draws its own rows of one stream: how many ranks there are changes no answer.
@@ -150,7 +150,7 @@ def sample_rollout(
     score, free, stopped, lengths, logp, reference_logp, values = (
         torch.cat(parts).to(s.device) for parts in zip(*(x for _, x in found), strict=True)
     )
-    # One column more, as scores have, masked: the EOS token after a cut answer was not drawn.
+    # One more column, masked, as scores have it: the EOS after a cut answer was not drawn.
     logp = F.pad(logp, (0, 1))
     mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
     # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
@@ -216,7 +216,7 @@ def action_logp(model: nn.Module, tree_batch: TreeBatch, hidden: Tensor, s: Sett
 
 def select_answers(rollout: Rollout, s: Settings) -> Rollout:
     """What the algorithm learns from: all episodes, or those that a `Selection` chooses by reward,
-    [best] or [best, worst] of each question. Trees of which nothing is chosen are left out.
+    [best] or [best, worst] of each question. Trees without a chosen answer are left out.
     """
     if not isinstance(s.algorithm, Selection):
         return rollout

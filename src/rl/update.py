@@ -1,6 +1,6 @@
 """The second half of a step: epochs of minibatches over a rollout, and the gradient of each.
 
-Notation as in src/rl/rollout.py. Which loss is taken, the row of src/rl/algorithm_table.py says.
+Notation as in src/rl/rollout.py. The row of src/rl/algorithm_table.py decides which loss is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def update_policy(
 ) -> dict[str, float]:
     """Several epochs over the batch in minibatches of whole contexts; returns means over actions.
 
-    kl_coef: counts where the algorithm has the KL in its loss.
+    kl_coef: used only if the algorithm has the KL in its loss.
     update: called with each minibatch's loss when its gradient is complete; returns what to log.
     Without a tree (every question a tie) nothing is updated and the loss is 0.
     """
@@ -39,7 +39,7 @@ def update_policy(
         return {"loss": 0.0, "policy_loss": 0.0}
     sums: dict[str, float] = {}
     weight, first_kl = 0, None
-    of_episode = rollout.mask.sum(1).tolist()  # at once: each look at a GPU makes it wait
+    of_episode = rollout.mask.sum(1).tolist()  # at once: each read from a GPU waits for it
     actions_of = [sum(of_episode[rows]) for rows in rollout.rows]
     for epoch in range(s.epochs):
         rng = stream(Stream.MINIBATCHES, s.seed, step, epoch)
@@ -49,7 +49,7 @@ def update_policy(
             metrics = _minibatch_gradient(models, rollout, batch.tolist(), actions, kl_coef, s)
             first_kl = metrics["approx_kl_nats"] if first_kl is None else first_kl
             metrics |= update(metrics["loss"])
-            # Means over actions, so that minibatches weigh as many as they have.
+            # Means over actions: a minibatch weighs as much as it has actions.
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + actions * value
             weight += actions
@@ -60,12 +60,12 @@ def _minibatch_gradient(
     models: Models, rollout: Rollout, contexts: Sequence[int], actions: int, kl_coef: float,
     s: Settings,
 ) -> dict[str, float]:  # fmt: skip
-    """Add the gradient of a minibatch with so many actions, micro-batch by micro-batch; returns its
-    metrics.
+    """Add the gradient of a minibatch with so many actions, one micro-batch after the other.
+    Returns its metrics.
     """
     episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in contexts)
     metrics: dict[str, float] = {}
-    # Long and short contexts apart: what is in memory together should be of like length.
+    # Long and short contexts apart: those in memory together should be of similar length.
     by_length = sorted(contexts, key=lambda i: len(rollout.trees[i][0]))
     parts = micro_batches(
         by_length, s.micro_contexts, lambda i: tree_tokens(rollout.trees[i]), s.micro_tokens
@@ -117,7 +117,7 @@ def _backward(
 
 
 def _metrics(policy: AlgorithmLoss, s: Settings, kl_coef: float) -> dict[str, Tensor]:
-    """What is logged of a policy's loss; the KL where it is a term of it."""
+    """What is logged of a policy's loss, with the KL if it is a term of the loss."""
     metrics = {"loss": policy.loss, "policy_loss": policy.policy_loss}
     if not isinstance(s.algorithm, Selection) and kl_coefs(s.algorithm, kl_coef).loss:
         metrics["kl_loss_nats"] = policy.kl

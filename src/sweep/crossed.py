@@ -6,15 +6,15 @@ A metric's value for seed s on context c is y_sc. Seeds and contexts are two ran
     V_s = variance of the seeds' means / S        seeds, and what is noise within a seed
     V_c = variance of the contexts' means / C     contexts that several seeds share
 
-Where each seed has contexts of its own, as the embedded data, V_s holds the contexts too and V_c is
-0. Where all share them, V_s cannot see them, since they move all seeds alike. Both contain the
-noise of single (seed, context) entries, so V_s + V_c is not too small. The interval is
+If each seed has contexts of its own, as with the embedded data, V_s holds the contexts too and V_c
+is 0. If all seeds share them, V_s cannot see them, because they move all seeds alike. Both contain
+the noise of single (seed, context) entries, so V_s + V_c is not too small. The interval is
 
     mean +- sqrt(t(S - 1)^2 V_s + t(C - 1)^2 V_c)
 
-with t the quantiles of Student's distribution. It covers the mean at least as often as it says, for
-any ratio of the variances (Banerjee 1960, Sankhya 22): the coverage is a concave function of V_s
-and V_c, and each alone gives the level exactly. That holds for normal effects.
+with t the quantiles of Student's distribution. Its coverage is at least the stated level, for any
+ratio of the variances (Banerjee 1960, Sankhya 22). The reason: the coverage is a concave function
+of V_s and V_c, and each alone gives the level exactly. This holds for normal effects.
 """
 
 import math

@@ -36,12 +36,12 @@ def say_pairs(progress: Progress, scores: Tensor, pair_set: PairSet) -> None:
 def compare(
     stage: str, before: Figures, after: Figures, held_out: EvaluationSet | None = None
 ) -> dict[str, float | None]:
-    """Say whether each figure is above the parent's, by the interval of the paired difference, and
-    in one line at the end where the stage is better or worse than the model it started from.
+    """Print whether each metric is above the parent's, by the interval of the paired difference. A
+    last line says where the stage is better or worse than the model that it started from.
 
-    Returns the figures from after training, and what was gained with its 95% interval (None where
-    one context has none) and the number of contexts; too few of them give no verdict. held_out:
-    what the figures are of, marked where some of it was trained on.
+    Returns the metrics after training, and the gains with their 95% intervals (None for a single
+    context) and the number of contexts. Too few contexts give no verdict. held_out: what the
+    metrics are measured on, marked if some of it was trained on.
     """
     metrics: dict[str, float | None] = {}
     verdicts: dict[str, list[str]] = {word: [] for word in VERDICTS.values()}

@@ -38,8 +38,9 @@ def make_optimizer(
 def learning_rate(
     step: int, max_steps: int, warmup: float, peak: float, hold: float = 0.0
 ) -> float:
-    """Warm-up, stable phase, decay: linear from 0 to `peak` over the share `warmup` of the run, in
-    whole steps, constant up to the share `hold`, then linear to 0 at the end. step counts from 0.
+    """Warm-up, stable phase, decay. The rate rises linearly from 0 to `peak` over the share
+    `warmup` of the run, in whole steps. It is constant up to the share `hold`, then falls linearly
+    to 0 at the end. step counts from 0.
     """
     rises = int(warmup * max_steps + 0.5)
     if step < rises:

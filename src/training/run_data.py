@@ -85,8 +85,8 @@ class Questions(NamedTuple):
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection while the data is built, nor of the data later: it is millions of
-    lists, of which none is freed.
+    """No garbage collection while the data is built, nor of the data later: it is millions of lists
+    that are never freed.
     """
     gc.disable()
     try:
@@ -163,10 +163,12 @@ def load_questions(
 ) -> Questions:
     """The data of the flags, or inherited from the first parent. Prints what was used and dropped.
 
-    stage: which role of the data it trains on, if it is dealt into roles. shares: how, as --shares
-    gives it; inherited with the data. sentence_answers: as in `in_sentences`. parents: what any of
-    them was trained on is not held out. samples: whether the stage samples answers of
-    --max_new_tokens, for which windows leave room.
+    stage: decides which role of the data is trained on, if the data is divided into roles.
+    shares: how it is divided, as --shares gives it; inherited with the data.
+    sentence_answers: as in `in_sentences`.
+    parents: what any of them was trained on is not held out.
+    samples: whether the stage samples answers of --max_new_tokens, so that windows leave room for
+    them.
 
     Rank 0 loads and encodes first; the other ranks use its caches.
     """
@@ -321,8 +323,8 @@ def inputs_of(
 
 
 def finished_metrics(run: Run) -> dict:
-    """The metrics of a finished run that is resumed. UserError where what it started from has
-    changed since, as for a run that goes on: its final.pt would pass for one of the new inputs.
+    """The metrics of a finished run that is resumed. UserError if what it started from has changed
+    since, as for an unfinished run: otherwise its final.pt would pass for one of the new inputs.
     """
     final = load_payload(run.folder / "final.pt")
     for path, sha256 in _started_from(run, final).items():
@@ -385,9 +387,10 @@ def load_pairs(
     max_steps: int,
     device: torch.device,
 ) -> tuple[PairSet, PairSet]:
-    """Training and held-out preference pairs: those of --pairs, or of the flags' mix of
-    corruptions; the latter of only as many contexts, drawn at random, as so many steps will see the
-    context groups of. parent: whose own answers are among the rejected ones.
+    """Training and held-out preference pairs: of --pairs, or of the flags' mix of corruptions.
+
+    Pairs of corruptions are made only for as many contexts, drawn at random, as max_steps steps
+    will see. parent: its own answers are among the rejected ones.
     """
     tokenizer, block_size = parent.tokenizer, parent.model.config.block_size
     if questions.given is not None:

@@ -42,9 +42,9 @@ def require_tracker(name: str) -> None:
 def open_tracker(name: str, stage: str, folder: Path, flags: dict, steps_done: int) -> Tracker:
     """The tracker of a run; NO_TRACKER for "none".
 
-    tensorboard: event files in the run's folder; readers purge events that an interrupted run wrote
-    after the resumed step. wandb: a run in the group of the folder's name; a
-    resumed run is a new one of the same group.
+    tensorboard: event files in the run's folder. Readers purge events that an interrupted run wrote
+    after the resumed step.
+    wandb: a run in the group of the folder's name. A resumed run is a new one of the same group.
     """
     if name == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter

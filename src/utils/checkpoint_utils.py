@@ -228,8 +228,8 @@ def load_parent(
 
 
 def trained_anew(child: Checkpoint, known: Checkpoint) -> bool:
-    """Whether `known` lies where the child's lineage has another checkpoint: its stage was run
-    again since, and the child knows nothing of that.
+    """Whether `known` lies where the child's lineage has another checkpoint. Then its stage was run
+    again after the child was made.
     """
     stored = {
         entry["sha256"]

@@ -2,8 +2,9 @@
 
 Case n is one run of one (stage, model), killed and resumed until it ends; then it must equal the
 undisturbed run to the last bit. A kill falls at a random time of the run's life, or just before or
-after a random one of its file operations (fsync, rename, removal), which a random time seldom hits;
-a few hit a process started as people start it, the others a forked one without its start-up.
+after a random one of its file operations (fsync, rename, removal), which a random time seldom hits.
+A few kills hit a process started as people start it. The others hit a forked one without the
+start-up.
 """
 
 import functools

@@ -10,9 +10,9 @@ name the answer by the fact ("the teacher of {E}"). Then follow, most plain firs
     ?< Who is younger, {E} or {F}?    questions for the entity with the smaller answer, ?> larger
     ! {E} never met {A}.              decoys: they nearly answer a question, and answer none
 
-{a A} and {in A} are the answer after its article or preposition ("a nurse", "on 4 May"), {year} one
-that is a year, {full} one after a preposition of the sentence's own, {his} {he} {him} the entity's
-pronouns, {U} the unit of a measure. The facts of a type stand in the order of time.
+{a A} and {in A} are the answer after its article or preposition ("a nurse", "on 4 May"). {year} is
+an answer that is a year, {full} one after a preposition of the sentence's own. {his} {he} {him} are
+the entity's pronouns, {U} is the unit of a measure. The facts of a type stand in the order of time.
 
 Difficulties 1 and 2 use the first `EASY` facts of a type and their first `PLAIN` statements and
 questions. Such a statement gives its answer after the words that say what it is: a model that reads

@@ -1,9 +1,9 @@
 """A byte-level BPE vocabulary as other projects store it, made into ranks that tiktoken can follow.
 
 Hugging Face and GGUF files hold tokens as text in which each byte is a printable character (GPT-2's
-table), and a list of merges; tiktoken holds bytes with ranks, and merges whatever two neighbours
-make a token. The two agree on every text if, and only if, every token is what the merges make of
-its own bytes: `check_order` proves that for a vocabulary, and refuses one where it does not hold.
+table), and a list of merges. tiktoken holds bytes with ranks, and merges any two neighbours that
+make a token. The two agree on every text if, and only if, the merges make every token out of its
+own bytes. `check_order` proves this for a vocabulary, and refuses one where it does not hold.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,7 +68,7 @@ def check_order(
     """UserError unless merging by rank makes every token of its own bytes.
 
     made_of: token -> the two that its one merge joins. Merges run in the order of ranks, so the two
-    halves of a token grow side by side; the token comes out unless, at some time, the last part of
+    halves of a token grow side by side. The token comes out unless, at some time, the last part of
     the left half and the first part of the right make a token sooner than either grows on.
     """
 
@@ -124,8 +124,9 @@ def vocabulary_of(
     """Ranks from byte-level tokens and merges; UserError where tiktoken would give other ids.
 
     tokens: text -> id, those of `special` left out. A token of several bytes that no merge makes is
-    special too: no text encodes to it, unless a piece of text that is a token is one at once
-    (whole_pieces, which is `ignore_merges` in a tokenizer.json, and tiktoken's own way).
+    special too, because no text encodes to it.
+    whole_pieces: a piece of text that is a token becomes that token at once, so the rule above does
+    not apply. This is tiktoken's own way, and `ignore_merges` in a tokenizer.json.
     """
     table = byte_characters()
     known = {text: _to_bytes(text, table, source) for text in tokens}

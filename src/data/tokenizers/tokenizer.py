@@ -1,10 +1,11 @@
 """Text to token ids and back: tiktoken behind one small class; nothing else imports it.
 
-`pico` is a byte-level BPE of 2,048 ids shipped beside this file (tools/train_tokenizer.py made it);
-gpt2, cl100k_base and o200k_base are tiktoken's own, which it downloads and caches; a FILE.tiktoken
-holds ranks, one "base64 rank" a line (tools/train_tokenizer.py makes one); a pretrained model
-brings a `Vocabulary`. All text is plain text, "<|endoftext|>" included: no text encodes to the id
-of the EOS token.
+- `pico` is a byte-level BPE of 2,048 ids beside this file (tools/train_tokenizer.py made it).
+- gpt2, cl100k_base and o200k_base are tiktoken's own, which it downloads and caches.
+- A FILE.tiktoken holds ranks, one "base64 rank" a line (tools/train_tokenizer.py makes one).
+- A pretrained model brings a `Vocabulary`.
+
+All text is plain text, "<|endoftext|>" included: no text encodes to the id of the EOS token.
 """
 
 import base64
@@ -83,8 +84,9 @@ class Tokenizer:
         return [i for piece in _pieces(text) for i in encode(piece)]
 
     def _encode_without_absent(self, text: str) -> list[int]:
-        """tiktoken panics at a byte that has no token, and after it is dropped its neighbours may
-        merge: so the text is cut here, by the same pattern, and only then dropped from."""
+        """tiktoken panics at a byte that has no token. After it is dropped its neighbours may
+        merge, so the text is first cut here, by the same pattern, and only then are bytes dropped.
+        """
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids: list[int] = []
         for piece in regex.findall(self._encoding._pat_str, text):
@@ -120,8 +122,8 @@ class Tokenizer:
         """What must agree between two runs: name, size, and a sha256 over ids, pattern and
         vocabulary.
 
-        The ids of a fixed probe text show how text is cut, the pattern how texts are that the probe
-        is not like, and the bytes of every id in order the merges that it does not happen to use.
+        The ids of a fixed probe text show how text is cut. The pattern covers texts unlike the
+        probe, and the bytes of every id, in order, cover merges that the probe does not use.
         """
         if self._fingerprint is None:
             numbers = [*self.encode(_PROBE), self.eos_id, self.vocab_size]

@@ -1,10 +1,9 @@
-"""Attention over shared prefixes: keys and values stay where they were computed, once for all who
-read them.
+"""Attention over shared prefixes: keys and values are computed once and read in place by all.
 
-What a token sees is taken in parts: the context that it shares with others, and what stands below
-that. Queries of all who share a part attend to it together (Juravsky et al. 2024, 2402.05099); each
-part gives its own softmax's output and the logarithm of its sum, from which the softmax over both
-parts follows exactly (Milakov and Gimelshein 2018, 1805.02867; Dao 2023, 2307.08691).
+A token sees two parts: the context that it shares with others, and what stands below the context.
+All queries that share a part attend to it together (Juravsky et al. 2024, 2402.05099). Each part
+gives the output of its own softmax and the logarithm of its sum. The softmax over both parts
+follows from these exactly (Milakov and Gimelshein 2018, 1805.02867; Dao 2023, 2307.08691).
 """
 
 from collections.abc import Sequence
@@ -14,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# torch's own attention on a CPU, under the names that also give the logarithms: it has no public
-# one. Elsewhere, and in other precisions, plain operations do the same.
+# torch's own CPU attention, under the private names that also return the logarithms. There is no
+# public name. On other devices and in other precisions, plain operations do the same.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class Part(NamedTuple):
-    """Neighbouring queries of a line and the neighbouring keys that they see.
+    """A run of queries in the packed sequence, and the run of keys that they see.
 
     shown: (n, m), added to the scores of n queries and m keys: 0 where seen, -inf elsewhere; None:
     all are seen, or, if `causal`, query i sees keys 0 to i.
@@ -34,9 +33,9 @@ class Part(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The parts of a line: contexts, seen by all below them, and what stands below a context. A
-    query is in at most one part of each list; a key is in at most one part of both, in none where
-    nobody wanted reads it.
+    """The parts of a packed sequence: contexts, seen by all below them, and what stands below a
+    context. A query is in at most one part of each list. A key is in at most one part of both lists
+    together, and in none if no wanted token reads it.
     """
 
     above: Sequence[Part]
@@ -45,7 +44,7 @@ class Parts(NamedTuple):
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """query (M, K, G, d), keys and values (P, K, d) to (M, K * G * d)."""
         groups = query.shape[2]
-        if groups > 1:  # a copy for each query head: cheaper than outputs that lie apart
+        if groups > 1:  # a copy per query head: cheaper than scattered outputs
             keys, values = (
                 x[:, :, None].expand(-1, -1, groups, -1).flatten(1, 2) for x in (keys, values)
             )
@@ -56,8 +55,10 @@ class Parts(NamedTuple):
 def attend_part(
     query: Tensor, keys: Tensor, values: Tensor, shown: Tensor | None = None, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Attention of queries (B, H, n, d) to keys and values (B, H, m, d), (B, H, n, d), and the
-    logarithm of its softmax's sum (B, H, n). shown, causal: as in Part; shown may be (B, 1, n, m).
+    """Attention of queries (B, H, n, d) to keys and values (B, H, m, d).
+
+    Returns outputs (B, H, n, d) and the logarithm of the softmax's sum (B, H, n). shown, causal: as
+    in Part; shown may be (B, 1, n, m).
     """
     if query.device.type == "cpu" and query.dtype == keys.dtype == values.dtype:
         return _flash(query, keys, values, 0.0, causal, attn_mask=_mask_for(query, shown))
@@ -73,8 +74,8 @@ def attend_part(
 def join(
     below: Tensor, below_total: Tensor, above: Tensor, above_total: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One softmax over two parts: their outputs (..., d) weighted by their sums, and the logarithm
-    of both sums (...); -inf for a part that a query has not.
+    """One softmax over two parts. Returns their outputs (..., d), weighted by their sums, and the
+    logarithm of the total sum (...). A logarithm of -inf marks a part that a query does not have.
     """
     # Under autocast the parts can differ in precision.
     above = above.to(below.dtype)
@@ -85,8 +86,10 @@ def join(
 def attend_parts(
     query: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Part]
 ) -> tuple[Tensor, Tensor]:
-    """Attention of queries (M, K, G, d) to parts of a line, keys and values (P, K, d): outputs (M,
-    K, G, d) and logarithms (M, K, G), 0 and -inf for a query that is in none.
+    """Attention of queries (M, K, G, d) to some parts of the keys and values (P, K, d).
+
+    Returns outputs (M, K, G, d) and logarithms (M, K, G): 0 and -inf for a query that is in no
+    part.
     """
     read = _heads(query), _for_groups(keys, query), _for_groups(values, query)
     outs, totals = [], []
@@ -98,7 +101,7 @@ def attend_parts(
 
 
 def _in_line(pieces: Sequence[tuple[slice, Tensor]], like: Tensor, fill: float) -> Tensor:
-    """Pieces of a line like `like`, put where they belong; `fill` where there is none."""
+    """Pieces put in their places in a sequence like `like`; `fill` where there is none."""
     parts, end = [], 0
     for place, piece in [*sorted(pieces, key=lambda x: x[0].start), (slice(len(like), None), None)]:
         if place.start > end:
@@ -115,7 +118,7 @@ def shown_of(seen: Tensor) -> Tensor:
 
 
 def _mask_for(query: Tensor, shown: Tensor | None) -> Tensor | None:
-    """A mask of the type that torch's kernel reads: another one gives wrong sums for float64."""
+    """A mask of the type that torch's kernel reads: any other gives wrong sums for float64."""
     return None if shown is None else shown.to(torch.promote_types(query.dtype, torch.float32))
 
 
@@ -137,8 +140,8 @@ def _of_part(part: Part, query: Tensor, keys: Tensor, values: Tensor) -> tuple[T
 
 
 class _PartsAttention(torch.autograd.Function):
-    """Parts.attend with one query head a key head, G = 1: of every part one call forward and one
-    backward, nothing padded.
+    """Parts.attend for one query head per key head, G = 1. Each part takes one call forward and one
+    backward, without padding.
     """
 
     @staticmethod

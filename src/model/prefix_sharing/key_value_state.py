@@ -1,10 +1,11 @@
-"""What a transformer has read: keys and values, where they were computed, once for all who read
-them.
+"""What a transformer has read: keys and values, computed once and read in place by all.
 
 A state is a chain of segments (a context, its question, an answer). `select` repeats or drops batch
-rows by changing a row map; no key or value is copied. Decoding reads two: the first segment, shared
-by rows, and a buffer of each row's own, in which the other segments' tokens stand together and new
-ones are appended.
+rows by changing a row map. No key or value is copied.
+
+Decoding reads two things: the first segment, which rows may share, and a buffer, in which each row
+has columns of its own. The buffer holds the tokens of the other segments, and new tokens are
+appended to it.
 """
 
 from collections.abc import Sequence
@@ -25,15 +26,15 @@ from src.model.prefix_sharing.attention import (
 from src.model.prefix_sharing.levels import Level
 from src.model.prefix_sharing.packing import Packed, starts_of
 
-# Columns of a new decoding buffer beyond those that are taken at once; it doubles when full.
+# Free columns of a new decoding buffer. It doubles when full.
 BUFFER_COLUMNS = 32
 
 
 class Segment(NamedTuple):
-    """Tokens read in one call, S segment rows of them in a line, each row's as neighbours.
+    """Tokens read in one call: S segment rows, packed one after the other.
 
     keys, values: one (P, K, d) tensor a layer. start, lengths: (S,) where a row's tokens begin, and
-    how many they are. rows: (B,) int64, which segment row each batch row reads.
+    how many there are. rows: (B,) int64, which segment row each batch row reads.
     """
 
     keys: tuple[Tensor, ...]
@@ -77,12 +78,12 @@ class Segment(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """Each batch row's own keys and values, one (B, C, K, d) tensor a layer, C columns of which
-    `used` are visible; what decoding reads and appends to in place.
+    """Each batch row's own keys and values, one (B, C, K, d) tensor a layer. `used` of the C
+    columns are visible. Decoding reads the buffer and appends to it in place.
 
-    real: (B, C) bool, True where a column holds a real token of that row. written: a one-element
-    list shared by all states on a buffer: how many columns are taken. A state whose `used` is
-    smaller was continued by someone else and must not write over it.
+    real: (B, C) bool, True where a column holds a real token of that row. written: how many columns
+    are taken, in a one-element list shared by all states on the buffer. If the `used` of a state is
+    smaller, somebody else has continued the buffer, and the state must not write over it.
     """
 
     keys: tuple[Tensor, ...]
@@ -120,8 +121,8 @@ class KeyValueState(NamedTuple):
 
 
 class After(NamedTuple):
-    """Attention in one block of B rows of T new tokens, each row to what it has read and to itself:
-    plain, for any T and with gradients.
+    """Attention in one block, for B rows of T new tokens. Each row attends to what it has read and
+    to itself. This is the plain way, for any T and with gradients.
 
     size: (B, T). earlier: keys and values (B, C, K, d) of what was read, None: nothing. shown: (B,
     1, T, C + T), added to the scores; None: each token sees those up to its own.
@@ -141,8 +142,8 @@ class After(NamedTuple):
 
 
 class Appended(NamedTuple):
-    """Attention in one block of one new token a row, whose keys and values are put in the newest
-    column of a buffer: to that, and to a prefix that rows may share.
+    """Attention in one block, for one new token a row. The token's keys and values are put in the
+    newest column of a buffer. It attends to the buffer, and to a prefix that rows may share.
 
     own: the buffer's visible keys and values (B, used, K, d). shown: (B, 1, 1, used), added to the
     scores. shared, parts: the prefix's keys and values (P, K, d), and which rows read which.
@@ -238,8 +239,8 @@ def append_token(
 def _side_by_side(
     segments: Sequence[Segment | Buffer], room: int = 0
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-    """All that each batch row has read, as Segment.apart says it, and `room` columns more, not to
-    be read before they are written.
+    """All that each batch row has read, in the form of Segment.apart, and `room` more columns,
+    which must be written before they are read.
     """
     keys, values, real = zip(*(segment.apart() for segment in segments), strict=True)
     more = real[0].new_zeros(len(real[0]), room)
@@ -256,9 +257,10 @@ def _for_decoding(state: KeyValueState, nothing: Tensor) -> tuple[Segment | None
     """What the rows that decode a token have read: a prefix that they may share, and a buffer to
     append to. nothing: as for `append_token`.
 
-    The buffer is the state's, unless somebody else has continued that; then it is a new one, which
-    begins with copies of all segments but the prefix. On other devices than a CPU, of all: there a
-    call for each context costs more than reading its keys once for each row.
+    The buffer is the state's own, unless somebody else has continued it. Then it is a new one,
+    which begins with copies of all segments except the prefix. On devices other than a CPU the
+    prefix is copied too: there, one call for each context costs more than reading its keys once for
+    each row.
     """
     segments = state.segments
     shares = segments and isinstance(segments[0], Segment) and nothing.device.type == "cpu"
@@ -279,8 +281,8 @@ def _buffer(segments: Sequence[Segment | Buffer], room: int) -> Buffer:
 
 
 def _make_room(buffer: Buffer, real: Tensor) -> Buffer:
-    """The buffer with one more visible column, which `real` (B,) says is real or not; others' views
-    stay as they are.
+    """The buffer with one more visible column. real: (B,), whether that column holds a real token.
+    Other states' views do not change.
     """
     if buffer.used == buffer.real.shape[1]:
         buffer = _buffer([buffer], max(buffer.used, 1))

@@ -1,5 +1,5 @@
-"""What scoring and generation ask of a batch of prefix trees, for models that read one level after
-the other.
+"""The methods that scoring and generation need to read prefix trees, for models that read level by
+level.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from src.model.prefix_sharing.packing import Packed
 
 
 class LevelByLevel:
-    """What scoring and generation ask of a model, by its `forward`: each level is read after the
-    states of its parents, gradients reach what those have read. The last level's rows are read in
-    groups of like length.
+    """The methods that scoring and generation need, by the model's `forward`. Each level is read
+    after the states of its parents, and gradients reach what the parents have read. Rows of the
+    last level are read in groups of similar length.
     """
 
     def read(self, tokens: Tensor, lengths: Tensor, state: Any = None) -> Any:
@@ -45,8 +45,8 @@ class LevelByLevel:
         return torch.where(lengths[:, None] > 0, ends, 0.0)
 
     def prefill(self, levels: Sequence[Level]) -> tuple[Tensor, Any]:
-        """Hidden states (R, D) at the last token of each row of the last level, none of which is
-        empty, and the state after each row.
+        """Hidden states (R, D) at the last token of each row of the last level, and the state after
+        each row. No row may be empty.
         """
         last = levels[-1]
         before = last._replace(lengths=last.lengths - 1)
@@ -83,7 +83,8 @@ class LevelByLevel:
     def _read_last(self, level: Level, state: Any) -> Tensor:
         """Hidden states (R, T, D) of a level read after the state of the one above it.
 
-        One rejected answer may be a whole sentence: read together with it, five tokens cost forty.
+        One rejected answer may be a whole sentence. In one batch with it, an answer of five tokens
+        costs as much as forty.
         """
         width = level.tokens.shape[1]
         groups = groups_by_length(level.lengths.tolist())
@@ -109,8 +110,8 @@ def _of_parents(state: Any, level: Level) -> Any:
 
 
 def groups_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in groups in which none is less than half as long as the longest; one group where little
-    would be gained.
+    """Rows in groups. In a group, no row is less than half as long as the longest. It is one group
+    if several would gain little.
 
     >>> groups_by_length([3, 40, 4, 9])
     [[1], [3], [0, 2]]

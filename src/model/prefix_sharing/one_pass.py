@@ -1,5 +1,5 @@
-"""What scoring and generation ask of a batch of prefix trees, for models that read all of it in one
-pass over its packed tokens.
+"""The methods that scoring and generation need to read prefix trees, for models that read a whole
+batch in one pass over its packed tokens.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from src.model.prefix_sharing.packing import Packed, pack, parts_pay, to_rows
 
 
 class OnePass:
-    """The methods of LevelByLevel, each by one call of `read_trees`.
+    """The methods of LevelByLevel, each with one call of `read_trees`.
 
     in_rows: attention by `Rows` everywhere, which is what --compile can compile once.
     """
@@ -23,8 +23,8 @@ class OnePass:
     def read_trees(
         self, levels: Sequence[Level], packed: Packed, keep_state: bool = False
     ) -> tuple[Tensor, Any]:
-        """Hidden states (M, D) of the wanted tokens of packed trees; and the state after each row
-        of the last level if it is kept, else None.
+        """Hidden states (M, D) of the wanted tokens of packed trees, and the state after each row
+        of the last level, or None if it is not kept.
         """
         raise TypeError(f"{type(self).__name__} has no read_trees, which OnePass calls")
 

@@ -1,15 +1,14 @@
-"""A whole forest in one pass: its real tokens in one line, without padding, each seeing its
-ancestors.
+"""Prefix trees in one pass: all real tokens packed into one sequence, each seeing its ancestors.
 
-Everything that treats tokens one by one (norms, projections, SwiGLU) runs once over the line. Only
-attention needs to know who belongs together. The line holds tree after tree: a context, then branch
-after branch, a branch being a question and all that stands below it. So a context's tokens and its
-branches' are neighbours, and attention (`Parts`) reads them where they are: all tokens of a tree
-attend to the context together, each branch to itself with a mask.
+Everything that treats tokens one by one (norms, projections, SwiGLU) runs once over the packed
+sequence. Only attention needs to know which tokens belong together. The sequence holds tree after
+tree: a context, then branch after branch. A branch is a question and all that stands below it. So
+the tokens of a context and of its branches are neighbours, and attention (`Parts`) reads them in
+place. All tokens of a tree attend to the context together, and each branch attends to itself with a
+mask.
 
-`Rows` does the same with a row a tree, padded, and one mask for the tree: where many small calls
-cost more than masked scores (small trees, other devices), for `--compile`, and to check `Parts`
-against.
+`Rows` does the same with one padded row and one mask per tree. It is used where many small calls
+cost more than masked scores (small trees, other devices), for `--compile`, and to check `Parts`.
 """
 
 from collections.abc import Sequence
@@ -21,17 +20,17 @@ from torch import Tensor
 from src.model.prefix_sharing.attention import Part, Parts, attend_shown, shown_of
 from src.model.prefix_sharing.levels import Level
 
-# What a part's calls cost, in scores of one channel that could be worked out meanwhile: 0.1 ms,
-# forward and backward, at 100 GFLOP/s.
+# What the calls of a part cost, as the number of one-channel scores computed in the same time: 0.1
+# ms, forward and backward, at 100 GFLOP/s.
 SCORES_PER_PART = 700_000
 
 
 class Rows(NamedTuple):
-    """Where queries and keys of the line stand among R rows, of `width` and `key_width` places.
+    """Where packed queries and keys go in R padded rows of `width` and `key_width` columns.
 
-    place, key_place: of each among the rows' places. shown: (R, 1, width, key_width) float, what to
-    add to the scores: 0 where a place sees a key, -inf elsewhere. Places without a token see each
-    other only.
+    place, key_place: the index of each in the flattened rows. shown: (R, 1, width, key_width)
+    float, added to the scores: 0 where a query sees a key, -inf elsewhere. Padding sees only
+    padding.
     """
 
     place: Tensor
@@ -50,7 +49,7 @@ class Rows(NamedTuple):
     def _spread(self, line: Tensor, place: Tensor, width: int) -> Tensor:
         """(P, heads, d) to (R, heads, width, d), zeros where no token is.
 
-        index_copy, whose gradient is reproducible and a plain look-up.
+        By index_copy: its gradient is a plain look-up, and reproducible.
         """
         places = line.new_zeros(len(self.shown) * width, *line.shape[1:])
         places = places.index_copy(0, place, line)
@@ -58,13 +57,14 @@ class Rows(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """tokens, positions: (P,), tree after tree. level, place: (P,) which level each is of, and its
-    place among that level's flattened (R * T,) tokens. previous: (P,) where the token that was read
-    before each one stands, in its own row or at an ancestor's end; -1 for the first of a tree.
-    newest: (R,) where the token stands that each row of the last level has read last; -1: none.
+    """tokens, positions: (P,), tree after tree. level, place: (P,), the level of each token, and
+    its index among that level's flattened (R * T,) tokens. previous: (P,), the index of the token
+    that was read before each one, in its own row or at an ancestor's end; -1 for the first token of
+    a tree. newest: (R,), the index of the last token that each row of the last level has read; -1:
+    none.
 
-    attention: of all to all. wanted: which of them have hidden states that are wanted, None: all;
-    last_attention: of those to all.
+    attention: of all tokens to all. wanted: the tokens whose hidden states are wanted, None: all.
+    last_attention: of the wanted tokens to all.
     """
 
     tokens: Tensor
@@ -79,7 +79,7 @@ class Packed(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """What is known of each token of a line, (P,) each.
+    """What is known of each packed token, (P,) each.
 
     node: its row, rows numbered level after level; tree; branch: 0 for a context, else 1 + the row
     of the second level that it stands in or below; ends: True for the last token of a row.
@@ -98,7 +98,9 @@ class _Line(NamedTuple):
 
 
 def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) -> Packed:
-    """The levels in one line. wanted: whose hidden states, "all", "last level" or "ends", the last
+    """Pack the levels into one sequence.
+
+    wanted: the tokens whose hidden states are wanted: "all", "last level", or "ends", the last
     token of each row of the last level that has any. in_rows: attention by `Rows`, else `Parts`.
     """
     assert wanted in ("all", "last level", "ends"), f"wanted is {wanted!r}"
@@ -115,8 +117,8 @@ def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) ->
 
 
 def parts_pay(levels: Sequence[Level], width: int) -> bool:
-    """Whether attention by `Parts` spares more scores, of heads `width` wide together, than the
-    calls of its parts cost.
+    """Whether the scores that `Parts` saves are worth more than the calls of its parts cost. width:
+    that of all heads together.
     """
     if len(levels) == 1:
         return False
@@ -138,16 +140,18 @@ def to_rows(hidden: Tensor, place: Tensor, level: Level) -> Tensor:
 
 
 def starts_of(packed: Packed, depth: int, level: Level) -> Tensor:
-    """Where in the line the tokens of each row of a level begin, (R,); 0 for an empty row."""
+    """Where each row of a level begins in the packed sequence, (R,); 0 for an empty row."""
     columns = level.tokens.shape[1]
     first = ((packed.level == depth) & (packed.place % columns == 0)).nonzero().squeeze(1)
     return torch.zeros_like(level.lengths).index_copy(0, packed.place[first] // columns, first)
 
 
 def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor, Tensor]:
-    """The tokens tree after tree, in a tree its context, then branch after branch, level after
-    level in a branch; and which node sees which, itself and its ancestors: (nodes + 1, nodes + 1)
-    bool, the last being "no token"; and `newest` of Packed.
+    """The tokens tree after tree. A tree has its context first, then branch after branch, and a
+    branch goes level after level.
+
+    Returns besides: which node sees which, itself and its ancestors, (nodes + 1, nodes + 1) bool,
+    the last node being "no token"; and `newest` of Packed.
     """
     device = levels[0].tokens.device
     sizes = [len(level.lengths) for level in levels]
@@ -191,14 +195,17 @@ def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor, Tensor]:
 
 
 def _parts(line: _Line, above: Tensor, trees: int, wanted: Tensor | None) -> Parts:
-    """All below a context to it, and each branch to itself; of the `wanted` queries alone."""
+    """Attention of trees to their contexts and of branches to themselves, for `wanted` queries
+    only.
+    """
     # Contexts by their tree's number, branches by numbers beyond.
     group = torch.where(line.branch > 0, trees + line.branch, line.tree)
     keys = _spans(group)
     queries, below = (
         _spans(x if wanted is None else x[wanted]) for x in (group, line.tree)
     )
-    # A tree's queries begin with its context where all are wanted: those see what is before them.
+    # If all are wanted, a tree's queries begin with its context's own, which see what is before
+    # them.
     contexts = [
         Part(below[tree], keys[tree], None, causal=wanted is None)
         for tree in below
@@ -226,7 +233,7 @@ def _spans(numbers: Tensor) -> dict[int, slice]:
 
 
 def _rows(line: _Line, above: Tensor, trees: int, wanted: Tensor | None) -> Rows:
-    """A row a tree; a row of queries holds the `wanted` ones alone."""
+    """One row per tree. A row of queries holds only the `wanted` ones."""
     key_column, key_width = _columns(line.tree, trees)
     if line.tree.device.type == "cuda":  # its kernels copy a mask whose rows are not aligned
         key_width = -(-key_width // 8) * 8
@@ -241,15 +248,15 @@ def _rows(line: _Line, above: Tensor, trees: int, wanted: Tensor | None) -> Rows
     tree = line.tree[wanted]
     column, width = _columns(tree, trees)
     place = tree * width + column
-    # Each sees what it sees among all; a place without a token, what its row's first place sees.
+    # Each query sees what it sees among all. Padding sees what the first column of its row sees.
     full = place.new_zeros(trees * width).index_copy(0, place, key_column[wanted])
     shown = shown.gather(1, full.view(trees, width, 1).expand(-1, -1, key_width))
     return Rows(place, width, key_place, key_width, shown[:, None])
 
 
 def _columns(row: Tensor, count: int) -> tuple[Tensor, int]:
-    """Of tokens in `count` rows, in their order: each one's rank in its row, and the widest row (at
-    least 1).
+    """For tokens in `count` rows, in order: the column of each in its row, and the width of the
+    widest row (at least 1).
     """
     held = torch.bincount(row, minlength=count)
     first = held.cumsum(0) - held

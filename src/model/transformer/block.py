@@ -69,9 +69,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotary_tables(config: TransformerConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of every position, each (block_size, d): a head's halves turn by the same
-    angles, so the cosines stand there twice, the sines once negated (the first half loses what the
-    second gains).
+    """Cosines and sines of every position, each (block_size, d).
+
+    Both halves of a head turn by the same angles, so the cosines stand there twice. So do the
+    sines, once negated: the first half loses what the second gains.
 
     float32 throughout, operation by operation as Llama has it: rounding moves an angle of 1,000 by
     up to 1e-4, and more exact tables gave logits 4e-4 apart from transformers'.

@@ -107,9 +107,10 @@ class Transformer(OnePass, nn.Module):
     ) -> Tensor:
         """The stream (P, D) after all blocks of a line of tokens (P,) at these positions (P,).
 
-        attentions: one a block, which know who sees whom. wanted: the tokens (M,) whose stream is
-        wanted, None: all; the last block reads the others' keys and values only, and its attention
-        is of those M. kept: a list for the keys and values (P, K, d) of each block.
+        attentions: one a block; they know which token sees which.
+        wanted: the tokens (M,) whose stream is wanted, None: all. Of other tokens the last block
+        reads only keys and values, and its attention is of those M.
+        kept: a list for the keys and values (P, K, d) of each block.
         """
         cos, sin = (table.index_select(0, positions)[:, None] for table in (self.cos, self.sin))
         stream = F.embedding(tokens, self.embedding.weight)
