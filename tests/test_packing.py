@@ -1,6 +1,7 @@
 """A forest in one line: who sees whom, by hand and by a second layout; the kernels below."""
 
 import itertools
+from unittest import mock
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.inference.logprobs import build_tree_batch
+from src.model import cpu_kernels
+from src.model.cpu_kernels import attend_part
 from src.model.linear import Linear, prepacked
 from src.model.model import build_model
-from src.model.prefix_sharing.attention import attend_part
 from src.model.prefix_sharing.levels import Level
 from src.model.prefix_sharing.packing import SCORES_PER_PART, pack, parts_pay, starts_of
 from tests.test_models import CONFIGS, VOCAB, close
@@ -115,10 +117,13 @@ def test_parts_equal_rows_in_value_and_gradient(data):
         above = rows
     wanted = draw(st.sampled_from(["all", "last level", "ends"]))
     found = []
+    kernels = draw(st.booleans()) and cpu_kernels.HAS_ATTENTION  # or the fallback
     for in_rows in (False, True):
-        hidden, _ = model.read_trees(levels, pack(levels, wanted, in_rows))
+        with mock.patch.object(cpu_kernels, "HAS_ATTENTION", kernels):
+            hidden, _ = model.read_trees(levels, pack(levels, wanted, in_rows))
         weight = torch.rand(hidden.shape, generator=torch.Generator().manual_seed(1))
-        (hidden * weight).sum().backward()
+        with mock.patch.object(cpu_kernels, "HAS_ATTENTION", kernels):
+            (hidden * weight).sum().backward()
         found.append([hidden.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
         model.zero_grad()
     # A gradient that is 0 but for rounding has no scale of its own.
@@ -144,20 +149,20 @@ def test_attention_of_a_part_by_plain_operations(causal):
         weights = scores.exp() / scores.exp().sum()
         close(outs[b, h, i], (weights @ values[b, h, row].double()).float())
         close(totals[b, h, i], scores.exp().sum().log().float())
-    # A dtype of their own for the values is what keeps a call from torch's kernel.
-    plain, plain_totals = attend_part(
-        query, keys, values.double(), None if causal else shown, causal
-    )
-    close(plain.float(), outs)
+    with mock.patch.object(cpu_kernels, "HAS_ATTENTION", False):
+        plain, plain_totals = attend_part(query, keys, values, None if causal else shown, causal)
+    close(plain, outs)
     close(plain_totals, totals)
 
 
-def test_arranged_weights_give_the_same_products():
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("no oneDNN in this torch")
+def test_packed_weights_give_the_same_products():
     torch.manual_seed(0)
     linear, x = Linear(64, 48), torch.randn(16, 64)
     wanted = linear(x)
+    with mock.patch.object(cpu_kernels, "HAS_PACKED", False), prepacked(linear, 16):
+        assert torch.equal(linear(x), wanted)
+    if not cpu_kernels.HAS_PACKED:
+        return
     with torch.inference_mode(), prepacked(linear, 16):
         found = linear(x)
         with prepacked(linear, 16):

@@ -13,10 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# torch's own CPU attention, under the private names that also return the logarithms. There is no
-# public name. On other devices and in other precisions, plain operations do the same.
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+from src.model.cpu_kernels import attend_part, attend_part_backward
 
 
 class Part(NamedTuple):
@@ -50,25 +47,6 @@ class Parts(NamedTuple):
             )
         query = query.flatten(1, 2)[:, :, None]
         return _PartsAttention.apply(query, keys, values, self).flatten(1)
-
-
-def attend_part(
-    query: Tensor, keys: Tensor, values: Tensor, shown: Tensor | None = None, causal: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Attention of queries (B, H, n, d) to keys and values (B, H, m, d).
-
-    Returns outputs (B, H, n, d) and the logarithm of the softmax's sum (B, H, n). shown, causal: as
-    in Part; shown may be (B, 1, n, m).
-    """
-    if query.device.type == "cpu" and query.dtype == keys.dtype == values.dtype:
-        return _flash(query, keys, values, 0.0, causal, attn_mask=_mask_for(query, shown))
-    scores = (query @ keys.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    if causal:
-        scores = scores.masked_fill(~torch.ones_like(scores, dtype=torch.bool).tril(), -torch.inf)
-    if shown is not None:
-        scores = scores + shown
-    total = scores.logsumexp(-1)
-    return (scores - total[..., None]).exp().to(values.dtype) @ values, total
 
 
 def join(
@@ -117,11 +95,6 @@ def shown_of(seen: Tensor) -> Tensor:
     return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, -torch.inf)
 
 
-def _mask_for(query: Tensor, shown: Tensor | None) -> Tensor | None:
-    """A mask of the type that torch's kernel reads: any other gives wrong sums for float64."""
-    return None if shown is None else shown.to(torch.promote_types(query.dtype, torch.float32))
-
-
 def _heads(x: Tensor) -> Tensor:
     """(n, K, G, d) or (n, K, G) to (G, K, n, d) or (G, K, n): a view, groups as a batch."""
     return x.transpose(0, 2)
@@ -163,10 +136,9 @@ class _PartsAttention(torch.autograd.Function):
             for part in level:
                 # With output and sum of the whole softmax: the gradient of the part's share.
                 back, mixed, sums = (x[:, :, part.queries] for x in found)
-                of_query, of_keys, of_values = _flash_backward(
-                    back, *_of_part(part, *read), mixed, sums, 0.0, part.causal,
-                    attn_mask=_mask_for(query, part.shown),
-                )  # fmt: skip
+                of_query, of_keys, of_values = attend_part_backward(
+                    back, *_of_part(part, *read), mixed, sums, part.shown, part.causal
+                )
                 pieces.append((part.queries, _heads(of_query)))
                 to_keys.append((part.keys, of_keys[0].transpose(0, 1)))
                 to_values.append((part.keys, of_values[0].transpose(0, 1)))

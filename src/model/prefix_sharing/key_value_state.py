@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from src.model.cpu_kernels import attend_part
 from src.model.prefix_sharing.attention import (
     Part,
-    attend_part,
     attend_parts,
     attend_shown,
     join,
