@@ -71,7 +71,7 @@ def planned(count=10, **values):
 
 def test_steps_are_planned_by_hand():
     """10 units are 3 batches of 4 an epoch; a run has at least one step."""
-    assert planned(epochs=2.5) == (8, 2)  # 7.5 rounded up, and a quarter
+    assert planned(epochs=2.5) == (8, 3)  # 7.5 rounded up, and a third
     assert planned(epochs=0.1) == (1, 1)
     assert planned(epochs=2.5, max_steps=5) == (5, 2)
     assert planned(epochs=3.0, eval_every=0) == (9, 0)

@@ -99,7 +99,7 @@ def _require_units(units: ContextGroups) -> None:
 def _planned(args: argparse.Namespace) -> int:
     """The steps that the flags now have, with what follows from them."""
     if args.eval_every is None:
-        args.eval_every = math.ceil(args.max_steps / 4)
+        args.eval_every = math.ceil(args.max_steps / 3)
     if args.max_steps < FEW_STEPS:
         steps = "1 step" if args.max_steps == 1 else f"{args.max_steps} steps"
         say(

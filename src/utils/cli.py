@@ -328,7 +328,7 @@ def add_training_flags(
     add("--weight_decay", type=non_negative, default=weight_decay, help="on matrices only")
     add("--grad_clip", type=positive, default=1.0, help="largest norm of the gradient")
     add("--eval_every", type=count,
-        help="steps between evaluations; 0: only at the ends; default: a quarter of the run")
+        help="steps between evaluations; 0: only at the ends; default: a third of the run")
     add("--eval_limit", type=positive_int, default=500, help="held-out questions evaluated")
     add("--save_every", type=positive_int, default=save_every, help="steps between last.pt files")
     add("--log_every", type=positive_int, default=1, help="steps between lines of metrics.jsonl")
