@@ -70,7 +70,6 @@ def questions_to_pick(dataset: str | None, stored: dict, trained_on, seed: int) 
 def main(argv=None) -> dict:
     """Serve the page until Ctrl-C; returns {"url": its address}."""
     args = build_parser().parse_args(argv)
-
     import_gradio()  # before what takes longer
     require_port(args.port)
     require_vote_file(Path(args.preferences))

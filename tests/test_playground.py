@@ -401,7 +401,7 @@ def test_without_gradio_it_says_how_to_install_it(kgram, monkeypatch):
     ],
 )
 def test_mistakes_end_in_one_line(kgram, monkeypatch, argv, words):
-    monkeypatch.setattr(page, "import_gradio", lambda: None)
+    monkeypatch.setattr("playground.import_gradio", lambda: None)
     assert words in refusal("playground", argv)
 
 
