@@ -5,7 +5,8 @@
 Writes rows of {"prompt", "completion"}, which `main_squad.py --dataset dates.jsonl` takes. Nothing
 is fetched: a seed decides everything. A date occurs once, so no held-out date was trained on.
 
-`brief` and `valid` are rewards for it (train_ppo.py --reward), and `valid` a metric (--metric).
+`parts_right` and `valid` are rewards for it (train_ppo.py --reward), and `valid` a metric
+(--metric).
 """
 
 import argparse
