@@ -61,13 +61,14 @@ with flags_first(__name__, build_parser):
     from src.inference.logprobs import build_tree_batch, score_completions, score_text
     from src.interop.pretrained import start_of
     from src.losses import sft_loss
-    from src.training import run_data, stages
-    from src.training.console import compare
+    from src.training import planning, reporting, run_data
     from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
+    from src.training.final import finished_metrics, publish
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
     from src.training.progress import Progress
+    from src.training.reporting import compare
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
 
@@ -150,7 +151,7 @@ def main(argv=None) -> dict:
     with Run(parser, argv, STAGE) as run:
         args = run.args
         if run.finished:
-            return run_data.finished_metrics(run)
+            return finished_metrics(run)
         device = set_up_torch(args)
 
         # The model, and the questions in windows that it can read.
@@ -172,13 +173,15 @@ def main(argv=None) -> dict:
         optimizer = make_optimizer(trained, args.weight_decay)
         order = {"batch_size": args.batch_size, "seed": args.seed}
         batches = indexed_batches(questions.encoded, questions.units, **order)
-        max_steps = stages.plan_steps_of_tokens(args, questions.units, batches)
+        max_steps = planning.plan_steps_of_tokens(args, questions.units, batches)
         run.start(run_data.inputs_of(questions, parents, tokenizer))
         progress = Progress()
 
         def evaluate(step: int) -> Figures:
             """Answers and answer loss on the held-out questions."""
-            return stages.evaluate_and_log(run, step, model, tokenizer, held_out, device, progress)
+            return reporting.evaluate_and_log(
+                run, step, model, tokenizer, held_out, device, progress
+            )
 
         # The step loop.
         if run.last is None:
@@ -194,16 +197,16 @@ def main(argv=None) -> dict:
             record = sft_backward(model, trees, tokenizer.eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)
-            stages.log_step(
+            reporting.log_step(
                 run, step, started, examples, trees, record,
                 loss=record["loss"], answer_loss=record["answer_loss_nats"],
             )  # fmt: skip
             progress.count(trees, gradient=1)
-            if stages.due(run, step):
+            if planning.due(run, step):
                 evaluate(step + 1)
         metrics = compare(STAGE, progress.before, evaluate(max_steps), held_out)
         metrics |= progress.compute()
-        return stages.publish(run, model, tokenizer, questions, metrics, parents)
+        return publish(run, model, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

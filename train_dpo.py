@@ -59,13 +59,14 @@ with flags_first(__name__, build_parser):
     )
     from src.preference.pairs import policy_scores, reference_logps, trees_of_steps
     from src.rl.models import load_scorer, score_and_kl
-    from src.training import run_data, stages
-    from src.training.console import compare
+    from src.training import planning, reporting, run_data
     from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
+    from src.training.final import finished_metrics, publish
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
     from src.training.progress import Progress
+    from src.training.reporting import compare
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
 
@@ -138,7 +139,7 @@ def main(argv=None) -> dict:
         args = run.args
         loss_row = check(args)
         if run.finished:
-            return run_data.finished_metrics(run)
+            return finished_metrics(run)
         device = set_up_torch(args)
 
         # The policy starts from its parent; the pairs are of the parent's data.
@@ -153,9 +154,9 @@ def main(argv=None) -> dict:
         held_out = questions.held_out
         asked_steps = run.asked["max_steps"]
         made_of = None if args.pairs else questions.units
-        planned = stages.steps_for_pairs(args, asked_steps, made_of)
+        planned = planning.steps_for_pairs(args, asked_steps, made_of)
         train, unseen = run_data.load_pairs(args, questions, parent, planned, device)
-        max_steps = stages.plan_pair_steps(args, asked_steps, train)
+        max_steps = planning.plan_pair_steps(args, asked_steps, train)
         if loss_row.mismatched:
             train = train._replace(trees=with_mismatched(train.trees))
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)
@@ -176,12 +177,14 @@ def main(argv=None) -> dict:
 
         def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
-            figures = stages.evaluate_and_log(
+            figures = reporting.evaluate_and_log(
                 run, step, model, tokenizer, held_out, device, progress, more
             )
             scores = policy_scores(model, unseen.trees.trees, eos_id, device)
             found = pair_loss(args, scores, unseen_tokens, unseen_reference)
-            of_pairs = stages.log_pair_figures(run, step, scores, found, unseen, held_out, progress)
+            of_pairs = reporting.log_pair_figures(
+                run, step, scores, found, unseen, held_out, progress
+            )
             return figures | of_pairs
 
         # The step loop.
@@ -198,14 +201,14 @@ def main(argv=None) -> dict:
             record = dpo_backward(model, batch.trees, frozen, eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["total_loss"])
             displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
-            stages.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
+            reporting.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
             progress.count(batch.trees, gradient=1)
-            if stages.due(run, step):
+            if planning.due(run, step):
                 evaluate(step + 1)
 
         metrics = compare(STAGE, progress.before, evaluate(max_steps), held_out)
         metrics |= progress.compute()
-        return stages.publish(run, model, tokenizer, questions, metrics, parents)
+        return publish(run, model, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

@@ -88,11 +88,12 @@ with flags_first(__name__, build_parser):
     from src.rl.rewards import reward_of_trees
     from src.rl.rollout import rollout_prompts, sample_rollout, select_answers, settings_of
     from src.rl.update import update_policy
-    from src.training import run_data, stages
-    from src.training.console import compare
+    from src.training import planning, reporting, run_data
+    from src.training.final import finished_metrics, publish
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
     from src.training.progress import Progress
+    from src.training.reporting import compare
     from src.training.run import Run, say, set_up_torch
 
 
@@ -137,7 +138,7 @@ def main(argv=None) -> dict:
         args = run.args
         row = check(args, parser)
         if run.finished:
-            return run_data.finished_metrics(run)
+            return finished_metrics(run)
         device = set_up_torch(args)
         parents, reward, models = load_models(args, row.has_critic, device)
         take_parents_defaults(run, parents[0])
@@ -146,7 +147,7 @@ def main(argv=None) -> dict:
         questions = run_data.load_questions(args, tokenizer, block, STAGE, parents, samples=True)
         too_long = run_data.out_of_reach(questions, args.max_new_tokens)
         say(rl_metrics.reach(len(too_long), questions.units, args.max_new_tokens))
-        max_steps = stages.plan_steps(args, questions.units)
+        max_steps = planning.plan_steps(args, questions.units)
         rl_metrics.set_horizon(args, questions.units)
         trained = prepare(models.trained(), args, device)
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
@@ -157,7 +158,7 @@ def main(argv=None) -> dict:
 
         def evaluate(step: int) -> Figures:
             """Greedy answers with their metrics, their reward, and the KL that it has cost."""
-            return stages.evaluate_and_log(
+            return reporting.evaluate_and_log(
                 run, step, policy, tokenizer, questions.held_out, device, progress, more
             )
 
@@ -189,7 +190,7 @@ def main(argv=None) -> dict:
             record |= rl_metrics.describe_chosen(chosen, settings)
             episodes, kl = len(rollout.score), record["kl_nats"]
             displayed = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}
-            stages.log_step(run, step, started, episodes, rollout.trees, record, **displayed)
+            reporting.log_step(run, step, started, episodes, rollout.trees, record, **displayed)
             # Forward: sampling, reference, reward model, critic; then epochs of what is trained.
             progress.count(rollout.trees, forward=2 + bool(reward) + row.has_critic)
             passes = args.ppo_epochs * (1 + row.has_critic)
@@ -198,13 +199,13 @@ def main(argv=None) -> dict:
             progress.kl_coef = rl_metrics.next_kl_coef(args, progress.kl_coef, kl, episodes)
             if kl > args.kl_limit:
                 run.end.after_step(rl_metrics.collapse(kl, args.kl_limit))
-            if stages.due(run, step):
+            if planning.due(run, step):
                 evaluate(step + 1)
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
         metrics = compare(STAGE, progress.before, evaluate(max_steps), questions.held_out)
         metrics |= progress.compute() | {"sampled_tokens": progress.sampled_tokens}
-        return stages.publish(run, policy, tokenizer, questions, metrics, parents)
+        return publish(run, policy, tokenizer, questions, metrics, parents)
 
 
 if __name__ == "__main__":

@@ -34,13 +34,14 @@ with flags_first(__name__, build_parser):
     from src.model.heads import RewardModel
     from src.preference import pairs
     from src.preference.pair_batches import count_pairs, pair_batches
-    from src.training import run_data, stages
-    from src.training.console import compare, say_pairs
+    from src.training import planning, reporting, run_data
     from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
+    from src.training.final import finished_metrics, publish
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
     from src.training.progress import Progress
+    from src.training.reporting import compare, say_pairs
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
 
@@ -74,7 +75,7 @@ def main(argv=None) -> dict:
     with Run(parser, argv, STAGE) as run:
         args = run.args
         if run.finished:
-            return run_data.finished_metrics(run)
+            return finished_metrics(run)
         device = set_up_torch(args)
 
         # The backbone starts from its parent; the pairs are of the parent's data.
@@ -87,9 +88,9 @@ def main(argv=None) -> dict:
         questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
         asked_steps = run.asked["max_steps"]
         made_of = None if args.pairs else questions.units
-        planned = stages.steps_for_pairs(args, asked_steps, made_of)
+        planned = planning.steps_for_pairs(args, asked_steps, made_of)
         train, unseen = run_data.load_pairs(args, questions, parent, planned, device)
-        max_steps = stages.plan_pair_steps(args, asked_steps, train)
+        max_steps = planning.plan_pair_steps(args, asked_steps, train)
         trained = prepare({"reward": reward}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
         run.start(run_data.inputs_of(questions, [parent], tokenizer))
@@ -106,7 +107,7 @@ def main(argv=None) -> dict:
             measured = unseen if unseen.given else questions.held_out
             figures = {"accuracy": pairs.pair_points(scores, unseen)}
             gains = progress.gains(figures)
-            stages.log_intervals(run, step, table, measured, gains)
+            reporting.log_intervals(run, step, table, measured, gains)
             say_pairs(progress, scores, unseen)
             return figures, {name: interval.value for name, interval in table.items()}
 
@@ -122,9 +123,9 @@ def main(argv=None) -> dict:
             record = reward_backward(reward, trees, eos_id, args, device)
             record |= update(run, optimizer, step, max_steps, record["loss"])
             displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
-            stages.log_step(run, step, started, count_pairs(trees), trees, record, **displayed)
+            reporting.log_step(run, step, started, count_pairs(trees), trees, record, **displayed)
             progress.count(trees, gradient=1)
-            if stages.due(run, step):
+            if planning.due(run, step):
                 evaluate(step + 1)
 
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
@@ -134,7 +135,7 @@ def main(argv=None) -> dict:
         measured = unseen if unseen.given else questions.held_out
         metrics |= compare(STAGE, progress.before, figures, measured)
         metrics |= progress.compute()
-        return stages.publish(run, reward, tokenizer, questions, metrics, [parent])
+        return publish(run, reward, tokenizer, questions, metrics, [parent])
 
 
 if __name__ == "__main__":

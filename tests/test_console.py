@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.training.console import compare
+from src.training.reporting import compare
 
 # Three times four questions, one context each: as many contexts as a verdict takes. Points in
 # percent, nats of four tokens each, nats an answer.

@@ -105,9 +105,9 @@ class stopped_after:
     def __enter__(self):
         import signal
 
-        from src.training import stages
+        from src.training import reporting
 
-        self.original, left = stages.log_step, [self.steps]
+        self.original, left = reporting.log_step, [self.steps]
 
         def log_step(*args, **named):
             self.original(*args, **named)
@@ -115,12 +115,12 @@ class stopped_after:
             if not left[0]:
                 signal.raise_signal(signal.SIGINT)
 
-        stages.log_step = log_step
+        reporting.log_step = log_step
 
     def __exit__(self, *_):
-        from src.training import stages
+        from src.training import reporting
 
-        stages.log_step = self.original
+        reporting.log_step = self.original
 
 
 # --- SFT continued ---

@@ -28,7 +28,7 @@ from src.rl.models import Models
 from src.rl.rewards import model_rewards
 from src.rl.rollout import Settings, sample_rollout
 from src.rl.update import update_policy
-from src.training import stages
+from src.training import reporting
 from src.training.device import choose_device
 from src.utils.constants import MODEL_TYPES, STAGES
 from src.utils.payload import load_payload
@@ -269,7 +269,7 @@ def test_resumed_equals_in_one_go(stage, dtype, model_type, tmp_path, monkeypatc
     argv = argv_of(stage, model_type, "--eval_every", "3", dtype=dtype)
     parents = ["main_squad"] if stage == "train_ppo" else []
     more = ["--reward", "f1"] if stage == "train_ppo" else []
-    log_step = stages.log_step
+    log_step = reporting.log_step
 
     def stopping(run, step, *args, **shown):
         if step == 2:
@@ -284,7 +284,7 @@ def test_resumed_equals_in_one_go(stage, dtype, model_type, tmp_path, monkeypatc
             run(stage, [*argv, *more])
             continue
         with monkeypatch.context() as patch:
-            patch.setattr(stages, "log_step", stopping)
+            patch.setattr(reporting, "log_step", stopping)
             assert outcome(stage, [*argv, *more]).code == 143
         assert load_payload(place / "last.pt")["step"] == 3
         run(stage, ["--model_type", model_type, "--resume"])

@@ -20,7 +20,7 @@ from src.model.heads import RewardModel
 from src.rl.metrics import describe
 from src.rl.rollout import sample_rollout
 from src.rl.update import update_policy
-from src.training import distributed, stages
+from src.training import distributed, reporting
 from src.training.distributed import (
     gather,
     map_over_ranks,
@@ -134,14 +134,14 @@ def stage_argv(stage, folder, *more):
 
 def stop_rank_1(step_to_stop):
     """SIGTERM to rank 1 alone, in the middle of a step."""
-    log_step = stages.log_step
+    log_step = reporting.log_step
 
     def stopping(run, step, *args, **shown):
         if step + 1 == step_to_stop and rank() == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         log_step(run, step, *args, **shown)
 
-    stages.log_step = stopping
+    reporting.log_step = stopping
     return log_step
 
 
@@ -154,7 +154,7 @@ def on_ranks_stages(out):
             ended[f"{folder} whole"] = outcome(stage, stage_argv(stage, f"{folder}-whole", *more))
             log_step = stop_rank_1(2)
             ended[f"{folder} stopped"] = outcome(stage, stage_argv(stage, f"{folder}-parts", *more))
-            stages.log_step = log_step
+            reporting.log_step = log_step
             resume = ["--model_type", "transformer", "--output_dir", f"{folder}-parts", "--resume"]
             ended[f"{folder} resumed"] = outcome(stage, resume)
     said = gather({name: (end.code, end.err) for name, end in ended.items()})
@@ -168,7 +168,7 @@ def on_ranks_dead(out):
     """
     import main_squad
 
-    log_step, close, out_of_memory = stages.log_step, Run.close, exit_handling.out_of_memory
+    log_step, close, out_of_memory = reporting.log_step, Run.close, exit_handling.out_of_memory
 
     def closing(run):
         signal.raise_signal(signal.SIGTERM)
@@ -186,7 +186,7 @@ def on_ranks_dead(out):
             os.kill(os.getpid(), signal.SIGKILL)
         log_step(run, step, *args, **shown)
 
-    stages.log_step = dying
+    reporting.log_step = dying
     main_squad.main([*flags("main_squad", "kgram"), "--output_dir", out, "--save_every", "1"])
 
 

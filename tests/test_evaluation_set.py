@@ -23,7 +23,7 @@ from src.evaluation.squad_metrics import QAExample
 from src.model.model import build_model
 from src.preference.pair_batches import PairTrees
 from src.preference.pairs import PairSet
-from src.training.console import compare
+from src.training.reporting import compare
 
 CPU = torch.device("cpu")
 TOKENIZER = load_tokenizer("pico")

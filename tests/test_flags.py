@@ -16,7 +16,7 @@ from src.data.squad_dataset import ContextGroups, context_groups, indexed_batche
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.model.model import build_model
-from src.training import stages
+from src.training import planning, reporting
 from src.training.device import choose_device
 from src.training.optimizer import update
 from src.training.run_data import load_pairs, load_questions
@@ -65,7 +65,7 @@ def planned(count=10, **values):
     units = ContextGroups([(n, (0,)) for n in range(count)], 0, 512, 0)
     defaults = {"max_steps": None, "epochs": 1.0, "batch_size": 4, "eval_every": None}
     args = argparse.Namespace(**{**defaults, **values})
-    assert stages.plan_steps(args, units) == args.max_steps
+    assert planning.plan_steps(args, units) == args.max_steps
     return args.max_steps, args.eval_every
 
 
@@ -111,7 +111,7 @@ def test_sft_trains_and_is_evaluated_on_what_seed_and_control_say(control, workp
     where there are none to learn from."""
     workplace("kgram", [])
     trained, evaluated = [], []
-    log_step, evaluate = stages.log_step, stages.evaluate_and_log
+    log_step, evaluate = reporting.log_step, reporting.evaluate_and_log
 
     def logged(run, step, started, examples, trees, *about, **shown):
         trained.append(trees)
@@ -121,8 +121,8 @@ def test_sft_trains_and_is_evaluated_on_what_seed_and_control_say(control, workp
         evaluated.extend(held_out.prompts)
         return evaluate(run, step, model, tokenizer, held_out, *about)
 
-    monkeypatch.setattr(stages, "log_step", logged)
-    monkeypatch.setattr(stages, "evaluate_and_log", asked)
+    monkeypatch.setattr(reporting, "log_step", logged)
+    monkeypatch.setattr(reporting, "evaluate_and_log", asked)
     call("main_squad", [*flags("main_squad", "kgram"), "--seed", "7", "--control", control])
 
     data = load_squad("pico", seed=7, num_examples=60)

@@ -36,9 +36,9 @@ from src.report.pipelines import Pipeline, Stage, find_pipelines
 from src.report.sentences import stage_sentences
 from src.rl import metrics as ppo_metrics
 from src.rl.rollout import sample_rollout
-from src.training import run_data, stages
-from src.training.console import compare
+from src.training import planning, run_data
 from src.training.optimizer import learning_rate
+from src.training.reporting import compare
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint
 from src.utils.constants import PRETRAINED_DEFAULTS, STAGES
 from src.utils.errors import UserError
@@ -251,11 +251,11 @@ def planned_pairs(block, articles=40, asked_steps=None, **values):
                 "corruptions": "unrelated=1", "max_pairs": None, "label_noise": 0.0,
                 "seed": 0}  # fmt: skip
     args = argparse.Namespace(**{**defaults, **values})
-    steps = stages.steps_for_pairs(args, asked_steps, units)
+    steps = planning.steps_for_pairs(args, asked_steps, units)
     model = build_model("kgram", {"vocab_size": PICO.vocab_size, "n_embd": 8, "block_size": block})
     parent = Checkpoint("main_squad", "kgram", model, PICO, {}, {}, [], {})
     train, _ = run_data.load_pairs(args, questions, parent, steps, torch.device("cpu"))
-    assert stages.plan_pair_steps(args, asked_steps, train) == args.max_steps
+    assert planning.plan_pair_steps(args, asked_steps, train) == args.max_steps
     return args.max_steps, len(train.trees.trees)
 
 
@@ -272,7 +272,7 @@ def test_an_epoch_of_pairs_is_one_pass_over_the_batches_that_are_dealt(capsys):
 def test_a_run_too_short_to_learn_from_says_so(capsys):
     for steps, count in ((1, "1 step"), (19, "19 steps"), (20, None)):
         args = argparse.Namespace(max_steps=steps, eval_every=None)
-        stages.plan_steps(args, ContextGroups([(0, (0,))], 0, 512, 0))
+        planning.plan_steps(args, ContextGroups([(0, (0,))], 0, 512, 0))
         said = capsys.readouterr().err
         assert said.startswith(f"a run of {count}, fewer than 20") if count else not said
     planned_pairs(2048)

@@ -15,7 +15,7 @@ import torch
 from conftest import call, flags, outcome, refusal
 from test_run import Toy, run_in
 
-from src.training import stages
+from src.training import reporting
 from src.training.loop import save_last
 from src.training.optimizer import make_optimizer
 from src.training.progress import Progress
@@ -43,7 +43,7 @@ def folder_of(stage, model_type):
 
 def stop_after(monkeypatch, *steps):
     """Send this process SIGTERM in the middle of these steps, each the first time it comes."""
-    left, log_step = list(steps), stages.log_step
+    left, log_step = list(steps), reporting.log_step
 
     def stopping(run, step, *args, **shown):
         if step + 1 in left:
@@ -51,7 +51,7 @@ def stop_after(monkeypatch, *steps):
             os.kill(os.getpid(), signal.SIGTERM)
         log_step(run, step, *args, **shown)
 
-    monkeypatch.setattr(stages, "log_step", stopping)
+    monkeypatch.setattr(reporting, "log_step", stopping)
     return left
 
 
@@ -93,17 +93,17 @@ def test_saves_on_the_way_change_nothing(workplace, monkeypatch, capsys):
     model_type, stage = "transformer", "train_ppo"
     whole = undisturbed(workplace, stage, model_type)
     place = workplace(model_type, STAGES[:3], name="parts")
-    log_step = stages.log_step
+    log_step = reporting.log_step
 
     def dying(run, step, *args, **shown):
         log_step(run, step, *args, **shown)
         if step + 1 == 4:
             raise KeyboardInterrupt  # ends the step in hand without a save
 
-    monkeypatch.setattr(stages, "log_step", dying)
+    monkeypatch.setattr(reporting, "log_step", dying)
     ended = outcome(stage, argv_of(stage, model_type, "--save_every", "2"))
     assert (ended.code, ended.err[-1]) == (130, "train_ppo: interrupted")
-    monkeypatch.setattr(stages, "log_step", log_step)
+    monkeypatch.setattr(reporting, "log_step", log_step)
     assert [r["step"] for r in records(folder_of(stage, model_type)) if "loss" in r] == [1, 2, 3, 4]
     ended = outcome(stage, argv_of(stage, model_type, "--resume"))
     assert any("resumed after step 2" in line for line in ended.err)

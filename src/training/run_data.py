@@ -7,7 +7,6 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +21,12 @@ from src.data.squad_loader import SquadData, load_from_identity, load_squad, req
 from src.data.squad_preferences import parse_corruptions
 from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
-from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import union
 from src.data.windows import Place
 from src.evaluation.evaluation_set import EvaluationSet, hold_out
 from src.evaluation.user_functions import load_function
 from src.inference.logprobs import Tree
-from src.interop.llama_folder import pretrained_hash
 from src.preference.pair_files import (
     GivenPairs,
     load_given_pairs,
@@ -49,7 +47,6 @@ from src.training.run import Run, say
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import DEFAULT_DIFFICULTY, PAIRS_EPOCHS, SFT
 from src.utils.errors import UserError
-from src.utils.payload import load_payload
 
 CACHE_DIR = ".cache/encoded"
 # The longest answer is what this share of the training answers needs, within bounds in tokens and a
@@ -57,7 +54,7 @@ CACHE_DIR = ".cache/encoded"
 ANSWERS_REACHED, SHORTEST_LIMIT, LONGEST_ANSWER = 0.99, 16, 128
 # Context groups whose gold answers fix the reward model's offset and scale.
 NORMALISED_ON = 128
-_DATA_OF = "the data of --dataset"
+DATA_OF = "the data of --dataset"
 # With fewer characters a token, the tokenizer does not know the language. pico has 1.6 on SQuAD.
 USUAL_CHARACTERS = 1.5
 
@@ -311,7 +308,7 @@ def inputs_of(
     """Inputs of a run besides its flags -> their hashes, for `Run.start`."""
     identity, data = questions.identity, {}
     if questions.held_out is not None:
-        data[f"{_DATA_OF} {identity['dataset']}"] = identity["fingerprint"]
+        data[f"{DATA_OF} {identity['dataset']}"] = identity["fingerprint"]
     if questions.given is not None:
         pairs = questions.given.identity
         data[f"the pairs of --pairs {pairs['pairs']}"] = pairs["fingerprint"]
@@ -320,58 +317,6 @@ def inputs_of(
         f"the tokenizer {tokenizer.name}": tokenizer.identity()["fingerprint"],
         **{parent.path: parent.sha256 for parent in parents},
     }
-
-
-def finished_metrics(run: Run) -> dict:
-    """The metrics of a finished run that is resumed. UserError if what it started from has changed
-    since, as for an unfinished run: otherwise its final.pt would pass for one of the new inputs.
-    """
-    final = load_payload(run.folder / "final.pt")
-    for path, sha256 in _started_from(run, final).items():
-        if not Path(path).exists():
-            raise UserError(
-                f"{path}, which the finished run in {run.folder} started from, is not there, "
-                "restore it, run its stage again, or start anew with --overwrite"
-            )
-        if pretrained_hash(path) != sha256:
-            raise _changed(path, run)
-    flags = final["flags"]
-    with_parent = flags.get("init_from") or flags.get("checkpoint")  # it came with the parent
-    if run.stage == SFT and not with_parent:
-        name, stored = flags["tokenizer"], Tokenizer.from_state(final["tokenizer"])
-        if load_tokenizer(name).identity() != stored.identity():
-            raise _changed(f"the tokenizer {name}", run)
-    pairs = final["data"].get("pairs")
-    if pairs:
-        given = load_given_pairs(flags["pairs"], template=final["data"].get("template", True))
-        if given.identity["fingerprint"] != pairs["fingerprint"]:
-            raise _changed(f"the pairs of --pairs {flags['pairs']}", run)
-    if pairs and run.last and not any(name.startswith(_DATA_OF) for name in run.last["inputs"]):
-        return final["metrics"]  # there was no data but the pairs
-    try:
-        load_from_identity(final["data"])
-    except UserError as error:
-        raise UserError(
-            f"the data of the finished run in {run.folder}: {error}, or start anew with --overwrite"
-        ) from None
-    return final["metrics"]
-
-
-def _started_from(run: Run, final: dict) -> dict[str, str]:
-    """The files of a finished run's parents, with their hashes; without its last.pt, of all its
-    ancestors.
-    """
-    lineage = {entry["path"]: entry["sha256"] for entry in final["lineage"]}
-    if run.last is None:
-        return lineage
-    return {path: sha256 for path, sha256 in run.last["inputs"].items() if path in lineage}
-
-
-def _changed(what: str, run: Run) -> UserError:
-    return UserError(
-        f"{what} is not what the finished run in {run.folder} started from, restore it or start "
-        "anew with --overwrite"
-    )
 
 
 def take_pairs_defaults(run: Run) -> None:

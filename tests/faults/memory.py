@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 
-from src.training import stages
+from src.training import reporting
 from src.utils.constants import MODEL_TYPES, STAGES
 from tests.conftest import SHAPES, outcome
 from tests.faults.process import forked, open_files, rss_mb
@@ -30,14 +30,14 @@ LONG_OF = {
 
 def watched(stage: str, argv: list[str], at: tuple[int, ...]) -> dict:
     """Run a stage; returns its exit code, last line, and (MB, handles) after the steps `at`."""
-    seen, log_step = {}, stages.log_step
+    seen, log_step = {}, reporting.log_step
 
     def watching(run, step, *args, **shown):
         log_step(run, step, *args, **shown)
         if step + 1 in at:
             seen[step + 1] = (rss_mb(), open_files())
 
-    stages.log_step = watching
+    reporting.log_step = watching
     ended = outcome(stage, argv)
     return {"code": ended.code, "line": ended.err[-1] if ended.err else "", "seen": seen}
 

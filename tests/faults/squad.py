@@ -22,7 +22,7 @@ from src.data.squad_parse import LoadReport, rows_of
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.evaluation.evaluation_set import evaluate_policy
 from src.model.model import build_model
-from src.training import run_data, stages
+from src.training import planning, run_data
 from src.utils.constants import MODEL_TYPES
 from src.utils.errors import UserError
 from tests.faults.runs import small_squad
@@ -200,7 +200,7 @@ def through(path: Path, model_type: str) -> dict:
     try:
         with contextlib.redirect_stderr(said):
             questions = run_data.load_questions(args, tokenizer, BLOCK, "main_squad")
-            stages.plan_steps(args, questions.units)
+            planning.plan_steps(args, questions.units)
     except UserError as error:
         return {"refused": str(error)}
     torch.manual_seed(0)
