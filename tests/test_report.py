@@ -414,7 +414,7 @@ def test_rules_are_drawn_once_unless_the_questions_differ():
 def test_ppo_logs_what_the_track_needs(chain_of):
     log = chain_of("kgram").folder / "checkpoints/kgram_train_ppo/metrics.jsonl"
     _, evaluations = read_log(log)
-    assert [e["step"] for e in evaluations] == [0, 1, 2, 3, 4]
+    assert [e["step"] for e in evaluations] == [0, 2, 4]
     assert evaluations[0]["kl_nats"] == pytest.approx(0, abs=1e-5)
     for e in evaluations:
         low, high = e["reward_low"], e["reward_high"]
