@@ -66,7 +66,6 @@ with flags_first(__name__, build_parser):
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
     from src.training.progress import Progress
-    from src.training.reporting import compare
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
 
@@ -206,7 +205,7 @@ def main(argv=None) -> dict:
             if planning.due(run, step):
                 evaluate(step + 1)
 
-        metrics = compare(STAGE, progress.before, evaluate(max_steps), held_out)
+        metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), held_out)
         metrics |= progress.compute()
         return publish(run, model, tokenizer, questions, metrics, parents)
 

@@ -93,7 +93,6 @@ with flags_first(__name__, build_parser):
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
     from src.training.progress import Progress
-    from src.training.reporting import compare
     from src.training.run import Run, say, set_up_torch
 
 
@@ -203,7 +202,7 @@ def main(argv=None) -> dict:
                 evaluate(step + 1)
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
-        metrics = compare(STAGE, progress.before, evaluate(max_steps), questions.held_out)
+        metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), questions.held_out)
         metrics |= progress.compute() | {"sampled_tokens": progress.sampled_tokens}
         return publish(run, policy, tokenizer, questions, metrics, parents)
 

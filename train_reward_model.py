@@ -41,7 +41,6 @@ with flags_first(__name__, build_parser):
     from src.training.loop import prepare, steps
     from src.training.optimizer import make_optimizer, update
     from src.training.progress import Progress
-    from src.training.reporting import compare, say_pairs
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
 
@@ -108,7 +107,7 @@ def main(argv=None) -> dict:
             figures = {"accuracy": pairs.pair_points(scores, unseen)}
             gains = progress.gains(figures)
             reporting.log_intervals(run, step, table, measured, gains)
-            say_pairs(progress, scores, unseen)
+            reporting.say_pairs(progress, scores, unseen)
             return figures, {name: interval.value for name, interval in table.items()}
 
         # The step loop.
@@ -133,7 +132,7 @@ def main(argv=None) -> dict:
         pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
         measured = unseen if unseen.given else questions.held_out
-        metrics |= compare(STAGE, progress.before, figures, measured)
+        metrics |= reporting.compare(STAGE, progress.before, figures, measured)
         metrics |= progress.compute()
         return publish(run, reward, tokenizer, questions, metrics, [parent])
 

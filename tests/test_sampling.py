@@ -345,3 +345,20 @@ def test_filters_leave_what_stays_as_it_was():
     found = filter_logits(logits, Sampling(1.0, top_k=3, top_p=0.8))
     assert torch.equal(found[found.isfinite()], logits[found.isfinite()])
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("samples", "questions"), [(1, 256), (2, 128), (8, 64)])
+def test_many_samples_a_question_make_no_larger_batches(samples, questions, model, monkeypatch):
+    """256 answers at once, but never fewer than 64 questions."""
+    asked = []
+
+    def noted(model, prompts, *about, **options):
+        asked.append(len(prompts))
+        return generate(model, prompts, *about, **options)
+
+    monkeypatch.setattr("src.inference.sampling.generate", noted)
+    prompts = [([1, 2], [[3]])] * 300
+    found = generate_all(
+        model, prompts, EOS, num_samples=samples, max_new_tokens=2
+    )
+    assert max(asked) == questions and sum(asked) == 300 and len(found) == 300 * samples

@@ -22,11 +22,13 @@ _COMMAS = ",;:，；：、،؛"
 
 
 class View(NamedTuple):
-    """What all questions of a paragraph share. metric: how answers are compared; words: where each
-    word stands; sentence_ends: where sentences end, 0 and the context's end included; typed: spans
-    by type; by_length: (length, word) of its different words, shortest first; lower: in lower case;
-    script: what most of it is written in; sampled: a model's answers by question number;
-    normalised: texts that were normalised before."""
+    """What all questions of a paragraph share.
+
+    metric: how answers are compared. words: where each word stands. sentence_ends: where sentences
+    end, 0 and the context's end included. typed: spans by type. by_length: (length, word) of its
+    different words, shortest first. lower: the context in lower case. script: what most of it is
+    written in. sampled: a model's answers by question number. normalised: texts normalised before.
+    """
 
     paragraph: Paragraph
     metric: str

@@ -2,7 +2,7 @@
 model, prompts for RL (Ouyang et al. 2022, 2203.02155, section 3.2 and table 6).
 
 Articles are dealt by title, so no stage reads a context that SFT has trained on. A gain over the
-finished SFT model is then a gain from feedback, not from reading the same questions again.
+finished SFT model then does not come from reading the same questions again.
 """
 
 import hashlib

@@ -14,8 +14,8 @@ from src.losses import token_logp
 from src.model.linear import prepacked
 from src.model.prefix_sharing.levels import Level
 
-# Questions answered at once: a decoding step of 256 rows takes little longer than one of 64.
-QUESTIONS_AT_ONCE = 256
+# Answers sampled at once, where questions have few: 1.5 times as many a second as with 64.
+ROWS_AT_ONCE = 256
 
 # (context ids, [question ids, ...])
 PromptTree = tuple[Sequence[int], Sequence[Sequence[int]]]
@@ -184,7 +184,7 @@ def generate_all(
     of_tree = _uniforms(seed, first_row + sum(rows), steps)[first_row:].split(rows)
     answers: list[list[list[int]]] = [[] for _ in prompts]
     with prepacked(model, sum(rows)):
-        for batch in batches_by_length(prompts, QUESTIONS_AT_ONCE):
+        for batch in batches_by_length(prompts, max(64, ROWS_AT_ONCE // samples)):
             chosen = [prompts[i] for i in batch]
             uniform = torch.cat([of_tree[i] for i in batch])
             found = generate(model, chosen, eos_id, uniform=uniform, **options)

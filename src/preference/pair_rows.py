@@ -1,11 +1,12 @@
 """One row of a preference file -> prompt, chosen and rejected, whatever its shape.
 
-A row is one of
-- {"prompt", "chosen", "rejected"}, texts;
-- {"context", "question", "chosen", "rejected"}, texts, asked as SQuAD's questions are;
-- chosen and rejected as lists of {"role", "content"} messages, with or without a "prompt" (a text
-  or messages): the messages that both begin with, then one answer each;
-- {"chosen", "rejected"}, two texts of the same dialogue: what both begin with is the prompt.
+A row has one of four shapes.
+
+- {"prompt", "chosen", "rejected"}: texts.
+- {"context", "question", "chosen", "rejected"}: texts, asked as SQuAD's questions are.
+- "chosen" and "rejected" are lists of {"role", "content"} messages. Both begin with the same
+  messages and end with one answer each. A "prompt" (a text or messages) may stand beside them.
+- {"chosen", "rejected"}: two texts of the same dialogue. Their common beginning is the prompt.
 """
 
 import os
