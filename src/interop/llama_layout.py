@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from src.interop.gguf_file import GgufFile
+from src.model.model import Undrawn
 from src.model.transformer.block import TransformerConfig, rotary_tables
 from src.model.transformer.transformer import Transformer
 from src.utils.errors import UserError
@@ -181,17 +181,6 @@ def shorten(model: Transformer, block_size: int) -> None:
     model.cos, model.sin = rotary_tables(model.config)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Weights as they were allocated: drawing 135 million only to overwrite them takes seconds, and
-    so does loading torch's compiler, as its meta device does.
-    """
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
-
-
 def read_llama(source: LlamaSource) -> Transformer:
     """The model of a checkpoint, in float32; UserError in one line where it is not whole."""
     config = config_of(source)
@@ -223,7 +212,7 @@ def read_llama(source: LlamaSource) -> Transformer:
         for ours, theirs in BLOCK.items():
             names = (f"model.layers.{layer}.{name}" for name in theirs)
             weights[f"blocks.{layer}.{ours}"] = read(*names)
-    with _Undrawn():
+    with Undrawn():
         model = Transformer(config)
     model.load_state_dict(weights, assign=True)
     return model.requires_grad_(True)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from src.model.kgram.kgram import KGram, KGramConfig
 from src.model.lstm.lstm import LSTM, LSTMConfig
@@ -39,3 +40,16 @@ def build_model(name: str, config_dict: dict) -> nn.Module:
     config = config_class(**config_dict)
     model = module_class(config)
     return PointerModel(model) if config.pointer else model
+
+
+class Undrawn(TorchFunctionMode):
+    """A model built within has its weights as they were allocated, for others to be loaded.
+
+    Drawing 135 million of them takes seconds, and so does torch's meta device: it loads the
+    compiler.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import union
 from src.model.heads import RewardModel
-from src.model.model import build_model
+from src.model.model import Undrawn, build_model
 from src.training.distributed import gather, rank
 from src.training.sharding import full_tensors
 from src.utils.constants import (
@@ -116,40 +116,43 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _build(payload: dict) -> nn.Module:
-    """A freshly initialised model of a checkpoint's type and stage."""
-    model = build_model(payload["model_type"], payload["config"])
-    return RewardModel(model) if payload["stage"] == REWARD else model
-
-
-def _check_fit(path: str | Path, payload: dict, weights: dict) -> None:
-    """UserError unless the weights are those of the configuration, found out without taking memory.
-    """
-    config = payload["config"]
-    limits = {"n_layer": len(weights), "block_size": MAX_BLOCK_SIZE}
-    for field, limit in limits.items():
+def _model_of(path: str | Path, payload: dict) -> nn.Module:
+    """The model of a checkpoint's type and stage, weights loaded; UserError if they do not fit."""
+    config, weights = payload["config"], dict(payload["weights"])
+    if not all(isinstance(w, Tensor) for w in weights.values()):
+        raise UserError(f"{path} given, expected tensors as its weights")
+    widest = max((size for weight in weights.values() for size in weight.shape), default=0)
+    limits = {
+        "n_layer": len(weights),
+        "block_size": MAX_BLOCK_SIZE,
+        "n_embd": widest,
+        "vocab_size": widest,
+    }
+    for field, limit in limits.items():  # before a model of that size is made
         if isinstance(config.get(field), int) and config[field] > limit:
             raise UserError(
                 f"{path} given, its {field} {config[field]} is more than the {limit} it can be"
             )
     try:
-        with torch.device("meta"):
-            wanted = {name: tuple(w.shape) for name, w in _build(payload).state_dict().items()}
+        with Undrawn():
+            model = build_model(payload["model_type"], config)
+            model = RewardModel(model) if payload["stage"] == REWARD else model
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"{path} given, its configuration makes no model: {reason}") from None
-    found = {name: tuple(getattr(w, "shape", ())) for name, w in weights.items()}
-    if not all(isinstance(w, torch.Tensor) for w in weights.values()):
-        raise UserError(f"{path} given, expected tensors as its weights")
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
             raise UserError(f"{path} given, its weights are not finite numbers: {name}")
+    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
     for name in sorted(wanted.keys() | found.keys(), key=str):
         if wanted.get(name) != found.get(name):
             raise UserError(
                 f"{path} given, its weights do not fit its model: {name} is "
                 f"{found.get(name, 'missing')}, expected {wanted.get(name, 'none of that name')}"
             )
+    model.load_state_dict(weights)
+    return model
 
 
 def load_checkpoint(path: str | Path, advice: str = "name another file") -> Checkpoint:
@@ -178,10 +181,7 @@ def load_checkpoint(path: str | Path, advice: str = "name another file") -> Chec
         known = ancestor if isinstance(ancestor, dict) else {}
         if not all(isinstance(known.get(name), str) for name in ("stage", "path", "sha256")):
             raise UserError(f"{path} given, its lineage has an entry without stage, path, sha256")
-    weights = dict(payload["weights"])
-    _check_fit(path, payload, weights)
-    model = _build(payload)
-    model.load_state_dict(weights)
+    model = _model_of(path, payload)
     tokenizer = Tokenizer.from_state(payload["tokenizer"])
     backbone = getattr(model, "backbone", model)
     if backbone.config.vocab_size < tokenizer.vocab_size:
