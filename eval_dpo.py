@@ -77,7 +77,7 @@ with flags_first(__name__, build_parser):
     from src.training.run import say, set_up_torch
     from src.training.run_data import say_remedy
     from src.utils.checkpoint_utils import load_parent, require_same_tokenizer
-    from src.utils.payload import write_atomically
+    from src.utils.files import write_atomically
 
 
 def check(args) -> None:

@@ -35,7 +35,7 @@ with flags_first(__name__, build_parser):
     from src.report.pipelines import find_pipelines, group_pipelines
     from src.report.summary_plots import hacking_plot, quality_plot, reward_plot
     from src.training.run import say, set_up_torch
-    from src.utils.payload import write_atomically
+    from src.utils.files import write_atomically
 
 
 def plots_of(series, measured: dict) -> dict:

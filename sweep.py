@@ -34,7 +34,7 @@ with flags_first(__name__, build_parser):
     from src.sweep.page import page
     from src.sweep.results import read_measured, table_text
     from src.sweep.runner import run_cells
-    from src.utils.payload import write_atomically
+    from src.utils.files import write_atomically
 
 
 @command

@@ -30,7 +30,8 @@ from src.utils.checkpoint_utils import (
 )
 from src.utils.constants import MODEL_TYPES
 from src.utils.errors import UserError
-from src.utils.payload import file_hash, load_payload, save_payload, weights_hash, write_atomically
+from src.utils.files import write_atomically
+from src.utils.payload import file_hash, load_payload, save_payload, weights_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {

@@ -15,9 +15,11 @@ from src.training.loop import steps
 from src.training.optimizer import make_optimizer, optimizer_step
 from src.training.progress import Progress
 from src.training.run_lock import lock_folder
-from src.utils import payload as files
+from src.utils import files
+from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError, Stopped, command
-from src.utils.payload import clear_stale, load_payload, save_payload, write_atomically
+from src.utils.files import clear_stale, write_atomically
+from src.utils.payload import load_payload, save_payload
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -122,7 +124,7 @@ def test_no_memory_for_a_checkpoint_does_not_call_it_damaged(tmp_path, monkeypat
     def full(*_args, **_options):
         raise MemoryError
 
-    monkeypatch.setattr(files.torch, "load", full)
+    monkeypatch.setattr(torch, "load", full)
     with pytest.raises(MemoryError):
         load_payload(tmp_path / "last.pt")
 
@@ -302,7 +304,7 @@ def spoilt(folder, **changes):
 )  # fmt: skip
 def test_a_last_pt_that_claims_nonsense_is_refused(changes, words, tmp_path):
     spoilt(tmp_path, **changes)
-    with pytest.raises(files.UserError, match=words):
+    with pytest.raises(UserError, match=words):
         toy_run(tmp_path, "--resume", max_steps=3)
 
 
@@ -319,7 +321,7 @@ def test_a_state_of_the_optimizer_that_does_not_fit_is_refused(tmp_path):
         payload = load_payload(tmp_path / "last.pt")
         spoil(payload["optimizer"])
         save_payload(tmp_path / "last.pt", payload)
-        with pytest.raises(files.UserError, match="does not fit this run's models"):
+        with pytest.raises(UserError, match="does not fit this run's models"):
             toy_run(tmp_path, "--resume", max_steps=3)
 
 

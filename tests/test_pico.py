@@ -12,7 +12,15 @@ import pytest
 
 from src.data.answer_text import answer_type as type_of
 from src.data.answer_text import normalize_answer, typed_spans
-from src.data.pico import DIFFICULTIES, LEVELS, generate_articles, is_validation_name, names, words
+from src.data.pico import (
+    DIFFICULTIES,
+    LEVELS,
+    generate_articles,
+    is_validation_name,
+    names,
+    stored,
+    words,
+)
 from src.data.pico.facts import EASY, FACTS, PLAIN, WORDS, Fact, Wording
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
@@ -543,3 +551,26 @@ def test_bad_arguments(arguments):
     with pytest.raises(UserError, match="expected") as caught:
         generate_articles(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_stored_paragraphs_are_those_that_would_be_made(tmp_path, monkeypatch):
+    """From the disk they are equal; a damaged file, or another generator's, is not read."""
+    monkeypatch.setattr(stored, "_WORTH_STORING", 10)
+    asked = (3, "train", 40, 3, tmp_path / "pico")
+    made = stored.generate_questions(*asked)
+    [path] = (tmp_path / "pico").iterdir()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stored, "generate_articles", None)
+        assert stored.generate_questions(*asked) == made
+    sound = path.read_bytes()
+    for damaged in (b"", sound[:-1], sound.replace(b"Annals", b"Anmals", 1)):
+        path.write_bytes(damaged)
+        assert stored.generate_questions(*asked) == made
+        assert path.read_bytes() == sound
+
+    monkeypatch.setattr(stored, "_generator", lambda: "another")
+    assert stored.generate_questions(*asked) == made
+    assert len(list((tmp_path / "pico").iterdir())) == 2
+    (tmp_path / "file").touch()
+    assert stored.generate_questions(*asked[:4], tmp_path / "file") == made

@@ -11,8 +11,6 @@ they share, which may be empty, then the rest of each.
 import contextlib
 import hashlib
 import json
-import os
-import platform
 import zipfile
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
@@ -25,6 +23,7 @@ import regex
 from src.data.squad_splits import content_hash
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.utils.files import write_atomically
 
 CONTEXT_HEAD = "Context:"
 CACHE_FORMAT = 1
@@ -222,18 +221,6 @@ def _read_cache(
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Under a temporary name, flushed, then renamed: a reader sees all of it or nothing."""
-    temporary = None
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # By such a name src.utils.payload.clear_stale knows what a killed process left.
-        temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        write_atomically(path, lambda file: np.savez(file, **arrays))

@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from src.data.pico import generate_articles
+from src.data.pico import generate_questions
 from src.data.row_files import SUFFIXES, read_rows
 from src.data.squad_parse import EXPECTED_ROWS, LoadReport, parse_rows, rows_of
 from src.data.squad_splits import (
     content_hash,
     count_questions,
     disjoint,
-    first,
     note_no_places,
     sample,
     share_beginnings,
@@ -224,7 +223,10 @@ def _find(
             "train": num_examples or PICO_TRAIN_QUESTIONS,
             "validation": PICO_VALIDATION_QUESTIONS,
         }
-        return dataset, {n: partial(_pico, seed, n, size, difficulty) for n, size in sizes.items()}
+        return dataset, {
+            name: partial(generate_questions, seed, name, size, difficulty)
+            for name, size in sizes.items()
+        }
     if dataset == "squad":
         return dataset, _hub_sources(HUB_SQUAD, None, report)
     return dataset, sources_at(dataset, report, names="auto, squad, pico, ")
@@ -254,15 +256,6 @@ def sources_at(
         "hub id (org/name); of a hub set or folder with configurations one of them, as "
         "name:configuration"
     )
-
-
-def _pico(seed: int, split: str, questions: int, difficulty: int) -> list[Paragraph]:
-    """The first generated paragraphs that hold this many questions. More articles change none."""
-    articles, paragraphs = 4, generate_articles(seed, split, 4, difficulty)
-    while (held := count_questions(paragraphs)) < questions:
-        articles = max(articles + 1, int(1.02 * questions * articles / held) + 1)
-        paragraphs = generate_articles(seed, split, articles, difficulty)
-    return first(paragraphs, questions)
 
 
 def _folder_sources(

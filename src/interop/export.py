@@ -9,7 +9,7 @@ from src.interop.tokenizer_json import tokenizer_config, tokenizer_json
 from src.model.heads import RewardModel
 from src.utils.checkpoint_utils import Checkpoint, describe_lineage
 from src.utils.errors import UserError
-from src.utils.payload import write_atomically
+from src.utils.files import write_atomically
 
 # In the order they are moved to their place: without config.json `transformers` loads nothing.
 FILES = (

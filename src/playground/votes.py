@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.utils.errors import UserError
-from src.utils.payload import write_atomically
+from src.utils.files import write_atomically
 
 # What may be voted.
 A, B, TIE = "a", "b", "tie"

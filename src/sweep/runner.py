@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from src.sweep.experiment import EVALUATION, Cell
 from src.utils.errors import UserError
+from src.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "log.txt"
@@ -117,9 +118,8 @@ def _start(cell: Cell, threads: int, lock: BinaryIO) -> Job:
     cell.folder.mkdir(parents=True, exist_ok=True)
     path = cell.folder / "cell.json"
     if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps([cell.script, *cell.argv]))
-        os.replace(temporary, path)
+        text = json.dumps([cell.script, *cell.argv])
+        write_atomically(path, lambda file: file.write(text.encode()))
     resume = [] if cell.script == EVALUATION else ["--resume"]
     with open(cell.folder / LOG, "ab") as log:
         process = subprocess.Popen(

@@ -20,8 +20,8 @@ from src.utils.checkpoint_utils import stage_folder
 from src.utils.cli import Parser
 from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError
+from src.utils.files import clear_stale, write_atomically
 from src.utils.machine import machine_in_words
-from src.utils.payload import clear_stale, write_atomically
 from src.utils.progress_bar import say
 from src.utils.ranks import rank
 

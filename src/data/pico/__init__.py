@@ -9,6 +9,7 @@ from src.data.pico.generate import (
     generate_articles,
 )
 from src.data.pico.names import is_validation_name
+from src.data.pico.stored import generate_questions
 
 __all__ = [
     "DIFFICULTIES",
@@ -17,5 +18,6 @@ __all__ = [
     "SPLITS",
     "Level",
     "generate_articles",
+    "generate_questions",
     "is_validation_name",
 ]

@@ -1,0 +1,74 @@
+"""Files written whole or not at all, and what killed writers left. Imports nothing heavy."""
+
+import contextlib
+import errno
+import os
+import platform
+from pathlib import Path
+
+from src.utils.exit_handling import out_of_memory
+
+
+def write_atomically(path: str | Path, write) -> None:
+    """Call write(binary file) on a temporary neighbour, flush it to the disk and rename it to
+    `path`.
+
+    Raises OSError (disk full, read-only, vanished folder) with the file's name; `path` is as it
+    was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        # torch reports a full disk as a RuntimeError of its zip writer.
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
+            number = getattr(error.__context__, "errno", None) or errno.EIO
+            raise OSError(number, _reason(error), str(path)) from error
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows, which has no folders to sync
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def clear_stale(folder: str | Path) -> None:
+    """Remove what writers killed on this machine left in a folder that other runs may write to.
+
+    A temporary name ends in the machine's name, the process's number and .tmp.
+    """
+    for path in Path(folder).glob(f".*.{platform.node()}.*.tmp"):
+        number = path.name.split(".")[-2]
+        if not number.isdecimal() or _is_running(int(number)):
+            continue
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there kill() ends the process, whatever the signal
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return process != os.getpid()
+
+
+def _reason(error: BaseException) -> str:
+    context = error.__context__
+    if isinstance(context, OSError) and context.strerror:
+        return context.strerror
+    return f"could not be written ({' '.join(str(error).split())[:80]})"
