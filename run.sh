@@ -77,7 +77,7 @@ if [[ $model == smollm2 ]]; then
     dir=${checkpoints}/smollm2/transformer
     [[ $dataset_named == yes ]] || sft+=(--dataset squad)
     sft=(--init_from smollm2 --max_steps 174 --eval_every 58 --eval_limit 200 ${sft[@]+"${sft[@]}"})
-    dpo=(--max_steps 48 --eval_every 0 --eval_limit 400)
+    dpo=(--beta 0.1 --nll_weight 1 --max_steps 48 --eval_every 0 --eval_limit 400)
     reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
     ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 32
         --eval_every 0 --eval_limit 300)

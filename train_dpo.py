@@ -28,12 +28,12 @@ def build_parser() -> cli.Parser:
     add("--loss_type", choices=tuple(PREFERENCE_LOSSES), default="sigmoid",
         help="a row of src/preference/loss_table.py; nll is a control: the NLL term alone")
     add("--beta", type=cli.positive, help="per nat; for ipo the paper's tau, for orpo the weight "
-        "of the odds ratio's term; default: 0.1, simpo 2")
+        "of the odds ratio's term; default: 1, ipo, kto and orpo 0.1, simpo 2")
     add("--gamma", type=cli.non_negative, help="margin, in units of the reward; default: simpo 1")
     add("--label_smoothing", type=cli.number(float, 0, 0.5), default=0.0,
         help="share of pairs taken to be labelled the wrong way round; sigmoid only")  # fmt: skip
     add("--nll_weight", type=cli.non_negative, help="weight of the chosen answers' loss in nats a "
-        "token, beside the pairs' loss; default: 1, kto and simpo 0")
+        "token, beside the pairs' loss; default: 0, orpo 1")
     add("--reward_checkpoint", help="a reward model that trains nothing here: each evaluation logs "
         "its reward of the answers, and their KL from the start, as train_ppo.py does")
     cli.note_pretrained_defaults(parser, STAGE)

@@ -270,7 +270,7 @@ def test_a_reward_checkpoint_is_no_policy_and_a_policy_no_reward(kgram):
         ("train_dpo", ["--loss_type", "hing"], ["hing"]),
         ("train_dpo", ["--gamma", "1"], ["--gamma", "sigmoid", "no margin"]),
         ("train_dpo", ["--loss_type", "orpo", "--gamma", "1"], ["--gamma", "orpo"]),
-        ("train_dpo", ["--loss_type", "nll", "--beta", "1"], ["--beta", "nll", "one term"]),
+        ("train_dpo", ["--loss_type", "nll", "--beta", "2"], ["--beta", "nll", "one term"]),
         ("train_dpo", ["--loss_type", "nll", "--nll_weight", "0"], ["--nll_weight", "nll"]),
         ("train_dpo", ["--corruptions", "nonsense=1"], ["nonsense"]),
         ("train_reward_model", ["--corruptions", "shifted=0"], ["shifted=0"]),

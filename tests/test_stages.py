@@ -258,10 +258,10 @@ def test_each_loss_is_its_formula_of_sums_or_means(loss_type, micro):
         a, b = chosen / counts[0], rejected / counts[1]
         z = max(kl, 0.0)
         losses.append({
-            "sigmoid": -math.log(sigmoid(0.1 * h)),
-            "nll": -math.log(sigmoid(0.1 * h)),
+            "sigmoid": -math.log(sigmoid(h)),
+            "nll": -math.log(sigmoid(h)),
             "ipo": (h - 5) ** 2,
-            "hinge": max(0.0, 1 - 0.1 * h),
+            "hinge": max(0.0, 1 - h),
             "kto": (2 - sigmoid(0.1 * (chosen - said[0] - z))
                     - sigmoid(0.1 * (z - rejected + said[1]))) / 2,
             "orpo": -math.log(sigmoid(log_odds(a) - log_odds(b))),
@@ -274,9 +274,10 @@ def test_each_loss_is_its_formula_of_sums_or_means(loss_type, micro):
     assert metrics["loss"] == pytest.approx(mean, rel=1e-4)
     assert metrics["chosen_nll_nats"] == pytest.approx(nll, rel=1e-4)
     pairs_weight = {"orpo": 0.1, "nll": 0.0}.get(loss_type, 1.0)
-    total = pairs_weight * mean + (0.0 if loss_type in ("kto", "simpo") else nll)
+    with_nll = loss_type in ("orpo", "nll")
+    total = pairs_weight * mean + with_nll * nll
     assert metrics["total_loss"] == pytest.approx(total, rel=1e-4)
-    share = 0.0 if loss_type in ("kto", "simpo") else nll / total
+    share = with_nll * nll / total
     assert metrics["nll_fraction"] == pytest.approx(share, rel=1e-4)
     assert ("mismatched_kl_nats" in metrics) == row.mismatched
     if row.mismatched:

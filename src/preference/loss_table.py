@@ -30,14 +30,14 @@ class PreferenceLoss(NamedTuple):
 
 
 PREFERENCE_LOSSES = {
-    # 2305.18290 eq. 7; beta as in its sect. 6 and appendix B. Alone it has label smoothing. The NLL
-    # beside it is of 2404.19733 eq. 2: without it the chosen answers become less probable too, and
-    # EM falls (dev/LOG.md).
-    "sigmoid": PreferenceLoss("sums", 0.1, nll_weight=1.0),
+    # 2305.18290 eq. 7. Alone it has label smoothing. The paper's beta is 0.1 (sect. 6), for answers
+    # of many tokens. For answers of a few it makes the chosen ones less probable too, and EM
+    # falls (dev/LOG.md). --nll_weight 1 adds 2404.19733 eq. 2.
+    "sigmoid": PreferenceLoss("sums", 1.0),
     # 2310.12036 eq. 17; beta is its tau.
-    "ipo": PreferenceLoss("sums", 0.1, nll_weight=1.0),
+    "ipo": PreferenceLoss("sums", 0.1),
     # 2305.10425 eq. 1, relative to the reference: no push once the gap is 1 / beta nats.
-    "hinge": PreferenceLoss("sums", 0.1, nll_weight=1.0),
+    "hinge": PreferenceLoss("sums", 1.0),
     # 2402.01306 eq. 8, beta 0.1 in sect. 4.
     "kto": PreferenceLoss("sums", 0.1, mismatched=True),
     # 2403.07691 eq. 6: the NLL of the chosen answer plus beta (its lambda, 0.1) times the odds
@@ -47,7 +47,7 @@ PREFERENCE_LOSSES = {
     "simpo": PreferenceLoss("means", 2.0, gamma=1.0),
     # A control: the NLL of the chosen answers alone. The rejected answers are not used. The pairs
     # are scored, as by sigmoid, but only for the log.
-    "nll": PreferenceLoss("sums", 0.1, nll_weight=1.0),
+    "nll": PreferenceLoss("sums", 1.0, nll_weight=1.0),
 }
 
 
