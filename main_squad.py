@@ -84,6 +84,9 @@ def check(args, typed: set[str]) -> None:
     lengths = [n for n in ("max_tokens", "same_compute_as", "max_steps", "epochs") if n in typed]
     if len(lengths) > 1 and {"max_tokens", "same_compute_as"} & set(lengths):
         raise UserError(f"--{lengths[0]} and --{lengths[1]} given, expected one of them")
+    if args.lora_rank and not (args.checkpoint or args.init_from):
+        raise UserError("--lora_rank given without --init_from or --checkpoint, expected one: low-"
+                        "rank updates change a trained model, they make none")  # fmt: skip
     if args.checkpoint is None:
         return
     for name in SETTLED:

@@ -9,6 +9,7 @@ from src.data.squad_loader import load_from_identity
 from src.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from src.data.trained_contexts import contexts_of, union
 from src.interop.llama_folder import pretrained_hash
+from src.model.lora import merge_lora
 from src.preference.pair_files import load_given_pairs
 from src.training.run import Run, say
 from src.training.run_data import DATA_OF, Questions
@@ -34,6 +35,7 @@ def publish(
 
     parents: the checkpoint that the weights start from, then others that were used.
     """
+    merge_lora(model)
     lineage: list[dict] = []
     for parent in parents:
         for ancestor in [*parent.lineage, parent.as_ancestor()]:

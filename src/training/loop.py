@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from src.model.lora import add_lora
 from src.training.distributed import gather, rank, world_size
 from src.training.progress import Progress
 from src.training.rng_state import rng_state, set_rng_state
@@ -22,7 +23,7 @@ from src.utils.payload import save_payload
 def prepare(
     modules: dict[str, nn.Module], args: argparse.Namespace, device: torch.device
 ) -> dict[str, nn.Module]:
-    """Compile and shard the modules to be trained, in place, as --compile and --shard say.
+    """Make ready the modules to be trained, in place, as --lora_rank, --compile and --shard say.
 
     Make copies of a module before this call: a copy of a compiled module runs the original.
     """
@@ -33,7 +34,11 @@ def prepare(
         )
     if args.shard and args.compile:
         raise UserError("--shard and --compile given, expected one: not made to go together")
+    if args.shard and args.lora_rank:
+        raise UserError("--shard and --lora_rank given, expected one: not made to go together")
     for module in modules.values():
+        if args.lora_rank:
+            add_lora(module, args.lora_rank)
         backbone = getattr(module, "backbone", module)
         if args.compile:
             # A transformer has a forward pass for training and scoring alone, apart from sampling's

@@ -17,7 +17,8 @@ def make_optimizer(
     weight_decay: float = 0.0,
     eps: float = 1e-8,
 ) -> torch.optim.AdamW:
-    """AdamW over all parameters; decay on matrices only, never on embeddings, norms or biases.
+    """AdamW over the parameters that are not frozen; decay on matrices only, never on embeddings,
+    norms or biases.
 
     eps: PPO takes 1e-5 (N, "Adam epsilon"): a parameter whose gradient is nearly 0 then stays put.
     From scratch 1e-8: gradients of attention are that small early in training.
@@ -25,6 +26,8 @@ def make_optimizer(
     decayed, free = [], []
     for module in modules.values():
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             matrix = parameter.ndim >= 2 and "embedding" not in name
             (decayed if matrix else free).append(parameter)
     groups = [

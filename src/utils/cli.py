@@ -327,6 +327,8 @@ def add_training_flags(
         help="share of the run, warm-up included, after which the rate falls")
     add("--weight_decay", type=non_negative, default=weight_decay, help="on matrices only")
     add("--grad_clip", type=positive, default=1.0, help="largest norm of the gradient")
+    add("--lora_rank", type=positive_int, help="train low-rank updates of the model's matrices "
+        "instead of its weights, in less memory; final.pt has them added; default: train all")
     add("--eval_every", type=count,
         help="steps between evaluations; 0: only at the ends; default: a third of the run")
     add("--eval_limit", type=positive_int, default=500, help="held-out questions evaluated")
