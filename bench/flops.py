@@ -22,14 +22,15 @@ def forward_flops(
     position, "values" there (EOS itself is not read in either), or a "reward" at EOS.
     """
     width, layers = config.n_embd, config.n_layer
-    keys_values = 2 * width * 2 * config.n_kv_head * (width // config.n_head)
-    block = keys_values + 2 * width * (2 * width + 3 * config.n_inner)
+    queries = config.n_head * config.head_size
+    keys_values = 2 * width * 2 * config.n_kv_head * config.head_size
+    block = keys_values + 2 * width * (2 * queries + 3 * config.n_inner)
 
     def read(start: int, tokens: int, read_by_someone: bool) -> int:
         """Tokens after `start` others; the last block whole only where its output is read."""
         pairs = tokens * start + tokens * (tokens + 1) // 2  # of a query and a key it sees
         whole = layers - 1 + read_by_someone
-        return whole * (tokens * block + 4 * width * pairs) + (layers - whole) * (
+        return whole * (tokens * block + 4 * queries * pairs) + (layers - whole) * (
             tokens * keys_values
         )
 

@@ -19,6 +19,7 @@ from src.data.tokenizers.byte_pairs import (
 )
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.interop.gguf_file import GgufFile
+from src.interop.llama_export import llama_config, llama_weights
 from src.interop.llama_folder import folder_source
 from src.interop.llama_layout import BLOCK, EMBEDDING, GGUF_BLOCK, GGUF_TOP, gguf_source, read_llama
 from src.interop.pretrained import load_pretrained
@@ -153,6 +154,50 @@ def test_a_folder_of_transformers(tmp_path, tied, options):
     assert again.tokenizer.eos_id == 1
 
 
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 4.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": LLAMA3},
+        {"head_dim": 12},
+        {"attention_bias": True},
+        {"rope_parameters": LLAMA3, "head_dim": 4, "attention_bias": True},
+        {"qwen2": True},
+    ],
+    ids=str,
+)
+def test_other_fields_of_the_llama_layout(tmp_path, changes):
+    """Scaled positions, heads of another width, biases: as transformers computes them, on random
+    weights; and as it computes what is exported again.
+    """
+    if changes == {"qwen2": True}:
+        config = transformers.Qwen2Config(
+            vocab_size=len(small_vocabulary()), hidden_size=WIDTH, intermediate_size=48,
+            num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
+            max_position_embeddings=128, tie_word_embeddings=True, eos_token_id=1,
+        )  # fmt: skip
+        theirs = transformers.Qwen2ForCausalLM(config).eval()
+        with torch.no_grad():
+            for parameter in theirs.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    else:
+        theirs = make_llama(**changes)
+    loaded = load_pretrained(str(write_folder(tmp_path / "llama", theirs)))
+    same_logits(loaded.model, theirs)
+    save_checkpoint(tmp_path / "final.pt", dataclasses.replace(loaded, stage="main_squad"))
+    again = load_checkpoint(tmp_path / "final.pt").model
+    same_logits(again, theirs)
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported/config.json").write_text(json.dumps(llama_config(again, 1)))
+    (tmp_path / "exported/model.safetensors").write_bytes(llama_weights(again, "[]"))
+    same_logits(again, transformers.LlamaForCausalLM.from_pretrained(tmp_path / "exported").eval())
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_gguf_file(tmp_path, tied):
     """Rows come back in the order of halves, whatever gguf's writer made of them."""
@@ -183,8 +228,8 @@ def test_quantised_tensors_are_what_gguf_says(tmp_path, kind):
 
 
 REFUSED = [
-    ("rope_scaling", {"type": "linear", "factor": 2.0}), ("attention_bias", True),
-    ("mlp_bias", True), ("hidden_act", "gelu"), ("sliding_window", 4096), ("head_dim", 16),
+    ("rope_scaling", {"type": "linear", "factor": 2.0}), ("attention_bias", 1.5),
+    ("mlp_bias", True), ("hidden_act", "gelu"), ("sliding_window", 4096), ("head_dim", 7), ("layer_types", ["sliding_attention"]),
     ("partial_rotary_factor", 0.5), ("model_type", "mistral"),
     ("architectures", ["MistralForCausalLM"]), ("quantization_config", {"bits": 4}),
     ("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e4}), ("logit_scale", 2.0),
@@ -198,7 +243,8 @@ def test_a_field_that_is_not_implemented_is_refused_by_name(tmp_path, llama_fold
     folder = Path(shutil.copytree(llama_folder, tmp_path / "copy"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, field: value}))
-    ours = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "layers"}
+    ours = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "layers",
+            "head_dim": "head_size"}  # fmt: skip
     with pytest.raises(UserError, match=f"{field}|{ours.get(field, field)}|embed") as caught:
         read_llama(folder_source(folder))
     assert "\n" not in str(caught.value)

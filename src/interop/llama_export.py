@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from src.interop.llama_layout import BLOCK, EMBEDDING, HEAD, NORM
+from src.interop.llama_layout import EMBEDDING, HEAD, LLAMA3, NORM, block_names
 from src.model.heads import RewardModel
 from src.model.transformer.transformer import Transformer
 
@@ -31,13 +31,13 @@ def llama_config(model: Transformer | RewardModel, eos_id: int) -> dict:
         "num_hidden_layers": c.n_layer,
         "num_attention_heads": c.n_head,
         "num_key_value_heads": c.n_kv_head,
-        "head_dim": c.n_embd // c.n_head,
+        "head_dim": c.head_size,
         "hidden_act": "silu",
         "max_position_embeddings": c.block_size,
         "rms_norm_eps": c.norm_eps,
         "rope_theta": c.rope_theta,
         "rope_scaling": None,
-        "attention_bias": False,
+        "attention_bias": c.qkv_bias,
         "attention_dropout": 0.0,
         "mlp_bias": False,
         "tie_word_embeddings": c.tied,
@@ -46,6 +46,9 @@ def llama_config(model: Transformer | RewardModel, eos_id: int) -> dict:
         "pad_token_id": None,
         "torch_dtype": "float32",
     }
+    if c.rope_scaling is not None:
+        named = dict(zip(LLAMA3, c.rope_scaling, strict=True))
+        contents["rope_scaling"] = {"rope_type": "llama3", **named}
     if rewards:
         contents |= {
             "architectures": ["LlamaForSequenceClassification"],
@@ -70,10 +73,13 @@ def llama_tensors(model: Transformer | RewardModel) -> dict[str, Tensor]:
     weights = backbone.state_dict()
     named = {EMBEDDING: weights["embedding.weight"]}
     for number in range(backbone.config.n_layer):
-        for ours, theirs in BLOCK.items():
+        for ours, theirs in block_names(backbone.config).items():
             parts = weights[f"blocks.{number}.{ours}"].chunk(len(theirs))
             names = (f"model.layers.{number}.{name}" for name in theirs)
             named.update(zip(names, parts, strict=True))
+        if backbone.config.qkv_bias and not backbone.config.out_bias:  # Llama has both or none
+            name = f"model.layers.{number}.self_attn.o_proj.bias"
+            named[name] = torch.zeros(backbone.config.n_embd)
     named[NORM] = weights["norm.weight"]
     if rewards:
         row = weights["embedding.weight"].new_zeros(1, backbone.config.n_embd)

@@ -35,27 +35,31 @@ SIZES: dict[str, tuple[str, Any]] = {
 }
 # What must have one of these values where it is given: our model is nothing else.
 ONLY: dict[str, tuple[Any, ...]] = {
-    "model_type": ("llama",),
-    "architectures": (["LlamaForCausalLM"], None),
+    "model_type": ("llama", "qwen2"),
+    "architectures": (["LlamaForCausalLM"], ["Qwen2ForCausalLM"], None),
     "hidden_act": ("silu",),
-    "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "attention_dropout": (0, None),
-    "rope_scaling": (None,),
     "rope_interleaved": (False, None),
     "partial_rotary_factor": (1, None),
-    "sliding_window": (None,),
     "use_sliding_window": (False, None),
+    "use_mrope": (False, None),
     "quantization_config": (None,),
     "pretraining_tp": (1, None),
     "is_encoder_decoder": (False, None),
 }
-READ = {"num_key_value_heads", "head_dim", "rope_theta", "rope_parameters"}
+READ = {
+    "num_key_value_heads", "head_dim", "rope_theta", "rope_parameters", "rope_scaling",
+    "attention_bias", "sliding_window", "layer_types",
+}  # fmt: skip
+# What a rope_scaling of type llama3 holds, in the order of TransformerConfig.rope_scaling.
+LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 # What changes no number that the model computes.
 HARMLESS = {
     "_name_or_path", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
     "transformers_version", "use_cache", "initializer_range", "is_llama_config",
     "transformers.js_config", "return_dict", "output_attentions", "output_hidden_states",
+    "max_window_layers",
 }  # fmt: skip
 # The longest window that a table is made for; a longer one is cut to it.
 MAX_POSITIONS = 1 << 18
@@ -70,6 +74,11 @@ BLOCK = {
     "gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
     "down.weight": ("mlp.down_proj.weight",),
 }
+QKV_BIAS = {
+    "query.bias": ("self_attn.q_proj.bias",),
+    "key_value.bias": ("self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+}
+OUT_BIAS = {"attention_out.bias": ("self_attn.o_proj.bias",)}
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 GGUF_BLOCK = {
@@ -122,56 +131,89 @@ def config_of(source: LlamaSource) -> TransformerConfig:
         if type(values[ours]) is not kind:
             raise UserError(f"{path}: {theirs} {values[ours]!r:.60} given, expected a number")
     values["n_kv_head"] = fields.get("num_key_value_heads")
-    values["rope_theta"] = _rope_theta(fields, path)
+    values["head_size"] = fields.get("head_dim")
+    values["rope_theta"], values["rope_scaling"] = _rope(fields, path)
+    values["qkv_bias"], values["out_bias"] = _biases(fields, path)
+    _refuse_windows(fields, path)
     values["block_size"] = min(values["block_size"], MAX_POSITIONS)
     if not 0 < values["norm_eps"] < 1:
         raise UserError(f"{path}: rms_norm_eps {values['norm_eps']} given, expected 0 to 1")
     try:
-        config = TransformerConfig(**values)
+        return TransformerConfig(**values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    size = fields.get("head_dim")
-    if size not in (None, config.n_embd // config.n_head):
-        raise UserError(f"{path}: head_dim {size!r:.40} given, expected hidden_size / "
-                        f"num_attention_heads, {config.n_embd // config.n_head}")  # fmt: skip
-    return config
 
 
-def _rope_theta(fields: Mapping[str, Any], path: Path) -> float:
-    """The base of the rotary positions, of which only the plain kind is implemented."""
-    rope = fields.get("rope_parameters")
-    theta = fields.get("rope_theta", 10000.0)
-    if rope is not None:
-        if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-            raise UserError(f"{path}: rope_parameters {str(rope)[:80]} given, expected the type "
-                            "default: our transformer has no other")  # fmt: skip
-        for name in rope.keys() - {"rope_type", "rope_theta"}:
-            if name != "partial_rotary_factor" or rope[name] != 1:
-                raise UserError(f"{path}: {name[:40]} in rope_parameters given, expected none: "
-                                "our transformer has nothing like it")  # fmt: skip
-        theta = rope.get("rope_theta", theta)
+def block_names(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
+    """Our name of each tensor of one block -> transformers' names of its parts."""
+    biases = (QKV_BIAS if config.qkv_bias else {}) | (OUT_BIAS if config.out_bias else {})
+    return BLOCK | biases
+
+
+def _biases(fields: Mapping[str, Any], path: Path) -> tuple[bool, bool]:
+    """Whether there are biases of queries, keys and values, and of what attention found."""
+    given = fields.get("attention_bias")
+    if given not in (None, False, True):
+        raise UserError(f"{path}: attention_bias {str(given)[:40]!r} given, expected true or false")
+    if fields["model_type"] == "qwen2":  # which has no such field
+        return True, False
+    return bool(given), bool(given)
+
+
+def _refuse_windows(fields: Mapping[str, Any], path: Path) -> None:
+    """UserError for attention that does not see all that was read."""
+    types = fields.get("layer_types") or []
+    if not isinstance(types, list) or any(kind != "full_attention" for kind in types):
+        raise UserError(f"{path}: layer_types {str(types)[:80]} given, expected full_attention "
+                        "only: our transformer has no other")  # fmt: skip
+    window = fields.get("sliding_window")
+    if window is not None and fields.get("use_sliding_window") is not False:
+        raise UserError(f"{path}: sliding_window {str(window)[:40]!r} given, expected none, or "
+                        "use_sliding_window false: our transformer has none")  # fmt: skip
+
+
+def _rope(fields: Mapping[str, Any], path: Path) -> tuple[float, list[float] | None]:
+    """The base of the rotary positions, and how they are scaled."""
+    theta, scaling = fields.get("rope_theta", 10000.0), None
+    for name in ("rope_scaling", "rope_parameters"):  # of transformers 4 and 5
+        rope = fields.get(name)
+        if rope is None:
+            continue
+        rope = dict(rope) if isinstance(rope, dict) else {"rope_type": rope}
+        kind = rope.pop("rope_type", rope.pop("type", "default"))
+        theta = rope.pop("rope_theta", theta)
+        if rope.pop("partial_rotary_factor", 1) != 1 or kind not in ("default", "llama3"):
+            raise UserError(f"{path}: {name} {str(fields[name])[:80]} given, expected the type "
+                            "default or llama3: our transformer has no other")  # fmt: skip
+        if rope.keys() != (set(LLAMA3) if kind == "llama3" else set()):
+            raise UserError(f"{path}: {name} {str(fields[name])[:80]} given, expected "
+                            f"{', '.join(LLAMA3) if kind == 'llama3' else 'nothing more'}"
+                            f" in one of type {kind}")  # fmt: skip
+        if kind == "llama3":
+            scaling = [rope[each] for each in LLAMA3]
     if type(theta) not in (int, float) or not 1 < theta < 1e12:
         raise UserError(f"{path}: rope_theta {str(theta)[:40]!r} given, expected a number above 1")
-    return float(theta)
+    return float(theta), scaling
 
 
 def expected_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
     """Each tensor of a configuration, in transformers' names."""
     width, inner = config.n_embd, config.n_inner
-    keys = width // config.n_head * config.n_kv_head
-    rows = {"self_attn.k_proj": keys, "self_attn.v_proj": keys, "mlp.gate_proj": inner,
-            "mlp.up_proj": inner}  # fmt: skip
+    queries, keys = (n * config.head_size for n in (config.n_head, config.n_kv_head))
+    matrices = {
+        "self_attn.q_proj": (queries, width), "self_attn.k_proj": (keys, width),
+        "self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, queries),
+        "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
+        "mlp.down_proj": (width, inner),
+    }  # fmt: skip
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, width), NORM: (width,)}
     if not config.tied:
         shapes[HEAD] = (config.vocab_size, width)
     for layer in range(config.n_layer):
-        for name in (name for names in BLOCK.values() for name in names):
-            full = f"model.layers.{layer}.{name}"
-            if "norm" in name:
-                shapes[full] = (width,)
-            else:
-                columns = inner if "down_proj" in name else width
-                shapes[full] = (rows.get(name.removesuffix(".weight"), width), columns)
+        for name in (name for names in block_names(config).values() for name in names):
+            module, kind = name.rsplit(".", 1)
+            shape = matrices.get(module, (width,))  # or a norm's
+            shapes[f"model.layers.{layer}.{name}"] = shape if kind == "weight" else shape[:1]
     return shapes
 
 
@@ -209,7 +251,7 @@ def read_llama(source: LlamaSource) -> Transformer:
     elif copied_head and not torch.equal(read(HEAD), weights["embedding.weight"]):
         raise UserError(f"{source.path}: tie_word_embeddings given, but {HEAD} is another matrix")
     for layer in range(config.n_layer):
-        for ours, theirs in BLOCK.items():
+        for ours, theirs in block_names(config).items():
             names = (f"model.layers.{layer}.{name}" for name in theirs)
             weights[f"blocks.{layer}.{ours}"] = read(*names)
     with Undrawn():
