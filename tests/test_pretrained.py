@@ -29,6 +29,7 @@ from tests.conftest import outcome, refusal
 
 transformers = pytest.importorskip("transformers")
 gguf = pytest.importorskip("gguf")
+tokenizers = pytest.importorskip("tokenizers")
 LETTERS = {byte: letter for letter, byte in byte_characters().items()}
 HEADS, KV_HEADS, WIDTH = 4, 2, 32
 WORDS = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n"), ("Ġ", "an"), ("Ġ", "Ġ"), ("'", "s")]
@@ -229,7 +230,8 @@ def test_quantised_tensors_are_what_gguf_says(tmp_path, kind):
 
 REFUSED = [
     ("rope_scaling", {"type": "linear", "factor": 2.0}), ("attention_bias", 1.5),
-    ("mlp_bias", True), ("hidden_act", "gelu"), ("sliding_window", 4096), ("head_dim", 7), ("layer_types", ["sliding_attention"]),
+    ("mlp_bias", True), ("hidden_act", "gelu"), ("sliding_window", 4096), ("head_dim", 7),
+    ("layer_types", ["sliding_attention"]),
     ("partial_rotary_factor", 0.5), ("model_type", "mistral"),
     ("architectures", ["MistralForCausalLM"]), ("quantization_config", {"bits": 4}),
     ("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e4}), ("logit_scale", 2.0),
@@ -286,9 +288,35 @@ def test_a_name_too_long_for_a_file_is_refused_as_any_other(tmp_path, monkeypatc
 
 def test_added_tokens_that_ordinary_text_holds_are_refused():
     root = tokenizer_json()
-    root["added_tokens"][0]["special"] = False
+    root["added_tokens"].append({"id": 500, "content": "the", "special": False})
     with pytest.raises(UserError, match="added_tokens that are not special"):
         vocabulary_of_json(root, 1, "test")
+
+
+def test_tokenizers_of_llama_3_and_qwen_2_are_read():
+    """Their cuts, the frame of a text and marks in it that are not called special; ids as
+    `tokenizers` has them, without the frame.
+    """
+    for pattern in ("llama3", "qwen2"):
+        root = tokenizer_json()
+        root["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": PATTERNS[pattern]}, "behavior": "Isolated",
+             "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+             "use_regex": False},
+        ]}  # fmt: skip
+        theirs = tokenizers.Tokenizer.from_str(json.dumps({**root, "added_tokens": []}))
+        root["normalizer"] = {"type": "NFC"}
+        root["added_tokens"].append({"id": 500, "content": "<tool_call>", "special": False})
+        frame = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+        root["post_processor"] = {"type": "Sequence", "processors": [
+            {"type": "ByteLevel"},
+            {"type": "TemplateProcessing", "single": [frame, {"Sequence": {"id": "A"}}]},
+        ]}  # fmt: skip
+        ours = Tokenizer.from_vocabulary(vocabulary_of_json(root, 1, "test"))
+        for text in ("the 12345 an'S  then\n\n the", " !!\r\n a-b\tc  ", "THE'LL 1 22"):
+            assert ours.encode(text) == theirs.encode(text).ids, text
+        assert 500 not in ours.encode("a <tool_call> the")
 
 
 def test_whole_pieces_are_tokens_where_merges_are_ignored():

@@ -6,6 +6,7 @@ make a token. The two agree on every text if, and only if, the merges make every
 own bytes. `check_order` proves this for a vocabulary, and refuses one where it does not hold.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,12 @@ MAX_TOKEN_BYTES = 1024
 # space character alone but for one blank before a word: without look-ahead, what follows a context
 # cannot change the context's ids. That is what lets context, question and answer be encoded apart.
 # `smollm` takes every digit by itself and cuts what is between as `gpt2` cuts a whole text: white
-# space before a digit ends one, and is one piece.
+# space before a digit ends one, and is one piece. `llama3` and `qwen2` are those models' own, as
+# their tokenizer.json has them; they differ in the digits that are taken at once.
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
     # As gpt2's, but a letter's marks stay with it: without, Hindi and Thai have no token of a word.
@@ -31,7 +37,12 @@ PATTERNS = {
     "pico": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s",
     "smollm": r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?=\p{N})"
     r"|\s+(?!\S)|\s",
+    "llama3": _LLAMA3,
+    "qwen2": _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"),
 }
+
+
+_MARK = re.compile(r"<[^<>\s]+>")
 
 
 class Vocabulary(NamedTuple):
@@ -199,9 +210,23 @@ def _pattern_of(pre_tokenizer: Any, source: str) -> str:
 
 
 def _ordinary(added: Any) -> list:
-    """Added tokens that ordinary text holds: transformers cuts text at them before all else."""
+    """Added tokens that ordinary text holds: transformers cuts text at them before all else. One
+    in angle brackets is a mark, like a special token: here no text encodes to it.
+    """
     entries = added if isinstance(added, list) else []
-    return [t.get("content") for t in entries if isinstance(t, dict) and not t.get("special")]
+    texts = [t.get("content") for t in entries if isinstance(t, dict) and not t.get("special")]
+    return [t for t in texts if not (isinstance(t, str) and _MARK.fullmatch(t))]
+
+
+def _only_frames(post: Any) -> bool:
+    """Whether a post_processor does no more than to set special tokens before and after a text.
+    They are left out here: a prompt is its text alone.
+    """
+    if not isinstance(post, dict):
+        return False
+    if post.get("type") == "Sequence":
+        return all(map(_only_frames, post.get("processors") or [None]))
+    return post.get("type") in ("ByteLevel", "TemplateProcessing")
 
 
 def vocabulary_of_json(root: Any, eos_id: int | None, source: str) -> Vocabulary:
@@ -209,8 +234,10 @@ def vocabulary_of_json(root: Any, eos_id: int | None, source: str) -> Vocabulary
     model = root.get("model") if isinstance(root, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise UserError(f"{source}: no model with a vocab in it, expected a tokenizer.json")
+    normalizer = root.get("normalizer")
     must_be_off = {
-        "normalizer": root.get("normalizer"),
+        # Nearly all text is in this form and left as it is; other text is read byte by byte.
+        "normalizer": None if normalizer == {"type": "NFC"} else normalizer,
         "byte_fallback": model.get("byte_fallback"),
         "dropout": model.get("dropout"),
         "continuing_subword_prefix": model.get("continuing_subword_prefix"),
@@ -218,7 +245,7 @@ def vocabulary_of_json(root: Any, eos_id: int | None, source: str) -> Vocabulary
         "added_tokens that are not special": _ordinary(root.get("added_tokens")),
     }
     post = root.get("post_processor")
-    if not (isinstance(post, dict) and post.get("type") == "ByteLevel"):
+    if not _only_frames(post):
         must_be_off["post_processor"] = post
     for name, value in must_be_off.items():
         if value:
