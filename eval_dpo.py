@@ -2,16 +2,17 @@
 
     PYTHONPATH=src python eval_dpo.py --model_type transformer
 
-Without --checkpoint: the DPO checkpoint of --model_type and its SFT parent. Prints answers to
-sample prompts and a table: EM, F1, answer loss, preference accuracy, reward-model score and win
-rate against the SFT parent (where there is a reward checkpoint), KL from it, with 95% intervals.
+Without --checkpoint: the DPO and PPO checkpoints of --model_type and their SFT parent. Prints
+answers to sample prompts and a table: EM, F1, answer loss, preference accuracy, reward-model score
+and win rate against the SFT parent (where there is a reward checkpoint), KL from it, with 95%
+intervals.
 """
 
 import json
 from pathlib import Path
 
 from src.utils import cli
-from src.utils.constants import DEFAULT_DIFFICULTY, DPO
+from src.utils.constants import DEFAULT_DIFFICULTY, DPO, PPO
 from src.utils.errors import UserError
 from src.utils.exit_handling import command, flags_first
 
@@ -35,7 +36,8 @@ def build_parser() -> cli.Parser:
     cli.add_data_flags(parser, default=None, trains=False)
     cli.add_machine_flags(parser)
     add = parser.add_argument
-    add("--checkpoint", nargs="+", help="policies of any stage; default: DPO and its SFT parent")
+    add("--checkpoint", nargs="+", help="policies of any stage; default: those of DPO and PPO "
+        "that there are, and their SFT parent")
     add("--reward_checkpoint", help="default checkpoints/{model_type}_train_reward_model/final.pt")
     add("--split", choices=("train", "validation", "test"),
         help="which of several; default: validation, or test where that is all there is")
@@ -76,7 +78,7 @@ with flags_first(__name__, build_parser):
     from src.preference.pairs import held_out_pairs
     from src.training.run import say, set_up_torch
     from src.training.run_data import say_remedy
-    from src.utils.checkpoint_utils import load_parent, require_same_tokenizer
+    from src.utils.checkpoint_utils import load_parent, require_same_tokenizer, stage_folder
     from src.utils.files import write_atomically
 
 
@@ -103,8 +105,10 @@ def load_policies(args) -> list:
     """
     if args.checkpoint:
         return [load_parent(path, args.model_type) for path in args.checkpoint]
-    policy = load_parent(None, args.model_type, (DPO,), DPO)
-    return [policy, sft_ancestor(policy)]
+    folders = {stage: stage_folder(args.model_type, stage) for stage in (DPO, PPO)}
+    there = [stage for stage, folder in folders.items() if (folder / "final.pt").exists()]
+    trained = [load_parent(None, args.model_type, (s,), s) for s in there or [DPO]]
+    return [*trained, sft_ancestor(trained[0])]
 
 
 def load_held_out(args, policy, trained_on, block_size: int):

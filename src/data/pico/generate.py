@@ -2,7 +2,8 @@
 
 The sentences tell facts of people, animals, works, buildings, towns, teams, firms, things, events
 and landscapes (facts_people.py, facts_things.py). Every answer stands among others of its own type,
-in random order: copying the first of the type is right in about a quarter of the questions.
+in random order: copying the first of the type is right in about a quarter of the questions at
+difficulty 2, in a tenth at 3.
 
     1  one entity, two facts of each of two answer types; plain wordings (60 tokens)
     2  two entities, two facts each, all four of one answer type; plain wordings (60 tokens)
