@@ -76,10 +76,11 @@ with flags_first(__name__, build_parser):
     from src.evaluation.intervals import intervals, question_figures
     from src.evaluation.user_functions import load_function
     from src.preference.pairs import held_out_pairs
-    from src.training.run import say, set_up_torch
+    from src.training.run import set_up_torch
     from src.training.run_data import say_remedy
     from src.utils.checkpoint_utils import load_parent, require_same_tokenizer, stage_folder
     from src.utils.files import write_atomically
+    from src.utils.progress_bar import say
 
 
 def check(args) -> None:

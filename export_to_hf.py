@@ -27,8 +27,8 @@ with flags_first(__name__, build_parser):
     from pathlib import Path
 
     from src.interop.export import check_folder, contents_of, write_export
-    from src.training.run import say
     from src.utils.checkpoint_utils import describe_lineage, load_checkpoint
+    from src.utils.progress_bar import say
 
 
 @command

@@ -48,8 +48,9 @@ with flags_first(__name__, build_parser):
     from src.inference.sampling import Sampling, generate
     from src.interop.pretrained import load_pretrained, names_pretrained
     from src.rl.rewards import model_rewards
-    from src.training.run import say, set_up_torch
+    from src.training.run import set_up_torch
     from src.utils.checkpoint_utils import describe_lineage, load_parent
+    from src.utils.progress_bar import say
 
 
 def check(args) -> None:

@@ -62,11 +62,10 @@ with flags_first(__name__, build_parser):
     from src.interop.pretrained import start_of
     from src.losses import sft_loss
     from src.training import planning, reporting, run_data
-    from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
-    from src.training.loop import prepare, steps
-    from src.training.optimizer import make_optimizer, update
+    from src.training.loop import due, prepare, steps
+    from src.training.optimizer import backward, make_optimizer, update
     from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
@@ -204,7 +203,7 @@ def main(argv=None) -> dict:
                 loss=record["loss"], answer_loss=record["answer_loss_nats"],
             )  # fmt: skip
             progress.count(trees, gradient=1)
-            if planning.due(run, step):
+            if due(run, step):
                 evaluate(step + 1)
         metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), held_out)
         metrics |= progress.compute()

@@ -40,7 +40,8 @@ with flags_first(__name__, build_parser):
     from src.playground.comparisons import Voting, training_questions
     from src.playground.page import build, import_gradio, known_questions, require_port, serve
     from src.playground.votes import require_vote_file
-    from src.training.run import say, set_up_torch
+    from src.training.run import set_up_torch
+    from src.utils.progress_bar import say
 
 
 def questions_to_pick(dataset: str | None, stored: dict, trained_on, seed: int) -> list:

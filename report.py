@@ -34,8 +34,9 @@ with flags_first(__name__, build_parser):
     from src.report.page import Contents, page
     from src.report.pipelines import find_pipelines, group_pipelines
     from src.report.summary_plots import hacking_plot, quality_plot, reward_plot
-    from src.training.run import say, set_up_torch
+    from src.training.run import set_up_torch
     from src.utils.files import write_atomically
+    from src.utils.progress_bar import say
 
 
 def plots_of(series, measured: dict) -> dict:

@@ -60,11 +60,10 @@ with flags_first(__name__, build_parser):
     from src.preference.pairs import policy_scores, reference_logps, trees_of_steps
     from src.rl.models import load_scorer, score_and_kl
     from src.training import planning, reporting, run_data
-    from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
-    from src.training.loop import prepare, steps
-    from src.training.optimizer import make_optimizer, update
+    from src.training.loop import due, prepare, steps
+    from src.training.optimizer import backward, make_optimizer, update
     from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
@@ -202,7 +201,7 @@ def main(argv=None) -> dict:
             displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
             reporting.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
             progress.count(batch.trees, gradient=1)
-            if planning.due(run, step):
+            if due(run, step):
                 evaluate(step + 1)
 
         metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), held_out)

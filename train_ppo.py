@@ -90,10 +90,11 @@ with flags_first(__name__, build_parser):
     from src.rl.update import update_policy
     from src.training import planning, reporting, run_data
     from src.training.final import finished_metrics, publish
-    from src.training.loop import prepare, steps
+    from src.training.loop import due, prepare, steps
     from src.training.optimizer import make_optimizer, update
     from src.training.progress import Progress
-    from src.training.run import Run, say, set_up_torch
+    from src.training.run import Run, set_up_torch
+    from src.utils.progress_bar import say
 
 
 def check(args, parser) -> Algorithm | Selection:
@@ -198,7 +199,7 @@ def main(argv=None) -> dict:
             progress.kl_coef = rl_metrics.next_kl_coef(args, progress.kl_coef, kl, episodes)
             if kl > args.kl_limit:
                 run.end.after_step(rl_metrics.collapse(kl, args.kl_limit))
-            if planning.due(run, step):
+            if due(run, step):
                 evaluate(step + 1)
 
         # What it learnt, on articles that neither it nor the reward model ever saw.

@@ -35,11 +35,10 @@ with flags_first(__name__, build_parser):
     from src.preference import pairs
     from src.preference.pair_batches import count_pairs, pair_batches
     from src.training import planning, reporting, run_data
-    from src.training.device import backward
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
-    from src.training.loop import prepare, steps
-    from src.training.optimizer import make_optimizer, update
+    from src.training.loop import due, prepare, steps
+    from src.training.optimizer import backward, make_optimizer, update
     from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
@@ -124,7 +123,7 @@ def main(argv=None) -> dict:
             displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
             reporting.log_step(run, step, started, count_pairs(trees), trees, record, **displayed)
             progress.count(trees, gradient=1)
-            if planning.due(run, step):
+            if due(run, step):
                 evaluate(step + 1)
 
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+import main_squad
 from bench.flops import step_flops
 from bench.machine import machine, quartiles, table
 from bench.pipes import ROOT
@@ -38,7 +39,6 @@ from src.rl.models import Models
 from src.rl.rewards import model_rewards
 from src.rl.rollout import Settings, sample_rollout
 from src.rl.update import update_policy
-from src.training import device as device_module
 from src.training.device import choose_device
 from src.training.optimizer import make_optimizer, optimizer_step
 from src.training.progress import tokens_read
@@ -259,13 +259,13 @@ class Card:
 def precision(case: Case, device: torch.device) -> Iterator[None]:
     """What `choose_device` sets for the case's dtype."""
     choose_device(Namespace(device=str(device), dtype=case.dtype))
-    kept = device_module.backward
-    if case.any_order:  # main_squad.py takes it from there at each step
-        device_module.backward = lambda loss: loss.backward()
+    kept = main_squad.backward
+    if case.any_order:
+        main_squad.backward = lambda loss: loss.backward()
     try:
         yield
     finally:
-        device_module.backward = kept
+        main_squad.backward = kept
         torch.set_autocast_enabled(device.type, False)
 
 

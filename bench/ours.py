@@ -39,7 +39,7 @@ class Side:
 
     def __init__(self, settings: dict) -> None:
         self.folder, self.rate = Path(settings["folder"]), settings["rate"]
-        self.flags = Namespace(compile=settings["compile"], shard=False)
+        self.flags = Namespace(compile=settings["compile"], shard=False, lora_rank=None)
         self.dtype = settings["dtype"]
         self.device = choose_device(Namespace(device=settings["device"], dtype=self.dtype))
         # Without sharing the question itself comes so many times.

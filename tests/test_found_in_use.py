@@ -27,7 +27,7 @@ from src.data.tokenizers.tokenizer import load_tokenizer
 from src.data.trained_contexts import context_hash
 from src.evaluation.compare_policies import print_table
 from src.evaluation.evaluation_set import baselines_of, held_out_questions
-from src.evaluation.intervals import Interval, bootstrap_interval, caution, win_rate
+from src.evaluation.intervals import Interval, bootstrap_interval, caution
 from src.inference.prompts import prompts_of_flags
 from src.model.model import build_model
 from src.preference.pairs import held_out_pairs, pair_points
@@ -75,7 +75,6 @@ def test_one_context_has_no_interval():
     # A second context in which nothing is counted gives no interval either.
     found = bootstrap_interval([*points, 0.0], [*[0.01] * 6, 0.0], [*["one"] * 6, "two"])
     assert found.groups == 1 and math.isnan(found.low)
-    assert math.isnan(win_rate([1.0, 0.0], [0.0, 0.0], "aa").low)
     assert found.as_json() == {"value": pytest.approx(100 / 6), "low": None, "high": None}
 
 

@@ -15,10 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from src.training.loop import save_last, steps
+from src.training.loop import rng_state, save_last, set_rng_state, steps
 from src.training.optimizer import learning_rate, make_optimizer, optimizer_step
 from src.training.progress import Progress
-from src.training.rng_state import rng_state, set_rng_state
 from src.training.run import Run, set_up_torch
 from src.utils import cli
 from src.utils.cli import Parser, number

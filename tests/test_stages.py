@@ -598,7 +598,7 @@ def test_a_compiled_model_has_the_same_gradients(name):
     replaced = "read_packed" if name == "transformer" else "forward"
     for compiled in (False, True):
         model = model_of(name)
-        args = argparse.Namespace(compile=compiled, shard=False)
+        args = argparse.Namespace(compile=compiled, shard=False, lora_rank=None)
         prepare({"model": model}, args, CPU)
         # An attribute of its own stands before the class's method.
         assert (replaced in vars(model)) == compiled

@@ -142,7 +142,6 @@ def indexed_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
-    gold: str = "random",
 ) -> Iterator[Batch]:
     """Endless batches of `batch_size` context groups, from any step on.
 
@@ -162,7 +161,7 @@ def indexed_batches(
             index: list[list[Place]] = []
             for p, questions in (units.groups[u] for u in chosen):
                 rng = stream(Stream.WINDOWS, seed, epoch, p, questions[0])
-                for tree, asked in _group_trees(paragraphs[p], questions, units, rng, gold):
+                for tree, asked in _group_trees(paragraphs[p], questions, units, rng, "random"):
                     trees.append(tree)
                     index.append([(p, q) for q in asked])
             yield Batch(trees, index)

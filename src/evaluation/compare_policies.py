@@ -27,7 +27,6 @@ from src.evaluation.squad_metrics import em_and_f1
 from src.model.heads import RewardModel
 from src.preference.pairs import PairSet, pair_points, policy_scores
 from src.rl.rewards import model_rewards
-from src.training.run import say
 from src.utils.checkpoint_utils import (
     Checkpoint,
     load_checkpoint,
@@ -38,6 +37,7 @@ from src.utils.checkpoint_utils import (
 )
 from src.utils.constants import REWARD, SFT
 from src.utils.errors import UserError
+from src.utils.progress_bar import say
 
 
 def sft_ancestor(policy: Checkpoint, known: Sequence[Checkpoint] = ()) -> Checkpoint:

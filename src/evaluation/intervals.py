@@ -147,12 +147,3 @@ def points_in_order(higher: Sequence[float], lower: Sequence[float]) -> np.ndarr
     """1 where the first is greater, 0 where it is less, 1/2 for a tie: (pairs,)."""
     difference = np.subtract(higher, lower)
     return (difference > 0) + 0.5 * (difference == 0)
-
-
-def win_rate(
-    scores: Sequence[float], parent_scores: Sequence[float], groups: Sequence[Hashable],
-    seed: int = 0, draws: int = 1000, level: float = 0.95,
-) -> Interval:
-    """Share of questions whose answer scores above the parent's, ties half: 1/2 is no change."""
-    points = points_in_order(scores, parent_scores)
-    return bootstrap_interval(points, np.ones(len(points)), groups, seed, draws, level)

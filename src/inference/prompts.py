@@ -9,9 +9,9 @@ from src.data.squad_loader import load_from_identity
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import split_by_training
 from src.data.windows import cut_context
-from src.training.run import say
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.errors import UserError
+from src.utils.progress_bar import say
 
 # (context, question), or (None, raw prompt)
 Prompt = tuple[str | None, str]

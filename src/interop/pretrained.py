@@ -28,12 +28,13 @@ from src.interop.llama_folder import (
 )
 from src.interop.llama_layout import gguf_source, read_llama, shorten
 from src.model.model import build_model
-from src.training.run import Run, say
+from src.training.run import Run
 from src.utils import cli
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import PRETRAINED_DEFAULTS, SFT
 from src.utils.errors import UserError
 from src.utils.payload import file_hash
+from src.utils.progress_bar import say
 
 STAGE = "pretrained"
 SMOLLM2, SMOLLM2_HUB_ID = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -6,11 +6,6 @@ import torch
 from torch import Tensor, nn
 
 
-def has_pointer(model: nn.Module) -> bool:
-    """Whether a model was built with a pointer on top."""
-    return bool(getattr(model.config, "pointer", False))
-
-
 def in_float32(linear: nn.Linear, hidden: Tensor) -> Tensor:
     """(..., D) -> (...), in float32 also under autocast: scores and values differ by little."""
     with torch.autocast(hidden.device.type, enabled=False):
@@ -59,7 +54,7 @@ class RewardModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = ScalarHead(backbone.width)
-        self.log_weight = nn.Parameter(torch.zeros(1)) if has_pointer(backbone) else None
+        self.log_weight = nn.Parameter(torch.zeros(1)) if backbone.config.pointer else None
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("std", torch.ones(()))
 

@@ -34,14 +34,7 @@ class PairTrees(NamedTuple):
 
     trees: list[Tree]
     index: list[list[int]]
-    dropped: int
-
-
-class PairBatch(NamedTuple):
-    """Some of the trees, with their index."""
-
-    trees: list[Tree]
-    index: list[list[int]]
+    dropped: int = 0
 
 
 def count_pairs(trees: Sequence[Tree]) -> int:
@@ -169,7 +162,7 @@ def given_pair_trees(
 
 def pair_batches(
     pair_trees: PairTrees, *, batch_size: int, seed: int, start_step: int = 0
-) -> Iterator[PairBatch]:
+) -> Iterator[PairTrees]:
     """Batches of `batch_size` trees without end, from any step on; `seed` decides the order."""
     if not pair_trees.trees:
         raise ValueError("no preference pair fits the block")
@@ -178,7 +171,7 @@ def pair_batches(
     while True:
         for chosen in batch_order(lengths, batch_size, seed, epoch)[skip:]:
             trees = [pair_trees.trees[i] for i in chosen]
-            yield PairBatch(trees, [pair_trees.index[i] for i in chosen])
+            yield PairTrees(trees, [pair_trees.index[i] for i in chosen])
         epoch, skip = epoch + 1, 0
 
 

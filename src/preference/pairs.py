@@ -37,10 +37,10 @@ from src.preference.pair_files import pair_questions, unit_of
 from src.preference.pair_rows import PreferenceRow
 from src.rl.rewards import model_rewards
 from src.training.distributed import gather, map_over_ranks, rank
-from src.training.run import say
 from src.utils.constants import CORRUPTIONS, MAX_ANSWER_TOKENS
 from src.utils.errors import UserError
 from src.utils.payload import load_payload, save_payload, weights_hash
+from src.utils.progress_bar import say
 
 REFERENCE_DIR = ".cache/reference"
 AnyPair = TypeVar("AnyPair", Pair, PreferenceRow)

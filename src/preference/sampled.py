@@ -15,9 +15,9 @@ from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import EOS_TOKENS, Place
 from src.inference.sampling import PromptTree, Sampling, generate_all
 from src.training.distributed import gather, map_over_ranks, rank, rank_partition
-from src.training.run import say
 from src.utils.errors import UserError
 from src.utils.payload import load_payload, save_payload, weights_hash
+from src.utils.progress_bar import say
 
 CACHE_DIR = ".cache/sampled"
 # Answers per question, at temperature 1: they are wrong more often than the most probable answer.

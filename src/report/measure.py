@@ -18,10 +18,10 @@ from src.evaluation.evaluation_set import (
 from src.evaluation.intervals import Interval, bootstrap_interval
 from src.preference.pairs import PairSet, accuracy_by_kind, held_out_pairs, raw_scores
 from src.report.pipelines import Pipeline
-from src.training.run import say
 from src.utils.checkpoint_utils import Checkpoint, require_same_tokenizer
 from src.utils.constants import REWARD, SFT
 from src.utils.errors import UserError
+from src.utils.progress_bar import say
 
 # What evaluations at step 0 of SFT say, the model before any training.
 BASE = "base"

@@ -18,7 +18,7 @@ from src.utils.errors import UserError
 
 
 class Algorithm(NamedTuple):
-    """One row. See `ADVANTAGES`, `POLICY_LOSSES` and `losses.reduce_tokens` for what values mean.
+    """One row. `advantages_of`, `policy_loss` and `losses.reduce_tokens` read them.
 
     advantage: gae (a critic, whitened over the batch), leave_one_out, group, group_no_std,
         batch_mean (the batch's mean is the baseline).

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from src.losses import (
-    PolicyLoss,
     cispo_loss,
     clipped_policy_loss,
     dpo_loss,
@@ -74,44 +73,6 @@ def kl_coefs(algorithm: Algorithm, kl_coef: float | None = None) -> KlCoefs:
     return KlCoefs(**{"reward": 0.0, "loss": 0.0, algorithm.kl_in: kl_coef})
 
 
-def _clipped(
-    a: Algorithm, logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor,
-    count: int | None, tokens: int | None,
-) -> PolicyLoss:
-    return clipped_policy_loss(
-        logp, old_logp, advantages, mask, a.clip_low, a.clip_high, a.ratio, a.mean,
-        length=a.length, count=count, tokens=tokens,
-    )  # fmt: skip
-
-
-def _weighted(
-    a: Algorithm, logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor,
-    count: int | None, tokens: int | None,
-) -> PolicyLoss:
-    return cispo_loss(
-        logp, old_logp, advantages, mask, a.clip_high, a.mean, length=a.length, count=count,
-        tokens=tokens,
-    )  # fmt: skip
-
-
-def _unclipped(
-    a: Algorithm, logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor,
-    count: int | None, tokens: int | None,
-) -> PolicyLoss:
-    """The plain policy gradient, over sums of log-probs; the ratio is only reported."""
-    assert (a.mean, a.length) == ("constant", 1), f"{a.mean}, {a.length}: REINFORCE takes sums"
-    if advantages.dim() == 2:
-        advantages = advantages[:, 0]  # the same at every token of an answer
-    loss = reinforce_loss(logp, advantages, mask, baseline=0.0, count=count)
-    report = _clipped(a, logp.detach(), old_logp, advantages, mask, count, tokens)
-    return report._replace(loss=loss)
-
-
-POLICY_LOSSES = {
-    "both": _clipped, "higher": _clipped, "weight": _weighted, "none": _unclipped,
-}  # fmt: skip
-
-
 class AlgorithmLoss(NamedTuple):
     """loss = policy_loss + coefficient * kl; kl is 0 where it is not in the loss. The last four
     are detached."""
@@ -135,10 +96,17 @@ def policy_loss(
     tokens, answers: how many the whole minibatch has, where this is a part of it. `mean` says which
     of the two divides the loss; the shares are of tokens. The parts add up in every field.
     """
-    count = tokens if algorithm.mean == "tokens" else answers
-    found = POLICY_LOSSES[algorithm.clip](
-        algorithm, logp, old_logp, advantages, mask, count, tokens
-    )
+    a, batch = algorithm, (logp, old_logp, advantages, mask)
+    count = tokens if a.mean == "tokens" else answers
+    whole = {"length": a.length, "count": count, "tokens": tokens}
+    if a.clip == "weight":
+        found = cispo_loss(*batch, a.clip_high, a.mean, **whole)
+    else:
+        found = clipped_policy_loss(*batch, a.clip_low, a.clip_high, a.ratio, a.mean, **whole)
+    if a.clip == "none":  # REINFORCE: sums of log-probs; what is clipped above is only reported
+        assert (a.mean, a.length) == ("constant", 1), f"{a.mean}, {a.length}: REINFORCE takes sums"
+        each = advantages if advantages.dim() == 1 else advantages[:, 0]  # the same at every token
+        found = found._replace(loss=reinforce_loss(logp, each, mask, baseline=0.0, count=count))
     loss, kl = found.loss, torch.zeros_like(found.loss)
     if coef := kl_coefs(algorithm, kl_coef).loss:
         if reference_logp is None:

@@ -16,7 +16,6 @@ from src.inference.sampling import PromptTree
 from src.model.heads import Critic, RewardModel
 from src.rl.rewards import MODEL, parse_rewards, reward_function, reward_of_trees, uses_model
 from src.training.distributed import map_over_ranks, rank_partition
-from src.training.run import say
 from src.utils.checkpoint_utils import (
     Checkpoint,
     load_parent,
@@ -25,6 +24,7 @@ from src.utils.checkpoint_utils import (
 )
 from src.utils.constants import REWARD
 from src.utils.errors import UserError
+from src.utils.progress_bar import say
 
 
 class Models(NamedTuple):

@@ -17,8 +17,8 @@ from src.rl.algorithm_table import Selection
 from src.rl.algorithms import AlgorithmLoss, kl_coefs, policy_loss, selection_loss
 from src.rl.models import Models
 from src.rl.rollout import Rollout, Settings, action_logp
-from src.training.device import backward
 from src.training.distributed import all_sum, micro_batches
+from src.training.optimizer import backward
 
 
 def update_policy(

@@ -4,7 +4,6 @@ import argparse
 import os
 
 import torch
-from torch import Tensor
 
 from src.utils.errors import UserError
 from src.utils.ranks import world_size
@@ -14,7 +13,7 @@ EXPECTED = "expected auto, cpu, cuda, cuda:N or mps"
 
 def choose_device(args: argparse.Namespace) -> torch.device:
     """The device of --device. Also sets the autocast dtype of --dtype for the whole process, and on
-    a GPU what `backward` needs.
+    a GPU what `optimizer.backward` needs.
 
     Raises UserError for a device that there is not.
     """
@@ -50,19 +49,3 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         # Read when the first product is computed.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return device
-
-
-def backward(loss: Tensor) -> None:
-    """loss.backward(); on a GPU with each sum in a fixed order, so that a resumed run ends as one
-    in one go. Needs `choose_device` before it.
-    """
-    if loss.device.type != "cuda":
-        loss.backward()
-        return
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads any
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        loss.backward()
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -11,12 +11,13 @@ from src.data.trained_contexts import contexts_of, union
 from src.interop.llama_folder import pretrained_hash
 from src.model.lora import merge_lora
 from src.preference.pair_files import load_given_pairs
-from src.training.run import Run, say
+from src.training.run import Run
 from src.training.run_data import DATA_OF, Questions
 from src.utils.checkpoint_utils import Checkpoint, save_checkpoint
 from src.utils.constants import SFT
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
+from src.utils.progress_bar import say
 
 # Flags of how a run was started or watched, which do not change its checkpoint and are not stored.
 UNSTORED_FLAGS = ("resume", "overwrite", "tracker")

@@ -4,20 +4,22 @@
 import argparse
 import copy
 import functools
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from src.model.lora import add_lora
 from src.training.distributed import gather, rank, world_size
 from src.training.progress import Progress
-from src.training.rng_state import rng_state, set_rng_state
-from src.training.run import Run, say
+from src.training.run import Run
 from src.training.sharding import full_tensors, shard, shard_like, shard_optimizer_state
 from src.utils.errors import UserError
 from src.utils.payload import save_payload
+from src.utils.progress_bar import say
 
 
 def prepare(
@@ -81,6 +83,12 @@ def steps(
     run.end.begin_step(max_steps, None)
     run.end.agree()
     run.end.raise_if_asked()  # a signal that came between these lines
+
+
+def due(run: Run, step: int) -> bool:
+    """Whether to evaluate after this step (after the last step an evaluation always follows)."""
+    every = run.args.eval_every
+    return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps
 
 
 def save_last(
@@ -169,3 +177,31 @@ def _check_optimizer(stored: dict, optimizer: torch.optim.Optimizer) -> None:
         ):
             if moments[name].shape != shape or not torch.isfinite(moments[name]).all():
                 raise ValueError(f"the optimizer's {name} of parameter {number}")
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of all random number generators, as plain values and tensors.
+
+    A stage draws from its own streams (src/data/random_streams.py) and from torch's generator.
+    Python's and numpy's states are kept for a reward function of the user's. With several ranks
+    only rank 0's are kept, so a reward function that draws does not resume exactly on the others.
+    """
+    version, words, spare = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "python": [version, list(words), spare],
+        "numpy": [name, keys.tolist(), *rest],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Continue drawing from where `rng_state` was called."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, words, spare = state["python"]
+    random.setstate((version, tuple(words), spare))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))

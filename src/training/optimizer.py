@@ -1,9 +1,9 @@
-"""Optimizer, learning-rate schedule and one optimizer step."""
+"""Optimizer, learning-rate schedule, the gradient and one optimizer step."""
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.training.distributed import sum_gradients
 from src.training.run import Run
@@ -50,6 +50,22 @@ def learning_rate(
         return peak * (step + 1) / rises
     falls = max(rises, hold * max_steps)
     return peak * min(1.0, (max_steps - step) / max(1, max_steps - falls))
+
+
+def backward(loss: Tensor) -> None:
+    """loss.backward(); on a GPU with each sum in a fixed order, so that a resumed run ends as one
+    in one go. Needs `choose_device` before it.
+    """
+    if loss.device.type != "cuda":
+        loss.backward()
+        return
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads any
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        loss.backward()
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def optimizer_step(

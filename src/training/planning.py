@@ -8,9 +8,9 @@ from pathlib import Path
 from src.data.squad_dataset import Batch, ContextGroups, steps_per_epoch
 from src.preference.pairs import PairSet
 from src.training.progress import tokens_read
-from src.training.run import Run, say
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
+from src.utils.progress_bar import say
 
 # A run of fewer steps prints a warning.
 FEW_STEPS = 20
@@ -114,9 +114,3 @@ def _token_budget(args: argparse.Namespace) -> int | None:
             )
         total += tokens
     return total
-
-
-def due(run: Run, step: int) -> bool:
-    """Whether to evaluate after this step (after the last step an evaluation always follows)."""
-    every = run.args.eval_every
-    return bool(every) and (step + 1) % every == 0 and step + 1 < run.args.max_steps

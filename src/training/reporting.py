@@ -28,8 +28,9 @@ from src.inference.logprobs import Tree
 from src.losses import DpoLoss
 from src.preference.pairs import PairSet, accuracy, length_rule, pair_points
 from src.training.progress import Progress, tokens_read
-from src.training.run import Run, say
+from src.training.run import Run
 from src.utils.constants import STARTED
+from src.utils.progress_bar import say
 
 # Metrics for which higher (1) or lower (-1) is better; others, such as KL, are neither.
 GOOD = {

@@ -43,10 +43,11 @@ from src.preference.pairs import (
 )
 from src.preference.sampled import sampled_answers
 from src.training.distributed import first_alone
-from src.training.run import Run, say
+from src.training.run import Run
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import DEFAULT_DIFFICULTY, PAIRS_EPOCHS, SFT
 from src.utils.errors import UserError
+from src.utils.progress_bar import say
 
 CACHE_DIR = ".cache/encoded"
 # The longest answer is what this share of the training answers needs, within bounds in tokens and a

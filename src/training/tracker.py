@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 
 from src.utils.errors import UserError
 
-# --tracker -> (the module that it needs, how to get it)
-PACKAGES = {
-    "tensorboard": ("tensorboard", "pip install tensorboard==2.21.0"),
-    "wandb": ("wandb", "pip install wandb"),
-}
+# --tracker, which is also the module that it needs -> how to get it
+INSTALL = {"tensorboard": "pip install tensorboard==2.21.0", "wandb": "pip install wandb"}
 
 
 class Tracker(NamedTuple):
@@ -30,12 +27,11 @@ def require_tracker(name: str) -> None:
     """UserError with the installation command if the tracker is not installed."""
     if name == "none":
         return
-    package, advice = PACKAGES[name]
     try:
-        importlib.import_module(package)
+        importlib.import_module(name)
     except ImportError:
         raise UserError(
-            f"--tracker {name} given, but it is not installed, run: {advice}"
+            f"--tracker {name} given, but it is not installed, run: {INSTALL[name]}"
         ) from None
 
 
