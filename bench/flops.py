@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from src.inference.logprobs import Tree, TreeBatch
 from src.model.prefix_sharing.packing import pack
-from src.model.transformer.block import TransformerConfig
+from src.model.transformer.transformer import TransformerConfig
 
 # The gradient of a product is two products of the same size.
 BACKWARD = 2

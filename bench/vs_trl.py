@@ -38,7 +38,7 @@ from bench.work import (
     random_work,
     write_work,
 )
-from src.model.transformer.block import TransformerConfig
+from src.model.transformer.transformer import TransformerConfig
 from src.utils.exit_handling import command
 
 TORCH = "torch==2.13.0"

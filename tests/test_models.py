@@ -5,7 +5,7 @@ import torch
 
 from src.inference.logprobs import build_tree_batch
 from src.model.model import MODELS, build_model
-from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing import Level
 from src.utils.constants import MODEL_TYPES
 from src.utils.errors import UserError
 

@@ -13,7 +13,7 @@ from src.model import cpu_kernels
 from src.model.cpu_kernels import attend_part
 from src.model.linear import Linear, prepacked
 from src.model.model import build_model
-from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing import Level
 from src.model.prefix_sharing.packing import SCORES_PER_PART, pack, parts_pay, starts_of
 from tests.test_models import CONFIGS, VOCAB, close
 

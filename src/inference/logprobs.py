@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from src.data.windows import tree_tokens
 from src.losses import sequence_sum, token_logp
 from src.model.heads import RewardModel
-from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing import Level
 from src.utils.constants import MICRO_BATCH_TOKENS
 
 # (context ids, [(question ids, [answer ids, ...]), ...]); answers come without EOS.

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from src.interop.gguf_file import GgufFile
 from src.model.model import Undrawn
-from src.model.transformer.block import TransformerConfig, rotary_tables
-from src.model.transformer.transformer import Transformer
+from src.model.transformer.transformer import Transformer, TransformerConfig, rotary_tables
 from src.utils.errors import UserError
 
 # Where our configuration comes from; a None must be given.

@@ -4,7 +4,7 @@
     state = state.select(rows)                     # repeat rows (share a prefix) or drop some
     logits = model.logits(hidden)                  # (..., D) -> (..., V), a separate call
 
-and behind what scoring and generation ask of whole forests (src/model/prefix_sharing/levels.py):
+and behind what scoring and generation ask of whole forests (src/model/prefix_sharing/__init__.py):
 
     hidden = model.read_completions(levels)             # also read_levels, read_last
     ends, state = model.prefill(levels)            # to decode from

@@ -8,8 +8,7 @@ from torch.overrides import TorchFunctionMode
 from src.model.kgram.kgram import KGram, KGramConfig
 from src.model.lstm.lstm import LSTM, LSTMConfig
 from src.model.pointer import PointerModel
-from src.model.transformer.block import TransformerConfig
-from src.model.transformer.transformer import Transformer
+from src.model.transformer.transformer import Transformer, TransformerConfig
 from src.utils.errors import UserError
 
 MODELS = {

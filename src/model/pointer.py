@@ -38,6 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.model.linear import Linear
+from src.model.prefix_sharing import Level
 from src.model.prefix_sharing.key_value_state import (
     KeyValueState,
     append_token,
@@ -46,7 +47,6 @@ from src.model.prefix_sharing.key_value_state import (
     read_rows,
     state_of_packed,
 )
-from src.model.prefix_sharing.levels import Level
 from src.model.prefix_sharing.one_pass import OnePass
 from src.model.prefix_sharing.packing import Packed
 

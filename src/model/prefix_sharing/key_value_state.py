@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from src.model.cpu_kernels import attend_part
+from src.model.prefix_sharing import Level
 from src.model.prefix_sharing.attention import (
     Part,
     attend_parts,
@@ -23,7 +24,6 @@ from src.model.prefix_sharing.attention import (
     join,
     shown_of,
 )
-from src.model.prefix_sharing.levels import Level
 from src.model.prefix_sharing.packing import Packed, starts_of
 
 # Free columns of a new decoding buffer. It doubles when full.

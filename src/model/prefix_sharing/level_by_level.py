@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing import Level
 from src.model.prefix_sharing.packing import Packed
 
 

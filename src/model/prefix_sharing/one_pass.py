@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.model.prefix_sharing.levels import Level
+from src.model.prefix_sharing import Level
 from src.model.prefix_sharing.packing import Packed, pack, parts_pay, to_rows
 
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from src.model.prefix_sharing import Level
 from src.model.prefix_sharing.attention import Part, Parts, attend_shown, shown_of
-from src.model.prefix_sharing.levels import Level
 
 # What the calls of a part cost, as the number of one-channel scores computed in the same time: 0.1
 # ms, forward and backward, at 100 GFLOP/s.
