@@ -1,12 +1,9 @@
 """Preference pairs of a run, training and held-out: scores, accuracies and a length baseline."""
 
 import argparse
-import contextlib
-import hashlib
 import itertools
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -36,10 +33,10 @@ from src.preference.pair_batches import (
 from src.preference.pair_files import pair_questions, unit_of
 from src.preference.pair_rows import PreferenceRow
 from src.rl.rewards import model_rewards
-from src.training.distributed import gather, map_over_ranks, rank
+from src.training.distributed import map_over_ranks
+from src.utils.checkpoint_utils import kept_on_disk
 from src.utils.constants import CORRUPTIONS, MAX_ANSWER_TOKENS
-from src.utils.errors import UserError
-from src.utils.payload import load_payload, save_payload, weights_hash
+from src.utils.payload import weights_hash
 from src.utils.progress_bar import say
 
 REFERENCE_DIR = ".cache/reference"
@@ -284,28 +281,14 @@ def reference_logps(
     started = time.perf_counter()
     precision = device.type, torch.is_autocast_enabled(device.type), torch.get_num_threads()
     read = f"{weights_hash(reference)}{precision}{eos_id}{needed}"
-    key = hashlib.sha256(read.encode()).hexdigest()
-    path = Path(cache_dir) / f"{key}.pt"
     numbers = [n for row in needed.index for n in row]
     width = answers_a_pair(needed.trees)
     rows = torch.full((len(pair_set.pairs), width), torch.nan)
-    found = _cached(path, len(numbers), width)
-    if not all(gather(found is not None)):
-        found = policy_scores(reference, needed.trees, eos_id, device)
-        if not rank():
-            with contextlib.suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_payload(path, {"logp": found})
-    rows[numbers] = found
+    rows[numbers] = kept_on_disk(
+        cache_dir, read,
+        lambda found: isinstance(found, Tensor) and found.shape == (len(numbers), width),
+        lambda: policy_scores(reference, needed.trees, eos_id, device),
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     say(f"reference log-probs of {len(numbers)} training pairs: {seconds:.1f} s")
     return rows
-
-
-def _cached(path: Path, count: int, width: int) -> Tensor | None:
-    """Log-probs (count, width) from the cache; None if there are none or they are damaged."""
-    try:
-        found = load_payload(path).get("logp")
-    except (UserError, OSError):
-        return None
-    return found if isinstance(found, Tensor) and found.shape == (count, width) else None

@@ -1,10 +1,7 @@
 """What the policy itself answers: rejected answers of the kind `sampled`."""
 
-import contextlib
-import hashlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,9 +11,9 @@ from src.data.squad_dataset import evaluate_on
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import EOS_TOKENS, Place
 from src.inference.sampling import PromptTree, Sampling, generate_all
-from src.training.distributed import gather, map_over_ranks, rank, rank_partition
-from src.utils.errors import UserError
-from src.utils.payload import load_payload, save_payload, weights_hash
+from src.training.distributed import map_over_ranks, rank_partition
+from src.utils.checkpoint_utils import kept_on_disk
+from src.utils.payload import weights_hash
 from src.utils.progress_bar import say
 
 CACHE_DIR = ".cache/sampled"
@@ -33,7 +30,6 @@ def sampled_answers(
     max_new_tokens: int,
     seed: int,
     device: torch.device | str = "cpu",
-    cache_dir: str = CACHE_DIR,
 ) -> dict[Place, list[str]]:
     """Different answers by (paragraph, question), right ones among them, SAMPLES at most.
 
@@ -47,8 +43,6 @@ def sampled_answers(
     prompts = [(context, [q for q, _ in below]) for context, below in evaluation.trees]
     asked_before = sum(len(qs) for _, qs in prompts[: rank_partition(prompts).start])
     depends_on = weights_hash(policy), str(device), prompts, max_new_tokens, seed
-    key = hashlib.sha256(repr(depends_on).encode()).hexdigest()
-    path = Path(cache_dir) / f"{key}.pt"
 
     def answers_of(mine: Sequence[PromptTree]) -> list[str]:
         found = generate_all(
@@ -59,23 +53,13 @@ def sampled_answers(
         return [tokenizer.decode(ids).strip() for ids in found]
 
     places = [place for row in evaluation.index for place in row]
-    texts = _cached(path, SAMPLES * len(places))
-    if not all(gather(texts is not None)):
-        texts = [text for part in map_over_ranks(policy, prompts, answers_of) for text in part]
-        if not rank():
-            with contextlib.suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_payload(path, {"answers": texts})
+    texts = kept_on_disk(
+        CACHE_DIR, repr(depends_on),
+        lambda found: isinstance(found, list) and len(found) == SAMPLES * len(places),
+        lambda: [text for part in map_over_ranks(policy, prompts, answers_of) for text in part],
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     say(f"{len(texts)} answers sampled to {len(places)} questions: {seconds:.1f} s")
     return {
         place: sorted(set(texts[SAMPLES * n : SAMPLES * (n + 1)])) for n, place in enumerate(places)
     }
-
-
-def _cached(path: Path, count: int) -> list[str] | None:
-    try:
-        found = load_payload(path).get("answers")
-    except (UserError, OSError):
-        return None
-    return found if isinstance(found, list) and len(found) == count else None

@@ -3,8 +3,11 @@
 How a file is written, read and kept from doing harm is in src/utils/payload.py.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +262,25 @@ def describe_lineage(checkpoint: Checkpoint) -> str:
         f"{checkpoint.model_type}: {' -> '.join(stages)}; data {data}; "
         f"tokenizer {checkpoint.tokenizer.name}"
     )
+
+
+def kept_on_disk(
+    folder: str | Path, depends_on: str, fits: Callable[[Any], bool], compute: Callable[[], Any]
+) -> Any:
+    """What `compute` gives, from `folder` where an earlier call with the same `depends_on` kept it.
+
+    fits: whether a value read can be it; a damaged file is computed anew. A folder that cannot be
+    written is ignored: this only saves time. All ranks call it, and rank 0 writes.
+    """
+    path = Path(folder) / f"{hashlib.sha256(depends_on.encode()).hexdigest()}.pt"
+    try:
+        found = load_payload(path).get("kept")
+    except (UserError, OSError):
+        found = None
+    if not all(gather(found is not None and fits(found))):
+        found = compute()
+        if not rank():
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_payload(path, {"kept": found})
+    return found
