@@ -347,8 +347,6 @@ def test_killed_at_a_random_instant_and_resumed(stage, workplace, capsys):
     assert not list(folder.glob(".*.tmp")), "a half-written file is left"
 
 
-
-
 def test_what_a_killed_save_left_behind_is_cleared_away(workplace):
     """Each would take the disk of a whole checkpoint."""
     workplace("kgram", ["main_squad"])

@@ -27,8 +27,9 @@ class LoRALinear(Linear):
                 f"smallest matrix is {self.out_features} x {self.in_features}"
             )
         self.weight, self.bias = plain.weight, plain.bias
-        self.lora_a = nn.Parameter(torch.empty(rank, self.in_features))
-        self.lora_b = nn.Parameter(torch.zeros(self.out_features, rank))
+        like = {"device": plain.weight.device, "dtype": plain.weight.dtype}
+        self.lora_a = nn.Parameter(torch.empty(rank, self.in_features, **like))
+        self.lora_b = nn.Parameter(torch.zeros(self.out_features, rank, **like))
         nn.init.normal_(self.lora_a, std=self.in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:

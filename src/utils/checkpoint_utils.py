@@ -125,12 +125,8 @@ def _model_of(path: str | Path, payload: dict) -> nn.Module:
     if not all(isinstance(w, Tensor) for w in weights.values()):
         raise UserError(f"{path} given, expected tensors as its weights")
     widest = max((size for weight in weights.values() for size in weight.shape), default=0)
-    limits = {
-        "n_layer": len(weights),
-        "block_size": MAX_BLOCK_SIZE,
-        "n_embd": widest,
-        "vocab_size": widest,
-    }
+    sizes = ("vocab_size", "n_embd", "n_head", "n_kv_head", "n_inner", "head_size")
+    limits = {"n_layer": len(weights), "block_size": MAX_BLOCK_SIZE, **dict.fromkeys(sizes, widest)}
     for field, limit in limits.items():  # before a model of that size is made
         if isinstance(config.get(field), int) and config[field] > limit:
             raise UserError(

@@ -76,8 +76,11 @@ class TransformerConfig:
                 )
             object.__setattr__(self, "head_size", self.n_embd // self.n_head)
         require_positive_int(self, "head_size")
-        if self.head_size % 2:
-            raise UserError(f"head_size {self.head_size} given, expected an even number")
+        if self.head_size % 2 or self.head_size > self.n_embd:
+            raise UserError(
+                f"head_size {self.head_size} with n_embd {self.n_embd} given, expected an even "
+                "number, no larger than n_embd"
+            )
         for name in ("rope_theta", "norm_eps"):
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value < float("inf"):
