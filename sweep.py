@@ -30,8 +30,10 @@ def build_parser() -> cli.Parser:
 
 
 with flags_first(__name__, build_parser):
+    from src.report.drawing import png
+    from src.sweep.curves import panels_of
     from src.sweep.experiment import folder_of, read_experiment
-    from src.sweep.page import page
+    from src.sweep.page import page, plots_of
     from src.sweep.results import read_measured, table_text
     from src.sweep.runner import run_cells
     from src.utils.files import write_atomically
@@ -50,15 +52,18 @@ def main(argv=None) -> dict:
     failed = {} if args.report_only else run_cells(experiment.cells, jobs, args.threads, folder)
 
     measured = read_measured(experiment.cells)
-    written = {}
-    for name, text in (
-        ("table.csv", table_text(experiment, measured)),
-        ("index.html", page(experiment, measured, failed)),
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
-        written[name] = str(folder / name)
-        write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
-    print(f"{written['table.csv']} and {written['index.html']} written")
+    panels = panels_of(experiment, measured)
+    plots = plots_of(panels)
+    files = {
+        "table.csv": table_text(experiment, measured).encode(),
+        "index.html": page(experiment, measured, failed, panels, plots).encode(),
+        **{f"{plot.name}.png": png(plot) for plot in plots},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, lambda file, content=content: file.write(content))
+    written = {name: str(folder / name) for name in files}
+    print(f"{written['table.csv']} and {written['index.html']} written, {len(plots)} plots beside")
     if failed:
         for cell in experiment.cells:
             if cell.key in failed:

@@ -5,10 +5,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.report.drawing import Plot
 from src.report.html import Markup, join, tag
 from src.report.page import COLUMNS, plot_grid
 from src.sweep.crossed import FAMILY_LEVEL, Estimate, bonferroni
-from src.sweep.curves import Line, draw_panel, panels_of
+from src.sweep.curves import Line, draw_panel
 from src.sweep.experiment import Cell, Experiment
 from src.sweep.results import METRICS, Measured, Row, rows_of
 
@@ -29,13 +30,19 @@ CSS = """
 NOTHING = tag("p", "Nothing here yet.", class_="faint")
 
 
-def page(experiment: Experiment, measured: list[Measured], failed: dict[tuple, str]) -> str:
-    """The whole document."""
+def plots_of(panels: dict[str, list[Line]]) -> list[Plot]:
+    """Two plots of each panel that has a curve."""
+    return [plot for number, (panel, lines) in enumerate(panels.items(), 1)
+            if lines for plot in draw_panel(f"panel{number}", panel, lines)]  # fmt: skip
+
+
+def page(
+    experiment: Experiment, measured: list[Measured], failed: dict[tuple, str],
+    panels: dict[str, list[Line]], plots: Sequence[Plot],
+) -> str:  # fmt: skip
+    """The whole document. panels, plots: of the curves."""
     rows, looks = rows_of(experiment, measured)
-    panels = panels_of(experiment, measured)
     matrices = [matrix_table(m, rows) for m in experiment.options.get("matrices", [])]
-    plots = [plot for number, (panel, lines) in enumerate(panels.items(), 1)
-             if lines for plot in draw_panel(f"panel{number}", panel, lines)]  # fmt: skip
     sections = [("results", "Results", [results_table(experiment, rows, looks)] if rows else [])]
     if matrices:
         sections.append(("matrices", "Matrices", matrices))
