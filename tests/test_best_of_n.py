@@ -94,7 +94,7 @@ def test_the_report_has_a_list_for_each_policy(kgram, tmp_path):
     assert stored == table
     each = json.loads((tmp_path / "each.json").read_text())
     names, each = each["context_names"], each["policies"]
-    assert each.keys() == table["policies"].keys() and len(each) == 2
+    assert each.keys() == table["policies"].keys() and len(each) == 3
     for path, metrics in table["policies"].items():
         rows = metrics["best_of"]
         assert [row["n"] for row in rows] == [1, 3]

@@ -75,11 +75,14 @@ def evaluated(chain_of):
     return evaluated
 
 
-def test_evaluation_finds_dpo_and_its_parent_by_itself(evaluated, model_type):
+def test_evaluation_finds_dpo_ppo_and_their_parent_by_itself(evaluated, model_type):
     ended, table, _ = evaluated(model_type)
     assert ended.code == 0, ended.err
-    dpo, sft = (f"checkpoints/{model_type}_{stage}/final.pt" for stage in ("train_dpo", STAGES[0]))
-    assert list(table["policies"]) == [dpo, sft]
+    dpo, ppo, sft = (
+        f"checkpoints/{model_type}_{stage}/final.pt"
+        for stage in ("train_dpo", "train_ppo", "main_squad")
+    )
+    assert list(table["policies"]) == [dpo, ppo, sft]
     assert ended.result == table
     for metrics in table["policies"].values():
         assert set(metrics) == METRICS
