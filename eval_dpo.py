@@ -76,6 +76,7 @@ with flags_first(__name__, build_parser):
     from src.evaluation.intervals import intervals, question_figures
     from src.evaluation.user_functions import load_function
     from src.preference.pairs import held_out_pairs
+    from src.training.device import choose_precision
     from src.training.run import set_up_torch
     from src.training.run_data import say_remedy
     from src.utils.checkpoint_utils import load_parent, require_same_tokenizer, stage_folder
@@ -157,6 +158,7 @@ def main(argv=None) -> dict:
 
     device = set_up_torch(args)
     policies = load_policies(args)
+    choose_precision(args, device, policies[0].model)
     for policy in policies[1:]:
         require_same_tokenizer(policies[0], policy)
     parent = sft_ancestor(policies[0], policies)

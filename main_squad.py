@@ -62,6 +62,7 @@ with flags_first(__name__, build_parser):
     from src.interop.pretrained import start_of
     from src.losses import sft_loss
     from src.training import planning, reporting, run_data
+    from src.training.device import choose_precision
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
     from src.training.loop import due, prepare, steps
@@ -161,6 +162,7 @@ def main(argv=None) -> dict:
             start_of(run) if parent is None else (parent.model, parent.tokenizer, [parent])
         )
         model.to(device)
+        choose_precision(args, device, model)
         block = model.config.block_size
         questions = run_data.load_questions(
             args, tokenizer, block, STAGE, [parent] if parent else [], shares=args.shares,

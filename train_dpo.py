@@ -60,6 +60,7 @@ with flags_first(__name__, build_parser):
     from src.preference.pairs import policy_scores, reference_logps, trees_of_steps
     from src.rl.models import load_scorer, score_and_kl
     from src.training import planning, reporting, run_data
+    from src.training.device import choose_precision
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
     from src.training.loop import due, prepare, steps
@@ -145,6 +146,7 @@ def main(argv=None) -> dict:
         scored_by = load_scorer(args, parent)
         parents = [parent, *([scored_by] if scored_by else [])]
         take_parents_defaults(run, parent)
+        choose_precision(args, device, parent.model)
         run_data.take_pairs_defaults(run)
         model, tokenizer = parent.model.to(device), parent.tokenizer
         block, eos_id = model.config.block_size, tokenizer.eos_id

@@ -89,6 +89,7 @@ with flags_first(__name__, build_parser):
     from src.rl.rollout import rollout_prompts, sample_rollout, select_answers, settings_of
     from src.rl.update import update_policy
     from src.training import planning, reporting, run_data
+    from src.training.device import choose_precision
     from src.training.final import finished_metrics, publish
     from src.training.loop import due, prepare, steps
     from src.training.optimizer import make_optimizer, update
@@ -143,6 +144,7 @@ def main(argv=None) -> dict:
         parents, reward, models = load_models(args, row.has_critic, device)
         take_parents_defaults(run, parents[0])
         policy, tokenizer = models.policy, parents[0].tokenizer
+        choose_precision(args, device, policy)
         block = policy.config.block_size
         questions = run_data.load_questions(args, tokenizer, block, STAGE, parents, samples=True)
         too_long = run_data.out_of_reach(questions, args.max_new_tokens)

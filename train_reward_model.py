@@ -35,6 +35,7 @@ with flags_first(__name__, build_parser):
     from src.preference import pairs
     from src.preference.pair_batches import count_pairs, pair_batches
     from src.training import planning, reporting, run_data
+    from src.training.device import choose_precision
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
     from src.training.loop import due, prepare, steps
@@ -79,6 +80,7 @@ def main(argv=None) -> dict:
         # The backbone starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
         take_parents_defaults(run, parent)
+        choose_precision(args, device, parent.model)
         run_data.take_pairs_defaults(run)
         tokenizer, eos_id = parent.tokenizer, parent.tokenizer.eos_id
         reward = RewardModel(parent.model).to(device)

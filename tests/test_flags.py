@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ from src.data.squad_dataset import ContextGroups, context_groups, indexed_batche
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.model.model import build_model
-from src.training import planning, reporting
-from src.training.device import choose_device
+from src.training import device, planning, reporting
+from src.training.device import choose_device, choose_precision
 from src.training.optimizer import update
 from src.training.run_data import load_pairs, load_questions
 from src.utils.checkpoint_utils import Checkpoint
@@ -191,15 +192,23 @@ def test_pairs_have_the_mix_of_the_flag(tmp_path, monkeypatch):
 # --- the machine ---
 
 
-def test_products_have_the_precision_of_the_flag():
-    """For all that follows, so it is switched back; a CPU has float32 unless told otherwise."""
-    one = torch.ones(2, 2)
+def test_products_have_the_precision_of_the_flag(monkeypatch):
+    """For all that follows, so it is switched back. A CPU chooses bfloat16 by itself only where it
+    multiplies it, for a wide model.
+    """
+    one, wide, narrow = torch.ones(2, 2), mock.Mock(width=576), mock.Mock(width=128)
     try:
-        for given, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32),
-                             ("auto", torch.float32)):  # fmt: skip
+        for given, model, has_it, chosen in (
+            ("bfloat16", narrow, False, "bfloat16"), ("float32", wide, True, "float32"),
+            ("auto", wide, True, "bfloat16"), ("auto", narrow, True, "float32"),
+            ("auto", wide, False, "float32"),
+        ):  # fmt: skip
+            monkeypatch.setattr(device, "cpu_multiplies_bfloat16", lambda has_it=has_it: has_it)
             args = argparse.Namespace(device="cpu", dtype=given)
-            choose_device(args)
-            assert (one @ one).dtype == dtype and args.dtype == str(dtype).partition(".")[2]
+            cpu = choose_device(args)
+            assert args.dtype == given  # auto is settled once the model is known
+            choose_precision(args, cpu, model)
+            assert args.dtype == chosen and (one @ one).dtype == getattr(torch, chosen)
     finally:
         torch.set_autocast_enabled("cpu", False)
 

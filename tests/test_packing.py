@@ -176,6 +176,25 @@ def test_packed_weights_give_the_same_products():
         assert torch.equal(linear(x), linear.bias.expand(16, -1))
 
 
+@pytest.mark.parametrize("rows", [1, 16])
+def test_under_autocast_weights_are_packed_in_bfloat16(rows):
+    """Cast once instead of for every product. Biases too, and within a rounding of autocast's."""
+    torch.manual_seed(0)
+    linear, x = Linear(64, 48), torch.randn(rows, 64)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        wanted = linear(x)
+        with mock.patch.object(cpu_kernels, "HAS_PACKED", False), prepacked(linear, rows):
+            assert torch.equal(linear(x), wanted)
+        if not cpu_kernels.HAS_PACKED or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return
+        with prepacked(linear, rows):
+            found = linear(x)
+            linear.weight.data.zero_()  # the copy is what is read
+            assert torch.equal(linear(x), found)
+    assert found.dtype == wanted.dtype == torch.bfloat16
+    close(found.float(), wanted.float(), 2**-7)
+
+
 @pytest.mark.parametrize("config", [c[1] for c in TRANSFORMERS])
 def test_float64_is_as_exact_as_plain_rereading(config):
     """More than 17 keys, decoded one by one or read by parts; the gradients, too."""

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from src.training.device import choose_precision
 from src.training.loop import rng_state, save_last, set_rng_state, steps
 from src.training.optimizer import learning_rate, make_optimizer, optimizer_step
 from src.training.progress import Progress
@@ -127,7 +129,9 @@ def test_mps_is_taken_where_it_is_asked_for(monkeypatch):
     for dtype, chosen in (("auto", "float32"), ("bfloat16", "bfloat16")):
         args = parser().parse_args(["--device", "mps", "--dtype", dtype])
         try:
-            assert set_up_torch(args) == torch.device("mps") and args.dtype == chosen
+            device = set_up_torch(args)
+            choose_precision(args, device, mock.Mock(width=576))
+            assert device == torch.device("mps") and args.dtype == chosen
             assert torch.is_autocast_enabled("mps") == (chosen == "bfloat16")
         finally:
             torch.set_autocast_enabled("mps", False)

@@ -15,7 +15,8 @@ _ATEN, _MKLDNN = torch.ops.aten, torch.ops.mkldnn
 _FLASH = "_scaled_dot_product_flash_attention_for_cpu"
 HAS_ATTENTION = hasattr(_ATEN, _FLASH) and hasattr(_ATEN, f"{_FLASH}_backward")
 HAS_PACKED = torch.backends.mkldnn.is_available() and all(
-    hasattr(_MKLDNN, name) for name in ("_linear_pointwise", "_reorder_linear_weight")
+    hasattr(_MKLDNN, name)
+    for name in ("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported")
 )
 
 
@@ -74,12 +75,19 @@ def _mask_for(query: Tensor, shown: Tensor | None) -> Tensor | None:
 
 
 def packed_copy(weight: Tensor, rows: int) -> Tensor | None:
-    """A weight (O, I) packed for products of about so many rows; None where it cannot be."""
+    """A weight (O, I) packed for products of about so many rows; None where it cannot be. Under
+    autocast it is packed in bfloat16, and so is cast once instead of for every product.
+    """
     if not HAS_PACKED or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
+    if torch.is_autocast_enabled("cpu"):
+        if not _MKLDNN._is_mkldnn_bf16_supported():
+            return None
+        weight = weight.bfloat16()
     return _MKLDNN._reorder_linear_weight(weight.detach(), rows)
 
 
 def packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., I) with a packed weight (O, I), and a bias (O,): (..., O)."""
-    return _MKLDNN._linear_pointwise(x, packed, bias, "none", [], "")
+    """x (..., I) with a packed weight (O, I), and a bias (O,): (..., O), of the weight's type."""
+    bias = None if bias is None else bias.to(packed.dtype)
+    return _MKLDNN._linear_pointwise(x.to(packed.dtype), packed, bias, "none", [], "")

@@ -49,11 +49,11 @@ def prepacked(model: nn.Module, rows: int) -> Iterator[None]:
     there are any (`packed_copy`). Use it when weights that do not change are read
     many times.
 
-    rows: of a typical product. With fewer than four, packing gains nothing.
+    rows: of a typical product. With fewer than four, packing gains nothing in float32.
     """
     known = _PREPACKED.get()
     weights = []
-    if rows >= 4 and not torch.is_autocast_enabled("cpu"):
+    if rows >= 4 or torch.is_autocast_enabled("cpu"):
         modules = [m for m in model.modules() if isinstance(m, Linear | TiedEmbedding)]
         weights = [m.weight for m in modules if id(m.weight) not in known]
     copies = {

@@ -177,7 +177,8 @@ def add_machine_flags(parser: Parser) -> None:
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="of products, by autocast: weights and losses stay float32; auto: the GPU's best",
+        help="of products, by autocast: weights and losses stay float32; auto: bfloat16 on a GPU "
+        "that has it, and on a CPU that multiplies it for models of width 512 and more",
     )
 
 
