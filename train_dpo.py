@@ -58,7 +58,7 @@ with flags_first(__name__, build_parser):
         without_mismatched,
     )
     from src.preference.pairs import policy_scores, reference_logps, trees_of_steps
-    from src.rl.models import load_scorer, score_and_kl
+    from src.rl.models import score_and_kl
     from src.training import planning, reporting, run_data
     from src.training.device import choose_precision
     from src.training.distributed import all_sum, micro_batches
@@ -67,7 +67,7 @@ with flags_first(__name__, build_parser):
     from src.training.optimizer import backward, make_optimizer, update
     from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
-    from src.utils.checkpoint_utils import load_parent
+    from src.utils.checkpoint_utils import load_parent, load_reward_checkpoint
 
 
 def check(args) -> PreferenceLoss:
@@ -143,7 +143,9 @@ def main(argv=None) -> dict:
 
         # The policy starts from its parent; the pairs are of the parent's data.
         parent = load_parent(args.checkpoint, args.model_type)
-        scored_by = load_scorer(args, parent)
+        scored_by = None
+        if args.reward_checkpoint:  # only to log what it says of the policy's answers
+            scored_by = load_reward_checkpoint(args.reward_checkpoint, parent)
         parents = [parent, *([scored_by] if scored_by else [])]
         take_parents_defaults(run, parent)
         choose_precision(args, device, parent.model)
@@ -170,7 +172,7 @@ def main(argv=None) -> dict:
             progress.count(needed.trees, forward=1)
             unseen_reference = policy_scores(model, unseen.trees.trees, eos_id, device)
         unseen_tokens = answer_tokens(unseen.trees.trees)
-        more = score_and_kl(scored_by, parent, held_out, args.seed, device)
+        more = score_and_kl(scored_by, parent, held_out, device)
         trained = prepare({"model": model}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
         run.start(run_data.inputs_of(questions, parents, tokenizer))

@@ -154,14 +154,20 @@ def main(argv=None) -> dict:
         trained = prepare(models.trained(), args, device)
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
         settings = settings_of(args, tokenizer.eos_id, device)
-        more = reward_and_kl(args, reward, models, tokenizer, questions.held_out, device)
+        held_out = questions.held_out
+        reward_held_out = reward_of_trees(
+            args.reward, reward, tokenizer, held_out.asked, device, held_out.metric, args.seed
+        )
+        more = reward_and_kl(
+            reward_held_out, models, held_out, tokenizer.eos_id, args.max_new_tokens, device
+        )
         run.start(run_data.inputs_of(questions, parents, tokenizer))
         progress = Progress(kl_coef=args.kl_coef or 0.0)
 
         def evaluate(step: int) -> Figures:
             """Greedy answers with their metrics, their reward, and the KL that it has cost."""
             return reporting.evaluate_and_log(
-                run, step, policy, tokenizer, questions.held_out, device, progress, more
+                run, step, policy, tokenizer, held_out, device, progress, more
             )
 
         if run.last is None:
@@ -205,7 +211,7 @@ def main(argv=None) -> dict:
                 evaluate(step + 1)
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
-        metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), questions.held_out)
+        metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), held_out)
         metrics |= progress.compute() | {"sampled_tokens": progress.sampled_tokens}
         return publish(run, policy, tokenizer, questions, metrics, parents)
 

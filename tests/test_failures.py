@@ -14,7 +14,7 @@ from test_run import Toy, parser, run_in
 from src.training.loop import steps
 from src.training.optimizer import make_optimizer, optimizer_step
 from src.training.progress import Progress
-from src.training.run_lock import lock_folder
+from src.training.run import lock_folder
 from src.utils import files
 from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError, Stopped, command

@@ -23,7 +23,7 @@ from src.model.model import build_model
 from src.rl.algorithm_table import ALGORITHMS, CHOICES, ROWS
 from src.rl.metrics import describe
 from src.rl.models import Models, load_models, reward_and_kl
-from src.rl.rewards import function_rewards, model_rewards, reward_function
+from src.rl.rewards import function_rewards, model_rewards, reward_function, reward_of_trees
 from src.rl.rollout import Rollout, sample_rollout
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
@@ -123,8 +123,8 @@ def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
     prompt = [65] * (block - ANSWER_BUDGET - 2), [[66, 67]]
     asked = [QAExample("a context", "a question?", ("gold",))]
     held_out = EvaluationSet([prompt], [[68]], asked, ["q"], [0], 0.0, 0)
-    args = argparse.Namespace(reward="f1", max_new_tokens=48, seed=0)
-    more = reward_and_kl(args, None, Models(policy, reference, None), tokenizer, held_out, CPU)
+    f1 = reward_of_trees("f1", None, tokenizer, asked)
+    more = reward_and_kl(f1, Models(policy, reference, None), held_out, stop, 48, CPU)
     found = more(evaluate_policy(policy, tokenizer, held_out, CPU))
     token = torch.tensor(len(never) / (len(never) - 1)).log()
     assert found["kl_nats"][0] == pytest.approx([MAX_ANSWER_TOKENS * float(token)], rel=1e-3)

@@ -30,8 +30,7 @@ from src.rl.rewards import model_rewards
 from src.utils.checkpoint_utils import (
     Checkpoint,
     load_checkpoint,
-    load_parent,
-    require_same_tokenizer,
+    load_reward_checkpoint,
     stage_folder,
     trained_anew,
 )
@@ -98,9 +97,7 @@ def load_reward(args: argparse.Namespace, policy: Checkpoint) -> Checkpoint | No
     if args.reward_checkpoint is None and not default.exists():
         say(f"no reward checkpoint at {default}: reward and win rate are left out")
         return None
-    found = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
-    require_same_tokenizer(policy, found)
-    return found
+    return load_reward_checkpoint(args.reward_checkpoint, policy)
 
 
 class Comparison(NamedTuple):

@@ -5,16 +5,15 @@ to the disk. Writers take turns by a lock on a file beside it. `train_dpo.py --p
 as it is; a tie stands in it and is no pair.
 """
 
-import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from src.utils.errors import UserError
+from src.utils.file_lock import lock_file
 from src.utils.files import write_atomically
 
 # What may be voted.
@@ -58,19 +57,9 @@ def vote_row(comparison: Comparison, vote: str, now: datetime | None = None) -> 
     return row | {"a": comparison.a._asdict(), "b": comparison.b._asdict()}
 
 
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """No other process or thread changes the file meanwhile."""
-    with open(path.with_name(f".{path.name}.lock"), "a+") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except ImportError:
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        yield
+def _alone(path: Path) -> BinaryIO:
+    """No other process or thread changes the file until the returned one is closed."""
+    return lock_file(path.with_name(f".{path.name}.lock"), wait=True)
 
 
 def append_vote(path: Path, row: dict[str, Any]) -> None:

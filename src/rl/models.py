@@ -8,18 +8,24 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from src.data.tokenizers.tokenizer import Tokenizer
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.intervals import Figures
 from src.evaluation.kl import kl_of_samples
 from src.inference.sampling import PromptTree
 from src.model.heads import Critic, RewardModel
-from src.rl.rewards import MODEL, parse_rewards, reward_function, reward_of_trees, uses_model
+from src.rl.rewards import (
+    MODEL,
+    RewardOfTrees,
+    parse_rewards,
+    reward_function,
+    reward_of_trees,
+    uses_model,
+)
 from src.training.distributed import map_over_ranks, rank_partition
 from src.utils.checkpoint_utils import (
     Checkpoint,
     load_parent,
-    require_same_tokenizer,
+    load_reward_checkpoint,
     trained_anew,
 )
 from src.utils.constants import REWARD
@@ -56,8 +62,7 @@ def load_models(
         if term.name != MODEL:
             reward_function(term.name)  # refused here, before an earlier run's files go
     if uses_model(args.reward):
-        scored_by = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
-        require_same_tokenizer(parent, scored_by)
+        scored_by = load_reward_checkpoint(args.reward_checkpoint, parent)
         parents.append(scored_by)
         if trained_anew(scored_by, parent):
             say(
@@ -81,11 +86,11 @@ def load_models(
 
 
 def reward_and_kl(
-    args: argparse.Namespace,
-    reward: RewardModel | None,
+    reward_of: RewardOfTrees,
     models: Models,
-    tokenizer: Tokenizer,
     held_out: EvaluationSet,
+    eos_id: int,
+    max_new_tokens: int,
     device: torch.device,
 ) -> Callable[[PolicyResult], Figures]:
     """What an evaluation of PPO adds: the reward of the greedy answers, and the KL in nats from the
@@ -94,15 +99,12 @@ def reward_and_kl(
     """
     before = held_out.prompts[: rank_partition(held_out.prompts).start]
     first_row = sum(len(questions) for _, questions in before)
-    reward_of = reward_of_trees(
-        args.reward, reward, tokenizer, held_out.asked, device, held_out.metric, args.seed
-    )
 
     def more(result: PolicyResult) -> Figures:
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
             return kl_of_samples(
-                models.policy, models.reference, prompts, tokenizer.eos_id, first_row=first_row,
-                max_new_tokens=min(args.max_new_tokens, held_out.max_answer_tokens), device=device,
+                models.policy, models.reference, prompts, eos_id, first_row=first_row,
+                max_new_tokens=min(max_new_tokens, held_out.max_answer_tokens), device=device,
             ).tolist()  # fmt: skip
 
         kl = [
@@ -120,17 +122,10 @@ def reward_and_kl(
     return more
 
 
-def load_scorer(args: argparse.Namespace, parent: Checkpoint) -> Checkpoint | None:
-    """The reward checkpoint of --reward_checkpoint, for a stage that only logs its scores."""
-    if args.reward_checkpoint is None:
-        return None
-    found = load_parent(args.reward_checkpoint, args.model_type, (REWARD,), REWARD)
-    require_same_tokenizer(parent, found)
-    return found
-
-
 def score_and_kl(
-    scored_by: Checkpoint | None, parent: Checkpoint, held_out: EvaluationSet | None, seed: int,
+    scored_by: Checkpoint | None,
+    parent: Checkpoint,
+    held_out: EvaluationSet | None,
     device: torch.device,
 ) -> Callable[[PolicyResult], Figures]:
     """`reward_and_kl` for a stage that trains without a reward, and whose policy begins as its
@@ -138,10 +133,9 @@ def score_and_kl(
     """
     if scored_by is None or held_out is None:
         return lambda result: {}
-    policy = parent.model
+    policy, tokenizer = parent.model, parent.tokenizer
     models = Models(policy, copy.deepcopy(policy).requires_grad_(False), None)
-    flags = argparse.Namespace(
-        reward=MODEL, max_new_tokens=held_out.max_answer_tokens, seed=seed
-    )
     reward = scored_by.model.to(device).requires_grad_(False)
-    return reward_and_kl(flags, reward, models, parent.tokenizer, held_out, device)
+    reward_of = reward_of_trees(MODEL, reward, tokenizer, held_out.asked, device)
+    longest = held_out.max_answer_tokens
+    return reward_and_kl(reward_of, models, held_out, tokenizer.eos_id, longest, device)

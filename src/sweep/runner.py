@@ -4,7 +4,6 @@ A cell is finished once its result file is there; the scripts write it whole or 
 unfinished one is started again with --resume. One process waits for all of them, without threads.
 """
 
-import contextlib
 import ctypes
 import json
 import os
@@ -17,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from src.sweep.experiment import EVALUATION, Cell
 from src.utils.errors import UserError
+from src.utils.file_lock import lock_file
 from src.utils.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,16 +90,12 @@ def _wait_for_folder(folder: Path) -> BinaryIO:
     """A lock on the experiment's folder. Its cells inherit it, so cells that a killed sweep has
     left behind, which end after their step, are waited for.
     """
-    file = open(folder / ".lock", "ab")  # noqa: SIM115 - held for the length of the sweep
-    with contextlib.suppress(ImportError):
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{folder} is in use by another sweep or by what it started: waiting", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-    return file
+    path = folder / ".lock"
+    try:
+        return lock_file(path, wait=False)
+    except BlockingIOError:
+        print(f"{folder} is in use by another sweep or by what it started: waiting", flush=True)
+        return lock_file(path, wait=True)
 
 
 def _drop_orphans(waiting: list[Cell], failed: dict[tuple, str]) -> list[Cell]:

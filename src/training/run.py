@@ -4,7 +4,7 @@ import argparse
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ from src.training.device import choose_device
 from src.training.distributed import gather, join
 from src.training.early_end import EarlyEnd
 from src.training.resume import stored_run, take_stored_flags
-from src.training.run_lock import lock_folder
 from src.training.run_log import LOG_FILE, RunLog
 from src.training.tracker import require_tracker
 from src.utils.checkpoint_utils import stage_folder
 from src.utils.cli import Parser
 from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError
+from src.utils.file_lock import lock_file
 from src.utils.files import clear_stale, write_atomically
 from src.utils.machine import machine_in_words
 from src.utils.progress_bar import say
@@ -38,6 +38,20 @@ def set_up_torch(args: argparse.Namespace) -> torch.device:
         torch.set_num_threads(args.threads)
     args.threads = torch.get_num_threads()
     return choose_device(args)
+
+
+def lock_folder(folder: Path) -> BinaryIO:
+    """An exclusive lock that ends with the process; UserError if another process holds it."""
+    path = folder / ".lock"
+    try:
+        return lock_file(path, wait=False)
+    except BlockingIOError:
+        raise UserError(
+            f"{folder} is in use by another run, wait for it or give another --output_dir"
+        ) from None
+    except OSError as error:
+        reason = f"{error.strerror}: the folder cannot be locked, give another --output_dir"
+        raise OSError(error.errno, reason, str(path)) from None
 
 
 class Run:

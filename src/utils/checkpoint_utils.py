@@ -226,6 +226,16 @@ def load_parent(
     return found
 
 
+def load_reward_checkpoint(path: str | None, policy: Checkpoint) -> Checkpoint:
+    """The reward model that scores a policy: `path`, or the default one of its architecture.
+
+    Raises UserError as `load_parent` does, and for one that reads another tokenizer's ids.
+    """
+    found = load_parent(path, policy.model_type, (REWARD,), REWARD)
+    require_same_tokenizer(policy, found)
+    return found
+
+
 def trained_anew(child: Checkpoint, known: Checkpoint) -> bool:
     """Whether `known` lies where the child's lineage has another checkpoint. Then its stage was run
     again after the child was made.
