@@ -43,7 +43,7 @@ def build_parser() -> cli.Parser:
         help="which of several; default: validation, or test where that is all there is")
     add("--doc_stride", type=cli.positive_int, help="read a context that is too long in windows "
         "that start so many tokens apart and take the answer of the highest log-probability; "
-        "default: only its first window")  # fmt: skip
+        "default: only its first window")
     add("--limit", type=cli.positive_int, help="questions, a seeded sample; default: all")
     add("--corruptions", help="kind=weight,... of the preference pairs; default: equal weights. "
         "No pairs of the kind sampled are made here")
@@ -144,7 +144,7 @@ def load_held_out(args, policy, trained_on, block_size: int):
         limit=args.limit, seed=args.seed, include_trained=args.include_trained,
         doc_stride=args.doc_stride, metric=args.answer_metric or policy.answer_metric,
         own_metric=own_metric,
-    )  # fmt: skip
+    )
     return train.train, held, name
 
 
@@ -181,7 +181,7 @@ def main(argv=None) -> dict:
     pairs = held_out_pairs(
         held.chosen, held.encoded, policies[0].tokenizer, block, name,
         parse_corruptions(args.corruptions), held_out.metric,
-    )  # fmt: skip
+    )
     if not pairs.pairs:
         say(
             f"--corruptions {args.corruptions or 'by default'} makes no pair here: preference "
@@ -202,7 +202,7 @@ def main(argv=None) -> dict:
     print_table({**table, **rules}, UNITS, held_out.kind)
     values = {path: {k: v.as_json() for k, v in row.items()} for path, row in table.items()}
     counts = {"questions": len(held_out.asked), "trained_on": held_out.seen,
-              "left_out_as_trained_on": held.left_out}  # fmt: skip
+              "left_out_as_trained_on": held.left_out}
     report = {"policies": values, **counts}
     by_question = {path: question_figures(figures) for path, (_, figures) in results.items()}
     for policy in policies if args.best_of else ():

@@ -17,7 +17,7 @@ def build_parser() -> cli.Parser:
     parser = cli.Parser(prog="export_to_hf.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--checkpoint", default=f"checkpoints/transformer_{SFT}/final.pt",
-        help="a stage's final.pt, of a transformer")  # fmt: skip
+        help="a stage's final.pt, of a transformer")
     add("--output_dir", help="folder to write, empty or not there yet; default: hf beside the file")
     add("--overwrite", action="store_true", help="replace an earlier export's files in it")
     return parser

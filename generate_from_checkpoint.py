@@ -22,10 +22,10 @@ def build_parser() -> cli.Parser:
     cli.add_model_flag(parser)
     add = parser.add_argument
     add("--checkpoint", help="default checkpoints/{model_type}_main_squad/final.pt; or a "
-        "pretrained model: smollm2, a folder in the Llama layout, a .gguf file")  # fmt: skip
+        "pretrained model: smollm2, a folder in the Llama layout, a .gguf file")
     add("--prompt", help="'Context: ...\\nQuestion: ...\\nAnswer:' or any text; here, in --context "
         "and --question and in a pipe a written \\n is a line end; a file's texts are taken as "
-        "they are")  # fmt: skip
+        "they are")
     add("--context", help="a paragraph; goes with --question")
     add("--question", help="a question about --context")
     add("--prompts_file", help="JSON lines with the key prompt, or context and question")
@@ -33,7 +33,7 @@ def build_parser() -> cli.Parser:
     add("--temperature", type=cli.temperature, default=0.0, help="0: greedy")
     add("--top_k", type=cli.count, default=0, help="sample from the k most probable; 0: from all")
     add("--top_p", type=cli.number(float, 0, 1, above=True), default=1.0,
-        help="sample from the smallest set of this probability")  # fmt: skip
+        help="sample from the smallest set of this probability")
     add("--num_samples", type=cli.positive_int, default=1, help="answers a prompt")
     add("--max_new_tokens", type=cli.positive_int,
         help="longest answer in tokens, with EOS; default: the checkpoint's --max_answer_tokens")
@@ -78,7 +78,7 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
     room = backbone.config.block_size - longest
     if room < 1:
         raise UserError(f"--max_new_tokens {longest} given, expected less than the "
-                        f"model's block of {backbone.config.block_size}")  # fmt: skip
+                        f"model's block of {backbone.config.block_size}")
     context, question = encode_within(
         checkpoint.tokenizer, prompt, room, "shorten it or lower --max_new_tokens",
         template=checkpoint.data.get("template", True),
@@ -97,7 +97,7 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
     raw = {"prompt": prompt[1]}
     fields = raw if prompt[0] is None else {"context": prompt[0], "question": prompt[1]}
     return {**fields, "answers": texts, "logp_nats": answers.logp.sum(1).tolist(),
-            "stopped": answers.stopped.tolist()}  # fmt: skip
+            "stopped": answers.stopped.tolist()}
 
 
 def score(args, checkpoint, prompt, place: int, device) -> dict:

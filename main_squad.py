@@ -76,7 +76,7 @@ with flags_first(__name__, build_parser):
 SETTLED = (
     "dataset", "shares", "sentence_answers", "answer_metric", "tokenizer", "init_from", "pointer",
     *cli.SHAPE_FLAGS,
-)  # fmt: skip
+)
 
 
 def check(args, typed: set[str]) -> None:
@@ -86,7 +86,7 @@ def check(args, typed: set[str]) -> None:
         raise UserError(f"--{lengths[0]} and --{lengths[1]} given, expected one of them")
     if args.lora_rank and not (args.checkpoint or args.init_from):
         raise UserError("--lora_rank given without --init_from or --checkpoint, expected one: low-"
-                        "rank updates change a trained model, they make none")  # fmt: skip
+                        "rank updates change a trained model, they make none")
     if args.checkpoint is None:
         return
     for name in SETTLED:
@@ -167,7 +167,7 @@ def main(argv=None) -> dict:
         questions = run_data.load_questions(
             args, tokenizer, block, STAGE, [parent] if parent else [], shares=args.shares,
             sentence_answers=args.sentence_answers,
-        )  # fmt: skip
+        )
         held_out = questions.held_out
         if args.control == "no_context":
             prompts = apply_control(held_out.prompts, args.control, "", block)
@@ -203,7 +203,7 @@ def main(argv=None) -> dict:
             reporting.log_step(
                 run, step, started, examples, trees, record,
                 loss=record["loss"], answer_loss=record["answer_loss_nats"],
-            )  # fmt: skip
+            )
             progress.count(trees, gradient=1)
             if due(run, step):
                 evaluate(step + 1)

@@ -25,7 +25,7 @@ def build_parser() -> cli.Parser:
     add("--checkpoints", default="checkpoints", help="folder of the stages' folders")
     add("--checkpoint", nargs="+", help="files of any stage and model, instead of --checkpoints")
     add("--dataset", metavar="pico|squad|PATH|HUB_ID",
-        help="held-out questions to pick from; default: those of the first checkpoint")  # fmt: skip
+        help="held-out questions to pick from; default: those of the first checkpoint")
     add("--preferences", default="preferences.jsonl", help="file that votes are appended to")
     add("--port", type=cli.number(int, 1, 65535), default=7860, help="of the page on 127.0.0.1")
     cli.add_machine_flags(parser)

@@ -23,7 +23,7 @@ def build_parser() -> cli.Parser:
         help="folders of stages' folders; several: other seeds (bands) and models (compared)")
     add("--output_dir", default="report", help="folder for report.html and the PNG files")
     add("--limit", type=cli.positive_int, default=200,
-        help="held-out questions measured, a sample by --seed")  # fmt: skip
+        help="held-out questions measured, a sample by --seed")
     return parser
 
 

@@ -21,11 +21,11 @@ def build_parser() -> cli.Parser:
     add = parser.add_argument
     add("experiment", metavar="EXPERIMENT.toml", nargs="?", help="the file that describes the grid")
     add("--output_dir", help="folder of all cells, the table and the page; default: runs/ and the "
-        "file's name")  # fmt: skip
+        "file's name")
     add("--jobs", type=cli.positive_int, help="cells run at once; default: one a core")
     add("--threads", type=cli.positive_int, default=1, help="CPU threads of each cell")
     add("--report_only", action="store_true",
-        help="run nothing: table and page of the cells that are finished")  # fmt: skip
+        help="run nothing: table and page of the cells that are finished")
     return parser
 
 

@@ -31,7 +31,7 @@ def build_parser() -> cli.Parser:
         "of the odds ratio's term; default: 1, ipo, kto and orpo 0.1, simpo 2")
     add("--gamma", type=cli.non_negative, help="margin, in units of the reward; default: simpo 1")
     add("--label_smoothing", type=cli.number(float, 0, 0.5), default=0.0,
-        help="share of pairs taken to be labelled the wrong way round; sigmoid only")  # fmt: skip
+        help="share of pairs taken to be labelled the wrong way round; sigmoid only")
     add("--nll_weight", type=cli.non_negative, help="weight of the chosen answers' loss in nats a "
         "token, beside the pairs' loss; default: 0, orpo 1")
     add("--reward_checkpoint", help="a reward model that trains nothing here: each evaluation logs "

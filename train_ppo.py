@@ -122,7 +122,7 @@ def check(args, parser) -> Algorithm | Selection:
         (row.has_critic, ("gamma", "lam", "value_clip_range", "value_coef"),
          f"with --algorithm {args.algorithm}, which has no critic here"),
         (args.kl_target, ("kl_horizon",), "without --kl_target"),
-    ):  # fmt: skip
+    ):
         changed = [n for n in names if getattr(args, n) != parser.get_default(n)]
         if changed and not used:
             raise UserError(f"--{changed[0]} given {why}, expected it left out")
@@ -175,7 +175,7 @@ def main(argv=None) -> dict:
         batches = indexed_batches(
             questions.encoded, questions.units, batch_size=args.batch_size, seed=args.seed,
             start_step=run.steps_done,
-        )  # fmt: skip
+        )
         for step in steps(run, max_steps, trained, optimizer, progress, several_updates=True):
             started = time.perf_counter()
             # Sample a batch of answers with the policy as it is ...

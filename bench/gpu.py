@@ -55,7 +55,7 @@ SHAPES = {
         "n_inner": 1536, "block_size": 2048, "rope_theta": 100000.0,
     },
     "tiny": {"vocab_size": 64, "n_layer": 2, "n_embd": 32, "n_head": 2, "n_kv_head": 1},
-}  # fmt: skip
+}
 NEW_TOKENS = 16
 SAMPLES = 2  # answers a question that PPO samples, as train_ppo.py does by default
 STAGES = ("sft", "dpo", "reward", "ppo", "greedy")
@@ -126,7 +126,7 @@ def make_step(case: Case, device: torch.device) -> Step:
     args = Namespace(
         micro_batch_size=None, micro_batch_tokens=case.tokens, lm_weight=0.0, beta=0.1,
         label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
-    )  # fmt: skip
+    )
     policy = model(0)
     stepped = {"reward": RewardModel(policy).to(device)} if case.stage == "reward" else {}
     reference = model(1).requires_grad_(False) if case.stage in ("dpo", "ppo") else None
@@ -161,11 +161,11 @@ def make_step(case: Case, device: torch.device) -> Step:
             max_new_tokens=NEW_TOKENS, temperature=1.0, gamma=1.0, lam=0.95, value_clip_range=0.2,
             value_coef=0.1, beta=None, missing_eos_penalty=1.0, epochs=4, minibatches=1,
             micro_contexts=len(trees), seed=0, device=device, micro_tokens=case.tokens,
-        )  # fmt: skip
+        )
         rollout = sample_rollout(
             models, _prompts(trees), lambda its: model_rewards(reward, its, STOP, device), 0.05, 0,
             settings,
-        )  # fmt: skip
+        )
         update_policy(models, rollout, 0.05, 0, settings, update)
         return rollout.trees
 
@@ -351,7 +351,7 @@ def profile(case: Case, card: Card) -> dict:
         "operators_cpu_ms": [
             (a.key[:60], a.count, a.self_cpu_time_total / 1000) for a in by_cpu
         ],
-    }  # fmt: skip
+    }
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
@@ -379,7 +379,7 @@ def waiting_lines(work: Callable[[], object]) -> Counter:
     return Counter(
         f"{Path(w.filename).parent.name}/{Path(w.filename).name}:{w.lineno}"
         for w in caught if "synchroniz" in str(w.message)
-    )  # fmt: skip
+    )
 
 
 # --- results ---
@@ -392,7 +392,7 @@ class Report:
         self.folder = folder
         self.found: dict = {
             "about": about, "rates": [], "rows": [], "profiles": [], "failed": [], "left_out": [],
-        }  # fmt: skip
+        }
         folder.mkdir(parents=True, exist_ok=True)
 
     def part(self, name: str, work: Callable[[], dict], into: str) -> None:
@@ -427,7 +427,7 @@ class Report:
             )
             for title in ("waiting_lines", "kernels_ms", "operators_cpu_ms"):
                 lines = (" ".join(f"{x:.2f}" if isinstance(x, float) else str(x) for x in row)
-                         for row in one[title])  # fmt: skip
+                         for row in one[title])
                 parts.append("\n".join([f"{title}:", *(f"    {line}" for line in lines)]))
         parts += [f"FAILED {one['name']}\n{one['traceback']}" for one in self.found["failed"]]
         if self.found["left_out"]:
@@ -446,19 +446,19 @@ class Report:
                 "" if one["peak_mb"] is None else f"{one['peak_mb']:.0f}",
             ]
             for one in self.found["rows"]
-        ]  # fmt: skip
+        ]
 
 
 HEADER = [
     "work", "dtype", "contexts", "ms a step", "questions/s", "tokens/s", "useful TFLOP/s",
     "% of product rate", "peak MB",
-]  # fmt: skip
+]
 PROFILED = (
     Case("pico", "sft", "bfloat16", 8), Case("pico", "ppo", "bfloat16", 16),
     Case("pico", "greedy", "bfloat16", 16), Case("SmolLM2-135M", "sft", "bfloat16", 16),
     Case("SmolLM2-135M", "greedy", "bfloat16", 16),
     Case("pico", "sft", "bfloat16", 8, pointer=True),
-)  # fmt: skip
+)
 
 
 def small(case: Case) -> Case:

@@ -56,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=15, help="timed steps of each kind (default 15)")
     add("--threads", type=int, default=2, help="default 2")
     add("--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, for a busy "
-        "machine, with --threads 1 only (default wall)")  # fmt: skip
+        "machine, with --threads 1 only (default wall)")
     add("--profile", action="store_true", help="print the twenty costliest operators of each step")
     add("--output", type=Path, default=ROOT / "runs/bench/limit.json", help="JSON of the figures")
     return parser.parse_args(argv)
@@ -74,7 +74,7 @@ class Stage:
         self.args = Namespace(
             micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.0, beta=0.1,
             label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
-        )  # fmt: skip
+        )
 
     def frozen(self, trees: list[Tree]) -> torch.Tensor:
         """What the reference says, (pairs, 2) nats."""
@@ -196,15 +196,15 @@ def main(argv: list[str] | None = None) -> dict:
             f"{1000 * found['seconds'][1]:.0f}", f"{found['useful_gflops'][1]:.1f}",
             f"{rates['square']:.0f} / {rates['model']:.0f}", f"{use} ({low} to {high})",
             f"{100 * found['masked_share']:.1f}",
-        ])  # fmt: skip
+        ])
         total = sum(found["seconds_by_part"].values())
         parts.append([stage.name] + [
             f"{1000 * s:.1f} ({100 * s / total:.0f}%)" for s in found["seconds_by_part"].values()
-        ])  # fmt: skip
+        ])
         if args.profile:
             print(profile(stage))
     print(table(["step", "questions/s", "ms", "useful GFLOP/s", "product GFLOP/s (square / model)",
-                 "utilisation %", "masked %"], whole))  # fmt: skip
+                 "utilisation %", "masked %"], whole))
     print()
     print(table(["ms of a step", *PARTS], parts))
     args.output.parent.mkdir(parents=True, exist_ok=True)

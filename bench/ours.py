@@ -105,7 +105,7 @@ def dpo(side: Side) -> Step:
     args = Namespace(
         micro_batch_size=None, micro_batch_tokens=10**9, beta=0.1,
         label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
-    )  # fmt: skip
+    )
 
     def step(trees: list[Tree]) -> dict:
         frozen = completion_logps(reference, trees, side.eos_id, side.device).view(-1, 2)
@@ -143,13 +143,13 @@ def ppo(side: Side) -> Step:
             max_new_tokens=NEW_TOKENS, temperature=1.0, gamma=1.0, lam=0.95, value_clip_range=0.2,
             value_coef=0.1, beta=None, missing_eos_penalty=1.0, epochs=4, minibatches=1,
             micro_contexts=len(trees), seed=0, device=side.device,
-        )  # fmt: skip
+        )
         prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
         side.steps += 1
         rollout = sample_rollout(
             models, prompts, lambda its: model_rewards(reward, its, side.eos_id, side.device), 0.05,
             side.steps, settings,
-        )  # fmt: skip
+        )
 
         def update(loss: float) -> dict[str, float]:
             side.update(optimizer, loss)

@@ -87,7 +87,7 @@ class Side:
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
             bos_token_id=None, eos_token_id=None, pad_token_id=self.pad_id,
             attention_dropout=0.0, dtype="float32",
-        )  # fmt: skip
+        )
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         words = {f"t{i}": i for i in range(self.work["shape"]["vocab_size"])}
@@ -142,7 +142,7 @@ class Waits(TrainerCallback):
         self.turns.reply(
             seconds=self.ended - self.started, examples=self.examples,
             loss=self.logs.get("loss"), logs=self.logs, **self.extra,
-        )  # fmt: skip
+        )
         self.wait()
 
     def wait(self) -> None:
@@ -186,7 +186,7 @@ def common(side: Side, **more) -> dict:
         "seed": 0, "dataloader_num_workers": 0,
         "dataloader_pin_memory": side.device.type == "cuda",
         "train_sampling_strategy": "sequential",
-    }  # fmt: skip
+    }
     return arguments | more
 
 
@@ -203,7 +203,7 @@ def sft(side: Side, waits: Waits, batch: int):
     return trl.SFTTrainer(
         model=side.causal("policy"), args=trl.SFTConfig(**arguments), callbacks=[waits],
         train_dataset=Dataset.from_list(rows), processing_class=side.tokenizer,
-    )  # fmt: skip
+    )
 
 
 def pairs(side: Side) -> Dataset:
@@ -223,7 +223,7 @@ def dpo(side: Side, waits: Waits, batch: int):
         model=side.causal("policy"), ref_model=side.causal("reference"), callbacks=[waits],
         args=trl.DPOConfig(**arguments), train_dataset=pairs(side),
         processing_class=side.tokenizer,
-    )  # fmt: skip
+    )
 
 
 def reward(side: Side, waits: Waits, batch: int):
@@ -236,7 +236,7 @@ def reward(side: Side, waits: Waits, batch: int):
     return trl.RewardTrainer(
         model=side.scalar("reward"), args=trl.RewardConfig(**arguments), callbacks=[waits],
         train_dataset=Dataset.from_list(rows), processing_class=side.tokenizer,
-    )  # fmt: skip
+    )
 
 
 def ppo(side: Side, waits: Waits, batch: int):
@@ -251,7 +251,7 @@ def ppo(side: Side, waits: Waits, batch: int):
         side, batch=batch, num_ppo_epochs=4, num_mini_batches=1, response_length=NEW_TOKENS,
         temperature=1.0, kl_coef=0.05, num_sample_generations=0, adam_epsilon=1e-5,
         total_episodes=batch * len(side.batches), local_rollout_forward_batch_size=batch,
-    )  # fmt: skip
+    )
     prompts = [prompt for prompt, _, _ in side.rows(side.batches)]
     rows = [{"input_ids": prompt} for prompt in prompts for _ in range(samples)]
     trainer = PPOTrainer(
@@ -259,7 +259,7 @@ def ppo(side: Side, waits: Waits, batch: int):
         model=side.causal("policy"), ref_model=side.causal("reference"),
         reward_model=side.scalar("reward"), value_model=side.scalar("critic"),
         train_dataset=Dataset.from_list(rows),
-    )  # fmt: skip
+    )
     # Its loader shuffles; ours keeps the order of the batches, which are shuffled where they should
     # be.
     loader = DataLoader(trainer.train_dataset, batch_size=batch, collate_fn=trainer.data_collator)

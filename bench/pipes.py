@@ -67,7 +67,7 @@ class Worker:
             self.process = subprocess.Popen(
                 [str(python), "-m", module], cwd=ROOT, env=env, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            )  # fmt: skip
+            )
         self.hello = self.ask(**settings)
 
     def ask(self, **message) -> dict:

@@ -50,7 +50,7 @@ NAMES = {
     "context": "tokens of a context", "questions": "questions a context",
     "answers": "answers a question", "width": "width", "depth": "layers",
     "vocabulary": "vocabulary",
-}  # fmt: skip
+}
 # The form that a curve should have, and why; the run's own figures stand before it.
 BECAUSE = {
     "context": "linear while the blocks' products rule, since a context is read once for all its "
@@ -77,7 +77,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=5, help="timed steps a point (default 5)")
     add("--threads", type=int, default=2, help="default 2")
     add("--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, for a busy "
-        "machine, with --threads 1 only (default wall)")  # fmt: skip
+        "machine, with --threads 1 only (default wall)")
     add("--output", type=Path, default=ROOT / "runs/bench/scaling", help="folder of JSON and plots")
     return parser.parse_args(argv)
 
@@ -95,7 +95,7 @@ def trees_of(point: dict[str, int], seed: int = 0) -> list[Tree]:
             for _ in range(point["questions"])
         ])
         for _ in range(CONTEXTS)
-    ]  # fmt: skip
+    ]
 
 
 def stepper(point: dict[str, int]) -> tuple[Callable[[], object], int]:
@@ -103,7 +103,7 @@ def stepper(point: dict[str, int]) -> tuple[Callable[[], object], int]:
     shape = {
         "vocab_size": point["vocabulary"], "n_layer": point["depth"], "n_embd": point["width"],
         "n_head": max(1, point["width"] // 64), "block_size": SHAPE["block_size"],
-    }  # fmt: skip
+    }
     torch.manual_seed(0)
     model = build_model("transformer", shape)
     optimizer = make_optimizer({"model": model})
@@ -131,7 +131,7 @@ def curve(axis: str, repeats: int, clock: Callable[[], float]) -> list[dict]:
         {"value": value, "seconds": statistics.median(seconds[value]), "all": seconds[value],
          "flops": flops}
         for value, (_, flops) in points.items()
-    ]  # fmt: skip
+    ]
 
 
 def data_curve(clock: Callable[[], float]) -> list[dict]:

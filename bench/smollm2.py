@@ -39,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--micro", type=int, default=2, help="contexts that ours has in memory (default 2)")
     add("--threads", type=int, default=2, help="of both sides (default 2)")
     add("--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, for a busy "
-        "machine, with --threads 1 only (default wall)")  # fmt: skip
+        "machine, with --threads 1 only (default wall)")
     add("--output", type=Path, default=ROOT / "runs/bench/smollm2.json", help="JSON of the figures")
     return parser.parse_args(argv)
 
@@ -62,7 +62,7 @@ def write_work(folder: Path, args: argparse.Namespace) -> None:
     work = {
         "grouped": batches, "shape": dataclasses.asdict(start.model.config),
         "eos_id": start.tokenizer.eos_id, "micro": args.micro,
-    }  # fmt: skip
+    }
     (folder / "work.json").write_text(json.dumps(work))
 
 
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> dict:
         "folder": str(folder), "stage": "sft", "threads": args.threads, "rate": 1e-4,
         "clock": args.clock, "samples": 1, "shared": True, "compile": False,
         "device": "cpu", "dtype": "float32",
-    }  # fmt: skip
+    }
     workers = {
         name: Worker(name, Path(sys.executable), module, folder / f"{module}.log", settings)
         for name, module in SIDES.items()
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> dict:
         lines.append([
             name, f"{middle:.2f}", f"{low:.2f} to {high:.2f}", f"{ours / middle:.2f}x",
             f"{results['peak_mb'][name]:.0f}",
-        ])  # fmt: skip
+        ])
     print(table(["side", "questions/s", "quartiles", "ours is", "peak MB"], lines))
     print(f"products at {results['gflops']:.0f} GFLOP/s", file=sys.stderr)
     args.output.parent.mkdir(parents=True, exist_ok=True)

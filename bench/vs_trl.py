@@ -46,16 +46,16 @@ TORCH = "torch==2.13.0"
 PEERS = {".venv-trl": ["trl", "transformers"], ".venv-trl-ppo": ["trl==1.10.0"]}
 STAGES = ("sft", "dpo", "reward", "ppo", "generate")
 UNIT = {"sft": "questions", "dpo": "pairs", "reward": "pairs", "ppo": "episodes",
-        "generate": "answers"}  # fmt: skip
+        "generate": "answers"}
 # Side -> its process, and the batches that it is given.
 SIDES = {
     "ours": "ours", "ours, --compile": "compiled", "ours, nothing shared": "alone",
     "peer, by context": "peer", "peer, random order": "peer",
-}  # fmt: skip
+}
 TURNS = (
     "ours", "peer, by context", "ours, --compile", "ours, nothing shared", "ours",
     "peer, random order",
-)  # fmt: skip
+)
 WARM_UP = 4  # steps that a compiled side takes first: shapes that it has not met compile again
 TOLERANCE = 1e-3
 
@@ -65,7 +65,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--dataset", default="pico", help="pico, the path of SQuAD data, or random: random ids in "
-        "SQuAD's lengths, 5 questions a context (default pico)")  # fmt: skip
+        "SQuAD's lengths, 5 questions a context (default pico)")
     add("--difficulty", type=int, default=5, help="of pico, 1 to 5 (default 5, long contexts)")
     add("--stages", nargs="+", choices=STAGES, default=STAGES, help="default: all five")
     add("--repeats", type=int, default=5, help="timed steps of every side (default 5)")
@@ -83,7 +83,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--rate", type=float, default=1e-4, help="learning rate of all (default 1e-4)")
     add("--tiny", action="store_true", help="a model of 2 layers, width 32, to try the script")
     add("--learning", type=int, default=0, metavar="STEPS", help="instead of the stages: seconds "
-        "to the held-out loss that SFTTrainer has after so many steps")  # fmt: skip
+        "to the held-out loss that SFTTrainer has after so many steps")
     add("--output", type=Path, default=ROOT / "runs/bench/vs_trl.json", help="JSON of the figures")
     return parser.parse_args(argv)
 
@@ -118,7 +118,7 @@ def start(
         "folder": str(folder), "stage": stage, "threads": args.threads, "rate": args.rate,
         "clock": args.clock, "questions": args.questions, "samples": samples_of(stage, args),
         "order": order, "device": args.device, "dtype": args.dtype,
-    }  # fmt: skip
+    }
     own = Path(sys.executable)
     peer = args.peer_python
     peer = peer or environment(".venv-trl-ppo" if stage == "ppo" else ".venv-trl")
@@ -199,7 +199,7 @@ def measure(stage: str, args: argparse.Namespace, folder: Path, work: Work) -> d
         1e9 * gflops["square"] * count_questions(work.grouped[n]) * samples
         / step_flops(config, stage, work.grouped[n], NEW_TOKENS, samples)
         for n in rounds
-    ]  # fmt: skip
+    ]
     return {
         "limit": statistics.median(limits),
         "unit": UNIT[stage],
@@ -208,7 +208,7 @@ def measure(stage: str, args: argparse.Namespace, folder: Path, work: Work) -> d
         "peak_mb": {side: peaks[SIDES[side]] for side in sides},
         "gflops": gflops,
         "peer_versions": workers["peer"].hello,
-    }  # fmt: skip
+    }
 
 
 def rows_of(stage: str, result: dict) -> list[list[str]]:
@@ -222,10 +222,10 @@ def rows_of(stage: str, result: dict) -> list[list[str]]:
             f"{stage}, {result['unit']}/s", side, f"{middle:.2f}", f"{low:.2f} to {high:.2f}",
             f"{ours / middle:.1f}x", f"{memory:.0f}",
             f"{memory / result['peak_mb']['ours']:.1f}x",
-        ])  # fmt: skip
+        ])
     limit = result["limit"]
     rows.append([f"{stage}, {result['unit']}/s", "ours at the product rate", f"{limit:.2f}", "",
-                 f"{ours / limit:.2f}x", "", ""])  # fmt: skip
+                 f"{ours / limit:.2f}x", "", ""])
     return rows
 
 

@@ -27,7 +27,7 @@ from src.preference.pair_batches import preference_trees
 SHAPE = {
     "vocab_size": 8192, "n_layer": 4, "n_embd": 256, "n_head": 4, "n_inner": 688,
     "block_size": 1024,
-}  # fmt: skip
+}
 TINY = SHAPE | {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_inner": 64}
 CACHE = ROOT / ".cache" / "bench"
 POOL_TREES = 64
@@ -141,7 +141,7 @@ def random_work(batches: int, questions: int, seed: int = 0) -> Work:
     size, contexts = SHAPE["vocab_size"] - 1, max(1, questions // QUESTIONS_A_CONTEXT)
     if questions != contexts * QUESTIONS_A_CONTEXT:
         raise SystemExit(f"{questions} questions of random data, expected a multiple of "
-                         f"{QUESTIONS_A_CONTEXT}")  # fmt: skip
+                         f"{QUESTIONS_A_CONTEXT}")
     grouped = [random_trees(contexts, size, seed + number) for number in range(batches)]
     rows = [tree for batch in grouped[1:] for tree in alone(batch)]
     rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]

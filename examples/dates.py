@@ -18,7 +18,7 @@ from collections.abc import Sequence
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
     "October", "November", "December",
-)  # fmt: skip
+)
 DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 YEARS = (1700, 2030)
 ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)")

@@ -72,7 +72,7 @@ TEXTS = {
         "សុខរស់នៅភ្នំពេញ។ គាត់ធ្វើការនៅសាលារៀនចាស់តាំងពីឆ្នាំ 1990។ សារមន្ទីរមានគំនូរ 35 ផ្ទាំង។",
         {"អ្នកណា?": "សុខ", "ឯណា?": "ភ្នំពេញ", "ឆ្នាំណា?": "1990", "ប៉ុន្មាន?": "35"},
     ),
-}  # fmt: skip
+}
 
 
 def paragraph_of(language: str) -> Paragraph:
@@ -128,7 +128,7 @@ def write_squad(path: str, paragraphs: list[Paragraph]) -> str:
                 for text, start in zip(q.answers, q.starts, strict=True)
             ]}
             for q in questions
-        ]  # fmt: skip
+        ]
         articles.append({"title": title, "paragraphs": [{"context": context, "qas": qas}]})
     Path(path).write_text(json.dumps({"data": articles}, ensure_ascii=False), encoding="utf-8")
     return path

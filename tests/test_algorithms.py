@@ -150,7 +150,7 @@ def test_parts_of_a_batch_add_up(name):
         return torch.stack(algorithms.policy_loss(
             algorithm, logp[part], old[part], advantages[part], mask[part],
             reference_logp=values[part], kl_coef=0.3, **counts,
-        ))  # fmt: skip
+        ))
 
     whole = fields(slice(None))
     for size in (12, 5, 1):
@@ -240,11 +240,11 @@ def test_a_choice_can_be_changed_alone():
     changed = ALGORITHMS["grpo"]._replace(mean="tokens", kl_coef=0.0, clip_high=0.28)
     advantages, _ = algorithms.advantages_of(changed, *values[2:], mask, 2)
     a, b = (torch.stack(algorithms.policy_loss(x, *values[:2], advantages, mask))
-            for x in (changed, ALGORITHMS["dapo"]))  # fmt: skip
+            for x in (changed, ALGORITHMS["dapo"]))
     assert torch.equal(a, b)
     with_critic = ALGORITHMS["grpo"]._replace(advantage="gae")
     a, b = (algorithms.advantages_of(x, *values[2:], mask, 2, 0.9, 0.8)[0]
-            for x in (with_critic, ALGORITHMS["ppo"]))  # fmt: skip
+            for x in (with_critic, ALGORITHMS["ppo"]))
     assert torch.equal(a, b)
 
 
@@ -285,7 +285,7 @@ def test_losses_of_chosen_answers_by_hand():
         out = algorithms.selection_loss(
             SELECTIONS["online_dpo"], policy, logp, MASK, reference_logp=reference, beta=0.5,
             answers=4,
-        )  # fmt: skip
+        )
         close(out.loss, math.log(1 + math.exp(-0.5 * h)) / 2)
     # The moved token: r - 1 - log r of r = 1/e, one of six.
     close(out.approx_kl, math.exp(-1) / 6)

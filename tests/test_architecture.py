@@ -20,12 +20,12 @@ NAMES = {
     "main_squad", "train_dpo", "train_reward_model", "train_ppo",
     "eval_dpo", "generate_from_checkpoint", "playground", "export_to_hf",
     "report", "sweep",
-}  # fmt: skip
+}
 
 THIRD_PARTY = {
     "torch", "tiktoken", "regex", "datasets", "numpy", "tqdm", "gguf", "safetensors",
     "huggingface_hub", "pyarrow", "gradio", "matplotlib", "wandb",
-}  # fmt: skip
+}
 # regex comes with tiktoken, huggingface_hub and pyarrow with datasets; foreign weights have a file
 # a format.
 ONLY_IN = {
@@ -33,7 +33,7 @@ ONLY_IN = {
     "regex": {
         "src/data/tokenizers/tokenizer.py", "src/data/answer_text.py", "src/data/encoding.py",
         "src/data/segmentation.py", "src/data/corruptions.py",
-    },  # fmt: skip
+    },
     "datasets": {"src/data/squad_loader.py"},
     "pyarrow": {"src/data/row_files.py"},
     "gguf": {"src/interop/gguf_file.py"},
@@ -274,7 +274,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy(path):
     done = subprocess.run(
         [sys.executable, "-c", HELP.format(path.name)],
         cwd=ROOT, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+    )
     seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     assert done.stderr.strip() == "code 0 heavy []"
     assert "--help" in done.stdout and path.name in done.stdout
@@ -287,5 +287,5 @@ def test_a_script_runs_with_and_without_src_on_the_path(path):
         done = subprocess.run(
             [sys.executable, path.name, "--help"], cwd=ROOT,
             env={"PATH": "", **extra}, capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr

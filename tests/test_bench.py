@@ -55,7 +55,7 @@ def test_the_sides_with_and_without_sharing_do_the_same_work(stage):
     args = Namespace(
         micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.0, beta=0.1,
         label_smoothing=0.0, loss_type="sigmoid", nll_weight=0.0,
-    )  # fmt: skip
+    )
     reference = torch.tensor([[-3.0, -5.0], [-6.0, -2.0], [-4.0, -4.5]])
     found = []
     for trees in (TREES, alone(TREES)):
@@ -144,7 +144,7 @@ def test_exported_weights_give_the_same_hidden_states():
         vocab_size=20, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )  # fmt: skip
+    )
     theirs = transformers.LlamaModel(config).eval()
     theirs.load_state_dict(llama_weights(model.state_dict()))
     tokens = torch.randint(0, 20, (2, 9))
@@ -183,7 +183,7 @@ def test_the_plain_loop_has_our_loss():
         vocab_size=20, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, rms_norm_eps=1e-5, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )  # fmt: skip
+    )
     theirs = transformers.LlamaForCausalLM(config)
     theirs.model.load_state_dict(llama_weights(model.state_dict()))
     theirs.tie_weights()
@@ -209,7 +209,7 @@ def test_random_work_has_its_questions_and_no_eos_or_padding_inside():
     ids = {
         i for batch in work.grouped for context, questions in batch
         for i in [*context, *(i for q, answers in questions for x in (q, *answers) for i in x)]
-    }  # fmt: skip
+    }
     assert min(ids) > work.eos_id and max(ids) < work.pad_id
     with pytest.raises(SystemExit, match="multiple of 5"):
         random_work(2, 16)

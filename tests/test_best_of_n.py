@@ -29,7 +29,7 @@ def comparison_of(monkeypatch, answers, rewards):
     (3, 4)."""
     asked = [QAExample("c", "q", (gold,)) for gold in ("b c", "d", "e f")]
     held_out = EvaluationSet([([1], [[2], [3]]), ([4], [[5]])], [[]] * 3, asked, list("xyz"),
-                             [0, 0, 1], 0.0, 0)  # fmt: skip
+                             [0, 0, 1], 0.0, 0)
 
     def generate(model, prompts, eos_id, *, num_samples, seed, **options):
         first = seed[1]

@@ -125,7 +125,7 @@ def test_one_changed_weight_changes_the_hash():
 
 @pytest.mark.parametrize("fault", [OSError(errno.ENOSPC, "No space left on device"),
                                    RuntimeError("[enforce fail at inline_container.cc] unexpected"),
-                                   KeyboardInterrupt()])  # fmt: skip
+                                   KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, fault):
     path = tmp_path / "last.pt"
     path.write_bytes(b"old")
@@ -306,7 +306,7 @@ def test_last_pt_is_no_final_pt(saved):
 
 
 @pytest.mark.parametrize("field", ["config", "weights", "tokenizer", "data", "flags", "lineage",
-                                   "metrics"])  # fmt: skip
+                                   "metrics"])
 @pytest.mark.parametrize("value", [None, 3, torch.ones(2, 2), ["x"], "x"])
 def test_a_field_of_another_type_is_refused(saved, field, value):
     altered(saved, **{field: value})
@@ -401,7 +401,7 @@ NAN = float("nan")
 
 @pytest.mark.parametrize("field, value", [("rope_theta", "x"), ("rope_theta", None),
                                           ("rope_theta", 0), ("norm_eps", [1]),
-                                          ("norm_eps", "x"), ("rope_theta", NAN)])  # fmt: skip
+                                          ("norm_eps", "x"), ("rope_theta", NAN)])
 def test_odd_numbers_in_a_configuration_end_in_no_traceback(tmp_path, field, value):
     path = tmp_path / "final.pt"
     save_checkpoint(path, checkpoint_of("transformer"))

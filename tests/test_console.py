@@ -14,7 +14,7 @@ def figures(em, f1, nats, kl):
     return {
         "em": (em * 3, PERCENT, GROUPS), "f1": (f1 * 3, PERCENT, GROUPS),
         "answer_loss_nats": (nats * 3, TOKENS, GROUPS), "kl_nats": (kl * 3, ONES, GROUPS),
-    }  # fmt: skip
+    }
 
 
 # EM rises by 50 on every question, the loss falls from 3 nats a token to 1, the KL rises; F1 rises

@@ -75,7 +75,7 @@ def test_every_stage_stores_what_it_has_processed(workplace):
             "main_squad": 1, "train_dpo": 4 / 3, "train_reward_model": 1,
             # sampling, reference, reward model and critic; two epochs of policy and critic
             "train_ppo": 4 / 3 + 4,
-        }[stage]  # fmt: skip
+        }[stage]
         assert metrics["processed_tokens"] == pytest.approx(passes * read, rel=1e-6, abs=1)
 
 
@@ -130,7 +130,7 @@ def continued(*more):
     return [
         "--model_type", "kgram", "--checkpoint", "checkpoints/kgram_main_squad/final.pt",
         "--output_dir", "continued", "--eval_limit", "6", "--batch_size", "2", *more,
-    ]  # fmt: skip
+    ]
 
 
 def test_sft_is_continued_for_as_many_tokens_as_other_stages_processed(workplace):

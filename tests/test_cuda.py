@@ -52,7 +52,7 @@ PROMPTS = [(context, [question for question, _ in questions]) for context, quest
 ARGS = Namespace(
     micro_batch_size=2, micro_batch_tokens=10**9, lm_weight=0.3, beta=0.1, label_smoothing=0.0,
     loss_type="sigmoid", nll_weight=0.5,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +166,7 @@ def settings(algorithm, device):
         max_new_tokens=6, temperature=0.9, gamma=1.0, lam=0.95, value_clip_range=0.2,
         value_coef=0.1, beta=0.1, missing_eos_penalty=1.0, epochs=2, minibatches=2,
         micro_contexts=2, seed=0, device=device,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
@@ -312,7 +312,7 @@ def test_the_chain_of_all_scripts(model_type, pointer, tmp_path, monkeypatch):
     ask = [
         "--model_type", model_type, "--checkpoint", checkpoint, "--json", "--context",
         "The Corn Market was built in 1650.", "--question", "When was the Corn Market built?",
-    ]  # fmt: skip
+    ]
     answers = [
         run("generate_from_checkpoint", [*ask, "--device", name, "--dtype", "float32"]).result
         for name in (DEVICE, "cpu")

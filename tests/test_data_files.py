@@ -42,11 +42,11 @@ def official():
     groups = {}
     for row in rows():
         golds = [dict(zip(("text", "answer_start"), gold, strict=True))
-                 for gold in zip(*row["answers"].values(), strict=True)]  # fmt: skip
+                 for gold in zip(*row["answers"].values(), strict=True)]
         asked = {"id": row["id"], "question": row["question"], "answers": golds}
         groups.setdefault((row["title"], row["context"]), []).append(asked)
     return {"data": [{"title": t, "paragraphs": [{"context": c, "qas": qas}]}
-                     for (t, c), qas in groups.items()]}  # fmt: skip
+                     for (t, c), qas in groups.items()]}
 
 
 def json_lines(path, values):
@@ -91,7 +91,7 @@ LAYOUTS = {
     "parquet of another name": lambda to: saved(to / "a.bin", "to_parquet"),
     "JSON Lines of datasets": lambda to: saved(to / "a.json", "to_json"),
     "folder of save_to_disk": lambda to: saved(to / "disk", "save_to_disk"),
-}  # fmt: skip
+}
 
 
 def flattened(path, way):
@@ -142,7 +142,7 @@ def test_one_odd_row_of_answers_is_used_or_dropped(tmp_path, kind, to):
     else:
         path = tmp_path / "a.parquet"
         table = datasets.Dataset.from_list([rows()[0] | {"answers": value}] + [
-            row | {"answers": value} for row in rows()[2:]])  # fmt: skip
+            row | {"answers": value} for row in rows()[2:]])
         table.to_parquet(str(path))
     if reason and to == "parquet":
         with pytest.raises(UserError, match=f"no usable question.*39 {reason}; first: .*a.parquet"):
@@ -259,7 +259,7 @@ def test_a_test_split_alone_can_be_measured_on(tmp_path):
         ("a.json", '{"data": [{"title": "بغداد", "paragraphs": [1]}]}'.encode(),
          r"article 1 \(بغداد\), paragraph 1: a number where a list 'qas'"),
     ],
-)  # fmt: skip
+)
 def test_messages_say_what_is_wrong(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
@@ -333,13 +333,13 @@ def test_hub_sets_through_the_real_library(tmp_path):
         (f"{tmp_path}/org/sets:en", False), ("./org/sets:ar", True),
         ("org/sets", False), ("org/sets:de", False), (f"{tmp_path}/org/sets", False),
         ("org/none", False),
-    ]  # fmt: skip
+    ]
     child = subprocess.run(
         [sys.executable, "-c", LOAD, json.dumps(cases)], cwd=tmp_path, capture_output=True,
         text=True, check=True, env=os.environ | {
             "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"),
         },
-    )  # fmt: skip
+    )
     *loaded, unnamed, wrong, by_path, absent = map(json.loads, child.stdout.splitlines())
     assert loaded == [[36, 4], [0, 40], [36, 4], [0, 4], [36, 4], [0, 40]]
     for line in (unnamed, wrong, by_path):
@@ -361,7 +361,7 @@ def test_lists_in_csv_stay_lists(tmp_path):
                         ("[]", []), ("{'text': array(['a', 'b'], dtype=object)}",
                                      {"text": ["a", "b"]}), ("['a\\nb' 'c']", ["a\nb", "c"]),
                         ("[{'role': 'user'}\n {'role': None}]", [{"role": "user"}, {"role": None}]),
-                        ("[x y", "[x y"), ("{'a'", "{'a'")):  # fmt: skip
+                        ("[x y", "[x y"), ("{'a'", "{'a'")):
         assert literal(text) == value
 
 

@@ -18,7 +18,7 @@ def paragraph(answer, start=None):
     ("answer", "sentence"),
     [("Bob", "Ada met Bob."), ("Red Cross", "On 3 May the Red Cross left Big Town."),
      ("On 3 May", "On 3 May the Red Cross left Big Town."), ("late", "It was late.")],
-)  # fmt: skip
+)
 def test_the_sentence_by_hand(answer, sentence):
     [found] = in_sentences([paragraph(answer)], 1.0, 0)
     question = found.questions[0]

@@ -26,11 +26,11 @@ OUTSIDE = [ROOT / "README.md", ROOT / "bench/README.md"]
 STAGE_OF = {
     "sft.md": STAGES[0], "pointer.md": None, "preference_pairs.md": None, "dpo.md": STAGES[1],
     "reward_model.md": STAGES[2], "ppo.md": STAGES[3], "algorithms.md": None, "evaluation.md": None,
-}  # fmt: skip
+}
 OTHER_PAGES = {
     "README.md", "measured.md", "reference.md", "your_own_task.md", "be_the_human.md",
     "experiments.md",
-}  # fmt: skip
+}
 
 QUOTATION = re.compile(r"<!-- from (\S+): (\w+) -->\n```python\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")

@@ -58,7 +58,7 @@ def test_each_token_is_read_once_and_has_logits_where_the_next_is_predicted(name
     for score, reads_eos, tokens, logits in (
         (score_completions, False, 36, 23), (score_text, False, 36, 23 + 11),
         (last_hidden, True, 36 + 9, 0),
-    ):  # fmt: skip
+    ):
         model, counts = counted(name)
         score(model, build_tree_batch(TREES, EOS, reads_eos=reads_eos))
         assert counts == {"tokens": tokens, "logits": logits}, score.__name__
@@ -81,14 +81,14 @@ class Races(TorchDispatchMode):
 def test_a_race_is_seen():
     x, rows = torch.ones(3, requires_grad=True), torch.tensor([0, 0, 2])
     for look_up, seen in ((lambda: x[rows], True), (lambda: x.index_select(0, rows), False),
-                          (lambda: x[rows > 0], True), (lambda: x[1:], False)):  # fmt: skip
+                          (lambda: x[rows > 0], True), (lambda: x[1:], False)):
         with Races() as races:
             look_up().sum().backward()
         assert bool(races.found) == seen
 
 
 @pytest.fixture(params=[(name, name == "transformer") for name in MODEL_TYPES]
-                       + [("transformer", False)], ids=str)  # fmt: skip
+                       + [("transformer", False)], ids=str)
 def name(request, monkeypatch):
     """Each model, the transformer by parts and in rows."""
     by_parts = request.param[1]

@@ -34,7 +34,7 @@ HELD_OUT = EvaluationSet(
     golds=[[71, 72], [73] * MAX_ANSWER_TOKENS, [74, 75, 76]],
     asked=[QAExample("a context", "a question?", (gold,)) for gold in ("GH", "III", "JKL")],
     ids=["a", "b", "c"], groups=[0, 0, 1], lost=0.0, dropped=0,
-)  # fmt: skip
+)
 
 
 def model_that_says(stop=0.0):
@@ -67,7 +67,7 @@ def test_rules_read_the_window_and_the_first_answers_of_training():
     assert baselines_of(held_out, TOKENIZER, train) == Baselines(
         random_span=["Ada", "Ada", "1804"], first_of_type=["", "Ada", "1804"],
         majority=["1900", "Eve Lop", "1900"], perfect_copy=["", "", "1804"],
-    )  # fmt: skip
+    )
 
 
 def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(monkeypatch):
@@ -141,7 +141,7 @@ def test_rules_read_the_text_and_not_the_prompt_around_it():
     context = TOKENIZER.encode(context_text("the Vozar Bridge was built by Tivda Zimsin."))
     golds = [QAExample("", "", (gold,)) for gold in ("Tivda Zimsin", "Ana Lop", "Dar Bek")]
     held_out = HELD_OUT._replace(prompts=[(context, [[67], [68, 69]]), (context, [[70]])],
-                                 asked=golds)  # fmt: skip
+                                 asked=golds)
     baselines = baselines_of(held_out, TOKENIZER, [])
     assert baselines.first_of_type == ["Vozar Bridge"] * 3
     assert baselines.perfect_copy == ["Tivda Zimsin", "", ""]

@@ -34,7 +34,7 @@ def test_dates_are_right_different_and_of_every_kind():
 def test_the_rewards_by_hand():
     assert dates.parts_right("1804-06-03", ("1804-05-03",), "", "") == {
         "reward": pytest.approx(2 / 3), "year": 1.0, "month": 0.0, "day": 1.0
-    }  # fmt: skip
+    }
     assert dates.parts_right("", ("1804-05-03",), "", "")["reward"] == 0
     assert dates.valid("1804-02-29", (), "", "") == 0.0 and dates.valid("1-1-1", (), "", "") == 0.0
     assert exact_match("1804-05-03", ("1804-05-03",)) == 1.0
@@ -61,12 +61,12 @@ def test_the_page_can_be_followed_by_every_architecture(model_type, tmp_path, mo
         ("train_reward_model", []),
         ("train_ppo", ["--reward", "model=1,examples.dates:parts_right=0.5", "--max_new_tokens",
                        "8", "--minibatches", "2"]),
-    ):  # fmt: skip
+    ):
         ended = outcome(script, [*kind, *SMALL, *more])
         assert ended.code == 0, ended.err
         assert script == "train_reward_model" or "metric" in ended.result
     folder = Path(f"checkpoints/{model_type}_train_ppo")
     names = {name for line in (folder / "metrics.jsonl").read_text().splitlines()
-             for name in json.loads(line)}  # fmt: skip
+             for name in json.loads(line)}
     assert {"reward_model_mean", "reward_parts_right_mean", "reward_parts_right_year_mean"} <= names
     assert load_checkpoint(folder / "final.pt").data["metric"] == "examples.dates:valid"

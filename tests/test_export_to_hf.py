@@ -181,7 +181,7 @@ PIECES = (
     "👨‍👩‍👧", "東京", "م", "ि", "e\u0301", EOS, PAD, "<|im_start|>", "<s>",
     "def f(x):\n    return x", "->", "_", "/", "{}", "Context:", "\x00", "\ufeff", "\u200b",
     "\U0001d49c",
-)  # fmt: skip
+)
 
 
 def strings(count):
@@ -220,7 +220,7 @@ def encoding(ranks, pattern=PATTERNS["gpt2"], special=None):
     special = special or {EOS: max(ranks.values()) + 1}
     return Tokenizer("made", tiktoken.Encoding(
         "made", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
-    ))  # fmt: skip
+    ))
 
 
 BYTES = {bytes([byte]): byte for byte in range(256)}

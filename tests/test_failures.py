@@ -97,7 +97,7 @@ def test_a_first_step_that_fails_has_nothing_to_keep(tmp_path):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 def test_no_memory_ends_in_one_line_with_advice(error, capsys):
     assert ended(error) == 1
     said = capsys.readouterr().err
@@ -171,7 +171,7 @@ def test_a_signal_while_a_script_starts_ends_in_one_line(number, code):
     done = subprocess.run(
         [sys.executable, "-c", STARTING.format(number=int(number))],
         cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    )
     assert done.returncode == code
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
@@ -301,7 +301,7 @@ def spoilt(folder, **changes):
                               "layer.bias": torch.zeros(2)}}}, "are not finite"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_last_pt_that_claims_nonsense_is_refused(changes, words, tmp_path):
     spoilt(tmp_path, **changes)
     with pytest.raises(UserError, match=words):

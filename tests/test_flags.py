@@ -151,7 +151,7 @@ def questions_of(content, **values):
     Path("mine.json").write_text(json.dumps(content))
     defaults = {"difficulty": None, "num_examples": None, "strict_data": False, "seed": 0,
                 "eval_limit": None, "answer_metric": "squad", "metric": None,
-                "max_answer_tokens": None}  # fmt: skip
+                "max_answer_tokens": None}
     args = argparse.Namespace(dataset="mine.json", **{**defaults, **values})
     return load_questions(args, PICO, 512, "main_squad")
 
@@ -183,7 +183,7 @@ def test_pairs_have_the_mix_of_the_flag(tmp_path, monkeypatch):
         args = argparse.Namespace(
             corruptions=mix, seed=0, batch_size=4, max_pairs=None, label_noise=0.0,
             max_answer_tokens=4,
-        )  # fmt: skip
+        )
         for pair_set in load_pairs(args, questions, parent, 5, torch.device("cpu")):
             found = {pair.kind for pair in pair_set.in_order()}
             assert found == kinds if kinds else len(found) > 1
@@ -202,7 +202,7 @@ def test_products_have_the_precision_of_the_flag(monkeypatch):
             ("bfloat16", narrow, False, "bfloat16"), ("float32", wide, True, "float32"),
             ("auto", wide, True, "bfloat16"), ("auto", narrow, True, "float32"),
             ("auto", wide, False, "float32"),
-        ):  # fmt: skip
+        ):
             monkeypatch.setattr(device, "cpu_multiplies_bfloat16", lambda has_it=has_it: has_it)
             args = argparse.Namespace(device="cpu", dtype=given)
             cpu = choose_device(args)

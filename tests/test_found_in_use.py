@@ -196,9 +196,9 @@ def test_a_typed_line_end_is_one_wherever_it_is_typed(kgram, monkeypatch):
 def test_a_long_answer_is_told_to_be_shorter(kgram):
     """It was told to lower --max_new_tokens, which scores nothing."""
     argv = ["--model_type", "kgram", "--prompt", PROMPT, "--checkpoint",
-            "checkpoints/kgram_train_reward_model/final.pt", "--answer"]  # fmt: skip
+            "checkpoints/kgram_train_reward_model/final.pt", "--answer"]
     for answer, line in (("word " * 2000, "given, expected at most 1022 in the model's block of"),
-                         ("word " * 510, "shorten it or the --answer of ")):  # fmt: skip
+                         ("word " * 510, "shorten it or the --answer of ")):
         ended = outcome("generate_from_checkpoint", [*argv, answer])
         assert ended.code == 2 and line in ended.err[-1], ended.err
         assert "max_new_tokens" not in ended.err[-1]
@@ -245,10 +245,10 @@ def planned_pairs(block, articles=40, asked_steps=None, **values):
     questions = run_data.Questions(
         paragraphs, encoded, units, paragraphs[:2], encoded[:2],
         held_out_questions(paragraphs[:2], encoded[:2], 2048), {"dataset": "fairs"},
-    )  # fmt: skip
+    )
     defaults = {"epochs": 1.0, "batch_size": 4, "max_steps": asked_steps, "eval_every": None,
                 "corruptions": "unrelated=1", "max_pairs": None, "label_noise": 0.0,
-                "seed": 0}  # fmt: skip
+                "seed": 0}
     args = argparse.Namespace(**{**defaults, **values})
     steps = planning.steps_for_pairs(args, asked_steps, units)
     model = build_model("kgram", {"vocab_size": PICO.vocab_size, "n_embd": 8, "block_size": block})
@@ -328,7 +328,7 @@ def test_a_finished_stage_checks_its_data_and_its_tokenizer(workplace):
     assert outcome("main_squad", [*flags("main_squad", "kgram"), *data]).code == 0
     assert outcome("train_dpo", flags("train_dpo", "kgram")).code == 0
     Path("mine.tiktoken").write_text("\n".join([*lines[:97], f"{lines[98][:4]} 97",
-                                                f"{lines[97][:4]} 98", *lines[99:]]))  # fmt: skip
+                                                f"{lines[97][:4]} 98", *lines[99:]]))
     ended = resumed("main_squad")
     assert ended.code == 2 and "the tokenizer mine.tiktoken is not what" in ended.err[-1]
     Path("mine.tiktoken").write_text("\n".join(lines))
@@ -350,7 +350,7 @@ def test_evaluation_refuses_a_policy_of_an_earlier_sft_model(kgram):
     )
     ended = outcome("eval_dpo", argv)
     assert ended.code == 0 and any("train_reward_model/final.pt started from an earlier" in line
-                                   for line in ended.err)  # fmt: skip
+                                   for line in ended.err)
 
 
 def test_evaluation_says_whose_sft_model_and_reward_model_it_is(kgram):
@@ -447,7 +447,7 @@ def test_the_longest_answer_is_stored_inherited_and_a_flag(workplace):
     ended = outcome("main_squad", [*first, "--max_answer_tokens", "7"])
     assert ended.code == 0, ended.err
     assert any("perfect copy within 7 tokens (--max_answer_tokens): EM " in line
-               for line in ended.err)  # fmt: skip
+               for line in ended.err)
     assert outcome("train_dpo", flags("train_dpo", "kgram")).code == 0
     assert stored_flag(path_of("train_dpo"), "max_answer_tokens") == 7
     ended = outcome("eval_dpo", ["--model_type", "kgram"])
@@ -541,7 +541,7 @@ def four_by_four(path, first=0):
                 {"id": f"{a}-{c}-{n}", "question": f"Who came as number {n}?",
                  "answers": [{"text": name, "answer_start": context.index(name)}]}
                 for n, name in enumerate(names)
-            ]  # fmt: skip
+            ]
             paragraphs.append({"context": context, "qas": qas})
         data.append({"title": f"Meeting {a}", "paragraphs": paragraphs})
     Path(path).write_text(json.dumps({"version": "1.1", "data": data}))
@@ -598,7 +598,7 @@ def test_blanks_and_file_names_do_not_hide_what_was_trained_on(trained_on_four):
     assert ended.code == 0 and len(answers) == 16, ended.err
     # Of what was never seen, nothing is left out.
     ended, answers = measured("--checkpoint", trained_on_four, "--dataset", "again",
-                              "--split", "train")  # fmt: skip
+                              "--split", "train")
     assert len(answers) == 64 and not any("left out, their" in line for line in ended.err)
 
 
@@ -642,7 +642,7 @@ def test_later_stages_hold_out_only_what_no_ancestor_was_trained_on(stage, train
     content = json.loads(Path("four.json").read_text())
     encoded = {context_hash(c) for c in contexts_in("four.json")} & kept
     content["data"] = [a for a in content["data"]
-                       if context_hash(a["paragraphs"][0]["context"]) in encoded]  # fmt: skip
+                       if context_hash(a["paragraphs"][0]["context"]) in encoded]
     Path("other/dev.json").write_text(json.dumps(content))
     again = [*argv, "--overwrite"]
     ended = outcome(stage, again)
@@ -676,7 +676,7 @@ def test_the_report_and_generation_leave_out_what_was_trained_on(trained_on_four
     Path("mine").mkdir()
     four_by_four("mine/dev.json", first=5)
     Path("mine/train.json").write_text(json.dumps({"version": "1.1", "data": [
-        {**article, "paragraphs": article["paragraphs"][:3]}]}))  # fmt: skip
+        {**article, "paragraphs": article["paragraphs"][:3]}]}))
     argv = [*flags("train_dpo", "kgram"), "--dataset", "mine"]
     assert outcome("train_dpo", argv).code == 0
     ended = outcome("report", ["--limit", "100"])

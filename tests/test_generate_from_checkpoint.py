@@ -66,13 +66,13 @@ def test_the_log_prob_of_an_answer_is_that_of_its_tokens(chain_of, model_type, m
 
 def test_prompts_come_from_a_file_of_json_lines(kgram):
     rows = [{"prompt": PROMPT}, {"context": "The Boru Fair began in 1204.",
-                                 "question": "When did it begin?"}, {"prompt": "Once"}]  # fmt: skip
+                                 "question": "When did it begin?"}, {"prompt": "Once"}]
     Path("prompts.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     ended = generate("--prompts_file", "prompts.jsonl", "--json", "--max_new_tokens", "4")
     assert ended.code == 0, ended.err
     said = [json.loads(line) for line in ended.out]
     assert [{k: v for k, v in row.items() if k in ("prompt", "context", "question")}
-            for row in said] == rows  # fmt: skip
+            for row in said] == rows
     assert said[0]["answers"] == said[1]["answers"]
 
 

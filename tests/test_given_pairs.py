@@ -55,7 +55,7 @@ SHAPES = {
         "rejected": [message("user", f"Say number {n // 2}."), message("assistant", no)],
     },
     "dialogues": lambda n, yes, no: {"chosen": dialogue(n, yes), "rejected": dialogue(n, no)},
-}  # fmt: skip
+}
 
 
 def rows_of(shape, count=300):
@@ -92,7 +92,7 @@ def test_messages_by_hand():
     """Several turns, a prompt of its own, lists as CSV has them."""
     turns = [message("user", "Hi"), message("assistant", "Hello!"), message("user", "Who?")]
     sides = {"chosen": [*turns, message("assistant", "I.")],
-             "rejected": [*turns, message("assistant", "You.")]}  # fmt: skip
+             "rejected": [*turns, message("assistant", "You.")]}
     told = "User: Hi\n\nAssistant: Hello!\n\nUser: Who?\n\nAssistant:"
     assert read_pair(sides) == (None, told, "I.", "You.")
     assert read_pair({key: json.dumps(side) for key, side in sides.items()})[1] == told
@@ -165,7 +165,7 @@ yes, no = [message("assistant", "yes")], [message("assistant", "no")]
         ({"chosen": [3], "rejected": no}, "a number where a message of role and content belongs"),
         ({"prompt": "p", "chosen": "\ud800", "rejected": "a"}, "lone surrogate in the chosen"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_says_why(row, reason):
     with pytest.raises(BadRow) as fault:
         read_pair(row)
@@ -268,7 +268,7 @@ def test_a_hub_set_through_the_real_library(tmp_path):
         [sys.executable, "-c", load], cwd=tmp_path, capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1",
                           "HF_HOME": str(tmp_path / "cache")},
-    )  # fmt: skip
+    )
     counts, first = child.stdout.splitlines()
     assert counts == "40 20" and "question='Say number 0.', chosen='It is 0.'" in first
 
@@ -350,14 +350,14 @@ def test_three_hundred_rows_of_each_shape_train(stage, shape, workplace, model_t
     else:
         assert {"eval_accuracy", "eval_margin_nats"} <= last.keys()
         assert not any(name.startswith("eval_accuracy_") and name.split("_")[2] not in (
-            "low", "high", "gain") for name in last)  # fmt: skip
+            "low", "high", "gain") for name in last)
 
 
 def test_dpo_learns_what_pairs_prefer(kgram):
     """300 rows that say the short answer is better: on prompts not trained on it is preferred."""
     path = json_lines(Path("mine.jsonl"), rows_of("context"))
     argv = [*flags(DPO, "kgram"), "--pairs", path, "--output_dir", "new", "--max_steps", "30",
-            "--lr", "0.01", "--batch_size", "8"]  # fmt: skip
+            "--lr", "0.01", "--batch_size", "8"]
     ended = outcome(DPO, argv)
     assert ended.code == 0, ended.err
     found = [r for r in logged("new") if "eval_reward_accuracy" in r]
@@ -368,7 +368,7 @@ def test_dpo_learns_what_pairs_prefer(kgram):
 def test_epochs_are_over_all_pairs(kgram):
     """3 by default, over 60 prompts of one tree each (they share no beginning) in batches of 8."""
     rows = [{"prompt": f"{chr(97 + n % 26)}{n} number?", "chosen": "a", "rejected": "b"}
-            for n in range(60)]  # fmt: skip
+            for n in range(60)]
     path = json_lines(Path("mine.jsonl"), rows)
     argv = ["--model_type", "kgram", "--eval_limit", "6", "--batch_size", "8", "--pairs", path]
     for more, epochs in (([], 3), (["--epochs", "1"], 1)):
@@ -454,7 +454,7 @@ def test_pairs_of_held_out_questions_are_not_trained_on(kgram):
     ]
     path = json_lines(Path("mine.jsonl"), rows)
     ended = outcome(DPO, [*flags(DPO, "kgram"), "--pairs", path, "--output_dir", "new",
-                          "--eval_limit", "100"])  # fmt: skip
+                          "--eval_limit", "100"])
     assert ended.code == 0, ended.err
     assert load_checkpoint("new/final.pt").data["pairs"]["held_out_pairs"] == 16
     held_out = json_lines(Path("held_out.jsonl"), rows[16:])
@@ -524,7 +524,7 @@ BROKEN = {
     "no data in a folder": ("a.jsonl/notes.bin", b"x", "--pairs a.jsonl: the datasets library"),
     "messages": ("a.jsonl", json.dumps({"chosen": [{"content": "a"}], "rejected": []}).encode(),
                  "1 no 'role'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)

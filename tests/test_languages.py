@@ -130,7 +130,7 @@ def test_types_by_unicode():
         "35점": "number", "Тула": "name", "Éva": "name", "Änne": "name", "über": "other",
         "öfter": "other", "सीता": "other", "北京": "other", "سارة": "other", "B2": "name",
         "x3": "other", "mai": "other",
-    }  # fmt: skip
+    }
     assert {text: answer_type(text) for text in expected} == expected
 
 
@@ -151,7 +151,7 @@ def test_types_by_unicode():
         ("he", ["1985", "2010"], ["35"], []),
         ("km", ["1990"], ["35"], []),
     ],
-)  # fmt: skip
+)
 def test_spans_of_a_type(language, dates, numbers, names):
     context = TEXTS[language][0]
     found = [typed_spans(context, kind) for kind in ("date", "number", "name")]
@@ -264,7 +264,7 @@ def test_the_report_marks_what_the_metric_counts():
     assert marked_words("北京大学校", ["北京大学"]) == [("北京大学校", False)]
     assert marked_words("北京 AI校", ["北京AI"], "mixed") == [
         ("北", True), ("京", True), ("AI", True), ("校", False),
-    ]  # fmt: skip
+    ]
     cell = answer_cell("SFT", "北京 AI校", ["北京AI"], False, "mixed")
     text = regex.sub("<[^>]*>", "", cell)
     assert text == "✗ 北京 AI校"
@@ -422,7 +422,7 @@ def test_the_remedy_is_named_where_windows_cut_much_off(tmp_path, monkeypatch):
     english = load_squad("pico", num_examples=20).train
     for paragraphs, block, expected in (
         (hindi, 300, True), (hindi, 4096, False), (english, 70, False),
-    ):  # fmt: skip
+    ):
         encoded = encode_paragraphs(paragraphs, PICO)
         held_out = held_out_questions(paragraphs, encoded, block)
         said = io.StringIO()
@@ -447,7 +447,7 @@ def test_prompts_with_a_byte_order_mark(tmp_path, monkeypatch):
     ("language", "tag"),
     [("hi", "hi"), ("th", "th"), ("zh", "zh"), ("ja", "ja"), ("ko", "ko"), ("ru", "ru"),
      ("ar", "ar"), ("km", "km"), ("de", "")],
-)  # fmt: skip
+)
 def test_the_report_names_the_language_and_lets_texts_run_their_way(language, tag):
     paragraph = paragraph_of(language)
     asked = [QAExample(paragraph.context, q.text, q.answers) for q in paragraph.questions]

@@ -240,7 +240,7 @@ def test_clip_is_one_sided_with_a_range_for_each_side():
         (1.0, 1.0, -1.5, 0.0, 1), (1.0, -1.0, e, e, 1), (-1.0, 1.0, -1 / e, -1 / e, 1),
         (-1.0, -1.0, 0.75, 0.0, 1), (math.log(1.4), 1.0, -1.4, -1.4, 0),
         (math.log(0.8), -1.0, 0.8, 0.8, 0), (math.log(0.6), -1.0, 0.75, 0.0, 1),
-    ):  # fmt: skip
+    ):
         logp = tensor([[log_ratio - 3]], dtype=torch.float64, requires_grad=True)
         old, gain = tensor([[-3.0]]).double(), tensor([advantage]).double()
         out = losses.clipped_policy_loss(logp, old, gain, mask, 0.25, 0.5)
@@ -325,7 +325,7 @@ def test_at_ratio_1_all_policy_losses_have_the_same_gradient():
         lambda x: losses.clipped_policy_loss(
             x, logp, advantages[:, 0], mask, 0.2, 0.28, ratio="sequence"),
         lambda x: losses.cispo_loss(x, logp, advantages, mask, 0.2),
-    ):  # fmt: skip
+    ):
         x = logp.clone().requires_grad_()
         function(x).loss.backward()
         gradients.append(x.grad)
@@ -354,7 +354,7 @@ def test_kl_losses_have_the_gradients_of_different_divergences():
     reverse = sum(p * math.log(p / q) for p, q in zip(P.tolist(), Q.tolist(), strict=True))
     exact = {
         "k1": torch.zeros(5), "k2": P * ((P / Q).log() - reverse), "k3": P - Q,
-    }  # fmt: skip
+    }
     for estimator, expected in exact.items():
         logits = P.log().requires_grad_()
         loss = kl_of_draws(logits, estimator)
@@ -784,7 +784,7 @@ def test_gradients_of_the_family_agree_with_finite_differences():
     for mean in MEANS:
         for ratio in ("token", "sequence"):
             functions.append(lambda x, r=ratio, m=mean: losses.clipped_policy_loss(
-                x, b, c, mask, 0.2, 0.3, r, m, length=3).loss)  # fmt: skip
+                x, b, c, mask, 0.2, 0.3, r, m, length=3).loss)
         for k in ("k1", "k2", "k3"):
             functions.append(lambda x, k=k, m=mean: losses.kl_loss(x, b, mask, k, m, length=3))
     for function in functions:

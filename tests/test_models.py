@@ -259,7 +259,7 @@ def test_kgram_has_a_vector_of_its_own_for_nothing():
     torch.manual_seed(0)
     model = build_model("kgram", {"vocab_size": VOCAB, "n_embd": 16, "kgram_k": 3})
     after_nothing, after_0 = (model(row, full(row))[0][0, -1] for row in map(
-        torch.tensor, ([[7]], [[0, 7]])))  # fmt: skip
+        torch.tensor, ([[7]], [[0, 7]])))
     assert not torch.allclose(after_nothing, after_0, atol=1e-3)
     after_nothing.square().sum().backward()
     rows = model.embedding.weight.grad.abs().sum(1)
@@ -291,13 +291,13 @@ def test_transformer_equals_transformers_llama(kv_heads, tied):
         "transformer",
         {"vocab_size": VOCAB, "n_layer": 3, "n_embd": 32, "n_head": 4, "n_kv_head": kv_heads,
          "tied": tied},
-    )  # fmt: skip
+    )
     config = transformers.LlamaConfig(
         vocab_size=VOCAB, hidden_size=32, intermediate_size=ours.config.n_inner,
         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=kv_heads,
         rms_norm_eps=1e-5, tie_word_embeddings=tied,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )  # fmt: skip
+    )
     theirs = transformers.LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for parameter in ours.parameters():
@@ -316,7 +316,7 @@ def test_transformer_equals_transformers_llama(kv_heads, tied):
                 (layer.self_attn.o_proj, block.attention_out.weight),
                 (layer.mlp.gate_proj, gate), (layer.mlp.up_proj, up),
                 (layer.mlp.down_proj, block.down.weight),
-            ):  # fmt: skip
+            ):
                 target.weight.copy_(source)
         tokens = ids(2, 20)
         hidden, _ = ours(tokens, full(tokens))

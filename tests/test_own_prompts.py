@@ -24,7 +24,7 @@ from tests.test_data_files import json_lines
 
 PICO = load_tokenizer("pico")
 SUMS = [{"prompt": f"Compute: {a} + {b} =", "completion": str(a + b)}
-        for a in range(10) for b in range(10)]  # fmt: skip
+        for a in range(10) for b in range(10)]
 
 
 def prompt(text, *answers):

@@ -41,7 +41,7 @@ def test_line_of_a_packed_forest_worked_by_hand():
     assert pack(levels, "ends").wanted.tolist() == [4, 5, 6]
     assert [starts_of(packed, i, level).tolist() for i, level in enumerate(levels)] == [
         [0, 0], [2, 0], [3, 5, 6]
-    ]  # fmt: skip
+    ]
 
 
 def test_rows_of_a_packed_forest_worked_by_hand():

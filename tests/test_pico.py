@@ -280,7 +280,7 @@ def test_shape_of_the_second_difficulty():
             {t for wanted, _, fact in question_patterns() if wanted.fullmatch(q.text)
              for _, t, other in every_fact() if other is fact}
             for q in paragraph.questions
-        ))  # fmt: skip
+        ))
         assert len(kinds) == 1
         seen += Counter(kinds)
     assert set(seen) == {"town", "when", "person", "count", "job", "colour", "thing", "work"}
@@ -373,7 +373,7 @@ def test_names_are_disjoint():
             for difficulty in DIFFICULTIES
         ))
         for split in ("train", "validation")
-    }  # fmt: skip
+    }
     nouns = {noun for nouns in words.NOUNS.values() for noun in nouns}
     particles = names.PARTICLES | {particle.capitalize() for particle in names.PARTICLES}
     known = nouns | particles | {*words.MONTHS, *words.WEEKDAYS, "Annals", "O", "D"}

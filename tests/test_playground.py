@@ -84,7 +84,7 @@ def test_a_bad_checkpoint_leaves_the_others(kgram):
     assert list(loaded.policies) == ["kgram base", "kgram SFT", "kgram PPO"]
     assert [str(line).split()[0] for line in loaded.refused] == [
         "checkpoints/kgram_train_dpo/final.pt", "checkpoints/other/final.pt",
-    ]  # fmt: skip
+    ]
     assert all("\n" not in line for line in loaded.refused)
 
 
@@ -168,7 +168,7 @@ def test_tokens_against_one_row_read_anew_for_each(workplace, model_type, temper
             away = {i: abs(float(logp[i].exp()) - token.probability) for i in ids}
             near = sorted((i for i in ids if away[i] < 1e-5), key=away.get, reverse=True)
             texts = {None if i == policy.tokenizer.eos_id else policy.tokenizer.decode([i]): i
-                     for i in near}  # fmt: skip
+                     for i in near}
             read.append(texts[chosen.text])
             logps.append(float(logp[read[-1]]))
         assert sample.logp_nats == pytest.approx(sum(logps), abs=1e-3)
@@ -318,7 +318,7 @@ def test_markup_is_text_wherever_it_comes_from(loaded):
     assert seen.tags == {"p", "span", "div", "section", "h3", "ol", "li", "dl", "dt", "dd"}
     assert seen.names <= {
         "class", "id", "style", "role", "tabindex", "dir", "aria-label", "aria-describedby",
-    }  # fmt: skip
+    }
     assert seen.text.count(MARKUP) >= 6
     assert not set("{}$") & set(shown)
 

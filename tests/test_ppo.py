@@ -52,7 +52,7 @@ def settings(**values):
         gamma=1.0, lam=0.95, value_clip_range=0.2, value_coef=0.1, beta=0.1,
         missing_eos_penalty=1.0, epochs=1, minibatches=1, micro_contexts=8, seed=0,
         device=torch.device("cpu"),
-    )  # fmt: skip
+    )
     if isinstance(values.get("algorithm"), str):
         values["algorithm"] = row(values["algorithm"])
     return default._replace(**values)
@@ -115,20 +115,20 @@ def test_the_settings_are_those_of_the_flags():
         "num_samples": 3, "max_new_tokens": 5, "temperature": 0.11, "gamma": 0.12, "lam": 0.13,
         "value_clip_range": 0.15, "value_coef": 0.16, "missing_eos_penalty": 0.17,
         "minibatches": 7, "seed": 9, "beta": None,
-    }  # fmt: skip
+    }
     choices = {
         "advantage": "group", "ratio": "sequence", "clip": "higher", "mean": "constant",
         "kl_in": "loss", "kl_estimator": "k2", "clip_low": 0.18, "clip_high": 0.19, "kl_coef": 0.2,
-    }  # fmt: skip
+    }
     args = argparse.Namespace(
         **same, **choices, algorithm="rloo", clip_range=None, kl_target=None, ppo_epochs=6,
         batch_size=10, micro_batch_size=8, micro_batch_tokens=11,
-    )  # fmt: skip
+    )
     device = torch.device("meta")
     of_flags = {
         **same, "eos_id": 4, "epochs": 6, "micro_contexts": 8, "device": device, "micro_tokens": 11,
         "algorithm": ROWS["rloo"]._replace(**choices, length=5),
-    }  # fmt: skip
+    }
     assert settings_of(args, 4, device)._asdict() == of_flags
     args.micro_batch_size = None  # all contexts at once
     assert settings_of(args, 4, device)._asdict() == {**of_flags, "micro_contexts": 10}
@@ -152,7 +152,7 @@ def test_the_log_probs_of_a_rollout_equal_their_rescoring(name, temperature):
             assert torch.allclose(fast[row, :length], torch.tensor(logp[:length]), atol=1e-5)
     assert lengths == [len(a) + int(stopped) for a, stopped in zip(
         (a for _, qs in rollout.trees for _, texts in qs for a in texts),
-        rollout.stopped, strict=True)]  # fmt: skip
+        rollout.stopped, strict=True)]
 
 
 def test_a_rollout_samples_at_the_temperature_without_a_filter(monkeypatch):
@@ -170,7 +170,7 @@ def test_a_rollout_samples_at_the_temperature_without_a_filter(monkeypatch):
     assert options == {
         "sampling": Sampling(temperature=0.7, top_k=0, top_p=1.0), "num_samples": 2,
         "max_new_tokens": 3, "seed": [5, 4], "first_row": 0, "device": s.device,
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -428,7 +428,7 @@ def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
     assert figures == pytest.approx({
         "loss": loss, "approx_kl_nats": loss / 100, "gradient_norm": norm,
         "first_approx_kl_nats": minibatches[0][2] / 100,
-    })  # fmt: skip
+    })
 
 
 EVERY = [(a, name) for name in MODEL_TYPES for a in ("ppo", "rloo", "reinforce")]
@@ -450,7 +450,7 @@ def test_gradients_do_not_depend_on_the_micro_batch(algorithm, name):
         trained = [models.policy, *([models.critic] if models.critic else [])]
         gradients.append((figures, [
             p.grad.clone() for m in trained for p in m.parameters() if p.grad is not None
-        ]))  # fmt: skip
+        ]))
     figures, whole = gradients[-1]
     assert max(g.abs().max() for g in whole) > 1e-3
     clips = algorithm in ALGORITHMS and algorithm != "cispo"  # at a ratio of 5
@@ -470,7 +470,7 @@ def test_the_reference_and_the_reward_model_never_change(name):
     before = models.policy.embedding.weight.clone()
     rollout = sample_rollout(models, PROMPTS, lambda t: model_rewards(reward, t, STOP), 0.1, 0, s)
     update_policy(models, rollout, 0.1, 0, s,
-          lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})  # fmt: skip
+          lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})
     assert not torch.equal(models.policy.embedding.weight, before)
     for module, old in zip((models.reference, reward), frozen, strict=True):
         assert all(torch.equal(module.state_dict()[key], old[key]) for key in old)
@@ -492,14 +492,14 @@ def test_every_algorithm_improves_a_simple_reward(algorithm, name):
     s = settings(
         algorithm=algorithm, num_samples=6, max_new_tokens=3, epochs=epochs,
         minibatches=minibatches, missing_eos_penalty=0.0,
-    )  # fmt: skip
+    )
     optimizer = make_optimizer({"policy": policy, **({"critic": critic} if critic else {})})
     means = []
     for step in range(36):
         rollout = sample_rollout(models, PROMPTS, odd_first, 0.0, step, s)
         means.append(float(rollout.score.mean()))
         update_policy(models, select_answers(rollout, s), 0.0, step, s,
-              lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})  # fmt: skip
+              lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})
     first, last = sum(means[:3]) / 3, sum(means[-3:]) / 3
     assert first < 0.75 and last > 0.9 and last - first > 0.2, means
 
@@ -527,7 +527,7 @@ def test_the_kl_is_in_the_reward_or_in_the_loss():
         metrics = update_policy(models, rollout, 0.3, 0, s, lambda loss: {})
         found[kl_in] = rollout.rewards.sum(1) - rollout.rewards.new_tensor(
             [0.0 if stopped else -1.0 for stopped in rollout.stopped]
-        ) - rollout.score, metrics  # fmt: skip
+        ) - rollout.score, metrics
     log_ratio = torch.where(rollout.mask, rollout.logp - rollout.reference_logp, 0.0)
     k2 = log_ratio.square().sum(1) / 2
     assert torch.allclose(found["reward"][0], -0.3 * k2, atol=1e-4)
@@ -627,7 +627,7 @@ def test_a_collapse_shows_in_the_figures():
     s = settings(num_samples=4)
     healthy = describe(sample_rollout(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
     models.policy.logits = lambda hidden: torch.nn.functional.one_hot(
-        torch.full(hidden.shape[:-1], 7), VOCAB).float() * 40.0  # fmt: skip
+        torch.full(hidden.shape[:-1], 7), VOCAB).float() * 40.0
     collapsed = describe(sample_rollout(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
     assert healthy["entropy_nats"] > 0.5 and 0 <= collapsed["entropy_nats"] < 1e-3
     assert healthy["distinct_fraction"] > 0.5 and collapsed["distinct_fraction"] == 0.25

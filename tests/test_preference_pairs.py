@@ -134,7 +134,7 @@ def test_the_kinds_by_hand():
         "May the red bus", "May the red", "the red bus", "the red", "red bus left",
         "red bus left. Old", "bus left", "bus left. Old", "red", "bus", "the red bus left",
         "the red bus left. Old", "May the red bus left", "May the red bus left. Old",
-    }  # fmt: skip
+    }
     for span in corrupt.other_span(scene, rng):
         assert span in context and "red" not in span and "bus" not in span
     year = scene_of(context, "1804", 52)
@@ -186,7 +186,7 @@ def test_by_default_the_kinds_that_apply_are_equally_likely(answer, absent):
     assert parse_corruptions(None) == expected
     context = "Old Ada Byron met Bob. On 3 May the Red Cross left Big Town. It was late in Kent."
     others = [Question(f"other{i}", "q", (text,), (context.index(text),))
-              for i, text in enumerate(("Bob", "Big Town"))]  # fmt: skip
+              for i, text in enumerate(("Bob", "Big Town"))]
     asked = (answer,), (context.index(answer),)
     paragraphs = [
         Paragraph("T", context, (Question(str(i), "q", *asked), *others)) for i in range(2000)
@@ -201,7 +201,7 @@ def test_by_default_the_kinds_that_apply_are_equally_likely(answer, absent):
     "text",
     ["rhyme=1", "sentence", "sentence=-1", "sentence=x", "sentence=nan", "sentence=inf",
      "sentence=0", "", "sentence=1,sentence=2", "sentence=1,"],
-)  # fmt: skip
+)
 def test_a_wrong_mix_is_refused(text):
     with pytest.raises(UserError, match="--corruptions"):
         parse_corruptions(text)

@@ -67,7 +67,7 @@ def make_llama(tied=True, **changes):
         num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
         max_position_embeddings=128, tie_word_embeddings=tied, rms_norm_eps=1e-5, eos_token_id=1,
         **changes,
-    )  # fmt: skip
+    )
     model = transformers.LlamaForCausalLM(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -158,7 +158,7 @@ def test_a_folder_of_transformers(tmp_path, tied, options):
 LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 4.0, "low_freq_factor": 1.0,
     "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_other_fields_of_the_llama_layout(tmp_path, changes):
             vocab_size=len(small_vocabulary()), hidden_size=WIDTH, intermediate_size=48,
             num_hidden_layers=2, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
             max_position_embeddings=128, tie_word_embeddings=True, eos_token_id=1,
-        )  # fmt: skip
+        )
         theirs = transformers.Qwen2ForCausalLM(config).eval()
         with torch.no_grad():
             for parameter in theirs.parameters():
@@ -237,7 +237,7 @@ REFUSED = [
     ("rope_parameters", {"rope_type": "llama3", "rope_theta": 1e4}), ("logit_scale", 2.0),
     ("hidden_size", 1 << 40), ("num_hidden_layers", 10**9), ("vocab_size", -1),
     ("num_attention_heads", 0), ("rms_norm_eps", "small"), ("tie_word_embeddings", 1),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED, ids=[f for f, _ in REFUSED])
@@ -246,7 +246,7 @@ def test_a_field_that_is_not_implemented_is_refused_by_name(tmp_path, llama_fold
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, field: value}))
     ours = {"hidden_size": "n_embd", "num_attention_heads": "n_head", "num_hidden_layers": "layers",
-            "head_dim": "head_size"}  # fmt: skip
+            "head_dim": "head_size"}
     with pytest.raises(UserError, match=f"{field}|{ours.get(field, field)}|embed") as caught:
         read_llama(folder_source(folder))
     assert "\n" not in str(caught.value)
@@ -304,7 +304,7 @@ def test_tokenizers_of_llama_3_and_qwen_2_are_read():
              "invert": False},
             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
              "use_regex": False},
-        ]}  # fmt: skip
+        ]}
         theirs = tokenizers.Tokenizer.from_str(json.dumps({**root, "added_tokens": []}))
         root["normalizer"] = {"type": "NFC"}
         root["added_tokens"].append({"id": 500, "content": "<tool_call>", "special": False})
@@ -312,7 +312,7 @@ def test_tokenizers_of_llama_3_and_qwen_2_are_read():
         root["post_processor"] = {"type": "Sequence", "processors": [
             {"type": "ByteLevel"},
             {"type": "TemplateProcessing", "single": [frame, {"Sequence": {"id": "A"}}]},
-        ]}  # fmt: skip
+        ]}
         ours = Tokenizer.from_vocabulary(vocabulary_of_json(root, 1, "test"))
         for text in ("the 12345 an'S  then\n\n the", " !!\r\n a-b\tc  ", "THE'LL 1 22"):
             assert ours.encode(text) == theirs.encode(text).ids, text
@@ -377,7 +377,7 @@ def generated(number, seed=0):
     rng = random.Random(seed)
     parts = ["the", " the", " an", "'s", "'", "!", " !", "\x04", "\x06", "\U00040000", "19", " 7",
              " ", "  ", "\n", "\t", " " * 600, "\u00a0", "½", "é", "東", "🙂", "<|endoftext|>",
-             "<|im_end|>", "x", "\x1d"]  # fmt: skip
+             "<|im_end|>", "x", "\x1d"]
     for _ in range(number):
         yield "".join(rng.choice(parts) for _ in range(rng.randrange(1, 14)))
 

@@ -88,7 +88,7 @@ def report(*argv, folder="report"):
 def test_the_parser_of_these_tests_is_strict():
     for text in ("<p>", "</p>", "<p><b></p></b>", '<a id="x"></a><b id="x"></b>',
                  '<a href="x" href="y"></a>', '<a onclick="x"></a>',
-                 "<small><details></details></small>"):  # fmt: skip
+                 "<small><details></details></small>"):
         with pytest.raises(AssertionError):
             Strict(text)
 
@@ -100,7 +100,7 @@ def test_a_pipeline_in_one_page(workplace):
     text = "".join(page.text)
     for words in ("base (untrained)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.05",
                   "sha256", "torch 2.", "Tokenizer: ", '"dataset": "pico"', "9 held-out questions",
-                  "than the untrained model", "The reward model puts "):  # fmt: skip
+                  "than the untrained model", "The reward model puts "):
         assert words in text, words
     assert "Missing or not as expected" not in text and "Nothing to show" not in text
     # Three questions, then sentences, then plots, then tables.
@@ -108,7 +108,7 @@ def test_a_pipeline_in_one_page(workplace):
         "3 of 9 held-out questions, those where the answers differ most",
         "What each stage changed", "How good are the answers?",
         "9 held-out questions, greedy answers", "Sort by",
-    )]  # fmt: skip
+    )]
     assert places == sorted(places) and page.tags.index("details") < page.tags.index("picture")
     # A row a question, and every plot in the page, light and dark, is on the disk too.
     rows = [i for i, name in enumerate(page.tags) if name == "details"]
@@ -235,7 +235,7 @@ def test_a_second_run_that_was_given_too_is_not_missed(workplace):
     first, second = find_pipelines(["checkpoints", "checkpoints/mine"])
     assert not first.notes and list(second.stages) == [
         "main_squad", "train_reward_model", "train_ppo",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_mark_in_a_folders_name_stays_text(workplace):
@@ -320,7 +320,7 @@ def test_a_log_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     "line", ["{", "[1]", "3", '{"loss": 1}', '{"step": "x"}', '{"step": 1, "loss": "high"}',
              '{"step": 1, "loss": [1]}', '{"step": null}', "\xff", '{"step": 1e999}'],
-)  # fmt: skip
+)
 def test_a_broken_line_is_refused_with_its_number(line, workplace):
     folder = workplace("kgram", ["main_squad"])
     log = folder / "checkpoints/kgram_main_squad/metrics.jsonl"
@@ -391,7 +391,7 @@ def test_several_tracks_are_their_mean_where_all_have_an_evaluation():
     def track(steps, kl):
         kl = np.array(kl, float)
         return {"step": np.array(steps), **{n: np.stack([kl] * 3, -1) for n in
-                ("kl_nats", "reward", "f1")}}  # fmt: skip
+                ("kl_nats", "reward", "f1")}}
 
     mean = mean_track([track([0, 5, 9], [0, 1, 2]), track([0, 9], [0, 4])])
     assert mean["step"].tolist() == [0, 9]
@@ -489,7 +489,7 @@ def changed(stage, lineage=({"stage": "main_squad"},), evaluations=(), **gains):
          "The reward of PPO rose by 0.50; the 95% interval is 0.25 to 0.75. The reward rose while "
          "F1 fell: the reward was hacked."),
     ],
-)  # fmt: skip
+)
 def test_a_stage_in_a_sentence(stage, gains, words):
     assert changed(stage, **gains) == [words]
 
@@ -512,7 +512,7 @@ def test_sft_from_scratch_is_compared_with_the_untrained_model():
          "in the right order; a coin would get 50 (from 1 context, expected at least 10: no "
          "interval, no verdict)."),
     ],
-)  # fmt: skip
+)
 def test_a_reward_model_in_a_sentence(accuracy, contexts, words):
     names = ("accuracy", "accuracy_low", "accuracy_high")
     record = dict(zip(names, accuracy, strict=True)) | {"step": 9, "contexts": contexts}

@@ -283,7 +283,7 @@ def test_a_reward_function_that_draws_goes_on_where_it_was(workplace, monkeypatc
         outcome("train_ppo", argv_of("train_ppo", "kgram", *more))
     assert outcome("train_ppo", ["--model_type", "kgram", "--resume"]).code == 0
     assert_same_runs(*(place.parent / name / folder_of("train_ppo", "kgram")
-                       for name in ("whole", "parts")))  # fmt: skip
+                       for name in ("whole", "parts")))
 
 
 def test_a_stage_never_writes_over_its_own_parent(workplace):

@@ -20,7 +20,7 @@ def test_roles_share_no_title_and_have_their_shares():
     counts = [sum(len(p.questions) for p in dealt[role]) for role in ROLES]
     largest = 6 * 8  # questions of an article
     assert all(abs(n - total * s / 100) <= largest
-               for n, s in zip(counts, (30, 50, 20), strict=True))  # fmt: skip
+               for n, s in zip(counts, (30, 50, 20), strict=True))
     assert dealt == deal(paragraphs, "30,50,20", seed=3) != deal(paragraphs, "30,50,20", seed=4)
 
 
@@ -53,7 +53,7 @@ def test_later_stages_inherit_the_roles(tmp_path, monkeypatch):
     call("main_squad", [*flags("main_squad", "kgram"), "--shares", "30,40,30"])
     assert load_checkpoint("checkpoints/kgram_main_squad/final.pt").data["shares"] == "30,40,30"
     for stage, role in (("train_dpo", "comparisons"), ("train_reward_model", "comparisons"),
-                        ("train_ppo", "prompts")):  # fmt: skip
+                        ("train_ppo", "prompts")):
         ended = outcome(stage, flags(stage, "kgram"))
         assert ended.code == 0, ended.err
         assert any(f"{stage} trains on {role}" in line for line in ended.err)

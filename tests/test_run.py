@@ -60,7 +60,7 @@ def run_in(folder, *argv):
         (number(float, 0, 1, below=True), {"0": 0.0}, ["1"]),
         (number(int, 1, 4), {"1": 1, "4": 4}, ["0", "5"]),
     ],
-)  # fmt: skip
+)
 def test_numbers(kind, accepted, refused):
     for text, value in accepted.items():
         assert kind(text) == value and type(kind(text)) is type(value)
@@ -90,7 +90,7 @@ def test_the_message_of_a_number_says_its_ends():
         ["--resume=1"],
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_wrong_flag_is_one_line_and_exit_code_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         parser().parse_args(argv)
@@ -114,7 +114,7 @@ def test_a_device_that_is_none_is_the_users_mistake(device):
 @pytest.mark.parametrize(
     ("device", "expected"), [("cuda", "no CUDA device"), ("cuda:7", "no CUDA device"),
                              ("mps", "no Apple GPU"), ("mps:0", "no Apple GPU")],
-)  # fmt: skip
+)
 def test_a_device_that_is_not_there_is_said_so(device, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -159,7 +159,7 @@ def test_typed_flags_are_those_that_stand_there():
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, BaseException) else "",
-)  # fmt: skip
+)
 def test_exit_codes(error, code, line, capsys):
     @command
     def main(argv=None):
@@ -241,7 +241,7 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER.format(tests=str(ROOT), folder=str(tmp_path))],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    )
     try:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="in use by another run"):
@@ -333,7 +333,7 @@ def test_stored_flags_are_taken_and_changed_ones_refused_by_name(tmp_path):
         ("lr", "0.25", "0.5"), ("seed", "4", "3"), ("max_steps", "7", "6"),
         ("batch_size", "8", "4"), ("dataset", "squad", "pico"),
         ("model_type", "lstm", "transformer"),
-    ):  # fmt: skip
+    ):
         line = f"--{name} {value} given to resume a run with --{name} {stored},"
         with pytest.raises(UserError, match=line):
             run_in(tmp_path, "--resume", f"--{name}", value)

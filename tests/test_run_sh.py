@@ -49,7 +49,7 @@ def test_each_script_takes_what_it_is_given(tmp_path):
     found = asked(
         tmp_path, "lstm", "--dataset=somewhere", "--block_size", "64", "--strict_data",
         "--seed", "1", "--threads=1", "--lm_weight=0.1", "--device", "cpu", "--compile",
-    )  # fmt: skip
+    )
     everywhere = {"--seed", "1", "--threads=1", "--device", "cpu", "--compile"}
     for script in (main_squad, *LATER):
         words = found[f"{script.__name__}.py"]
@@ -134,7 +134,7 @@ def test_a_pretrained_start(tmp_path):
             "checkpoint": sft, "algorithm": "rloo", "num_samples": 4, "ppo_epochs": 1,
             "minibatches": 2, "max_steps": 32, "eval_every": 0, "eval_limit": 300,
         },
-    }  # fmt: skip
+    }
     for script, wanted in expected.items():
         args = vars(parsed(found, script))
         assert {name: args[name] for name in wanted} == wanted

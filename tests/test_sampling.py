@@ -295,7 +295,7 @@ def test_frequencies_of_samples_are_the_models_probabilities():
     found = generate(
         model, [([1, 2], [[3]])], EOS,
         sampling=Sampling(0.8), num_samples=20_000, max_new_tokens=1, seed=9,
-    )  # fmt: skip
+    )
     expected = 20_000 * (next_logits(model, [1, 2, 3]) / 0.8).softmax(-1)
     counts = torch.bincount(found.tokens[:, 0], minlength=VOCAB)
     assert float(((counts - expected) ** 2 / expected).sum()) < 35.56

@@ -15,7 +15,7 @@ from src.utils.exit_handling import command
 METRICS = {
     "em", "f1", "answer_loss_nats", "preference_accuracy", "reward", "win_rate", "kl_nats",
     "entropy_nats", "sample_tokens",
-}  # fmt: skip
+}
 
 
 def evaluate(*more, model_type="kgram"):
@@ -67,7 +67,7 @@ def evaluated(chain_of):
                     model_type=model_type,
                 ), json.loads(Path("table.json").read_text()), json.loads(
                     Path("answers.json").read_text()
-                )  # fmt: skip
+                )
             finally:
                 os.chdir(before)
         return made[model_type]
@@ -231,12 +231,12 @@ def test_a_reward_checkpoint_is_no_policy_and_a_policy_no_reward(kgram):
     reward, sft = (f"checkpoints/kgram_{s}/final.pt" for s in ("train_reward_model", "main_squad"))
     for stage in STAGES[1:]:
         ended = outcome(stage, [*flags(stage, "kgram"), "--output_dir", "new",
-                                "--checkpoint", reward])  # fmt: skip
+                                "--checkpoint", reward])
         assert ended.code == 2 and len(ended.err) == 1
         assert "a checkpoint of train_reward_model, expected one of main_squad" in ended.err[0]
         assert ended.err[0].endswith("run: python main_squad.py --model_type kgram")
     ended = outcome("train_ppo", [*flags("train_ppo", "kgram"), "--output_dir", "new",
-                                  "--reward_checkpoint", sft])  # fmt: skip
+                                  "--reward_checkpoint", sft])
     assert ended.code == 2 and "a checkpoint of main_squad" in ended.err[-1]
     assert ended.err[-1].endswith("run: python train_reward_model.py --model_type kgram")
 
@@ -311,7 +311,7 @@ def test_flags_are_inherited_from_the_parent_and_said(kgram, capsys):
     """The later stages read the data of the first, and may be told otherwise."""
     ended = outcome("train_dpo", [*flags("train_dpo", "kgram"), "--output_dir", "new"])
     assert any("pico, inherited from checkpoints/kgram_main_squad/final.pt" in line
-               for line in ended.err)  # fmt: skip
+               for line in ended.err)
     found = load_checkpoint("new/final.pt")
     assert found.flags["num_examples"] == 60 and found.flags["dataset"] == "pico"
     # What is not said stays the parent's: the harder data, no more of it.
@@ -360,7 +360,7 @@ def test_long_contexts_and_golds_pass_through_the_whole_chain(block, model_type,
         spans = [context[:300].strip(), context[40:60].strip(), context[3000:3500].strip()]
         qas = [{"id": f"q{a}{n}", "question": "What is it about?",
                 "answers": [{"text": s, "answer_start": context.index(s)}]}
-               for n, s in enumerate(spans)]  # fmt: skip
+               for n, s in enumerate(spans)]
         data.append({"title": f"t{a}", "paragraphs": [{"context": context, "qas": qas}]})
     (folder / "long.json").write_text(json.dumps({"version": "1.1", "data": data}))
     for stage in STAGES:

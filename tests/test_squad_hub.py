@@ -19,7 +19,7 @@ def rows(prefix, titles=20):
         {"id": f"{prefix}{i}", "title": f"{prefix}{i}", "context": f"Ada of {prefix}{i} left.",
          "question": "Who left?", "answers": answers}
         for i in range(titles)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_training_needs_a_place_and_evaluation_does_not(tmp_path):
     assert [q[2:] for p in data.train for q in p.questions] == [(("Bob",), (8,))] * 2
     assert data.report.dropped == {
         "answer not at its answer_start": 3, "question left without answers": 1,
-    }  # fmt: skip
+    }
     assert data.validation[0].questions[0].starts == (NO_PLACE,)
 
 
@@ -143,7 +143,7 @@ def test_training_needs_a_place_and_evaluation_does_not(tmp_path):
         ("Ada", None, NO_PLACE),
         ("Bob", "x", 8), ("Bob", 10**30, NO_PLACE), (" met ", 2, 4), ("Eve", 0, NO_PLACE),
     ],
-)  # fmt: skip
+)
 def test_an_answer_near_its_place_is_found_again(text, start, found):
     """In "Ada met Bob and Ada left." within 20 characters, where it occurs once there; without a
     place, where it occurs once at all."""
@@ -243,7 +243,7 @@ def completions(value, path=()):
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]),
     st.just({}), st.just("\ud800"), st.just(10**30), st.lists(st.integers(), max_size=2),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=300, deadline=None)

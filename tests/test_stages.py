@@ -76,7 +76,7 @@ def flags_of(**values):
     defaults = {
         "micro_batch_size": None, "micro_batch_tokens": 10**9, "lm_weight": 0.3, "beta": 0.1,
         "label_smoothing": 0.0, "loss_type": "sigmoid", "nll_weight": 0.0, "gamma": None,
-    }  # fmt: skip
+    }
     return argparse.Namespace(**{**defaults, **values})
 
 
@@ -90,7 +90,7 @@ BACKWARD = {
         model, trees, torch.linspace(-9, -2, 2 * pairs_in(trees)).view(-1, 2), EOS, args, CPU)),
     "reward": (2, lambda model, trees, args: train_reward_model.reward_backward(
         model, trees, EOS, args, CPU)),
-}  # fmt: skip
+}
 
 
 def pairs_in(trees):
@@ -266,7 +266,7 @@ def test_each_loss_is_its_formula_of_sums_or_means(loss_type, micro):
                     - sigmoid(0.1 * (z - rejected + said[1]))) / 2,
             "orpo": -math.log(sigmoid(log_odds(a) - log_odds(b))),
             "simpo": -math.log(sigmoid(2 * (a - b) - 1)),
-        }[loss_type])  # fmt: skip
+        }[loss_type])
     mean = sum(losses) / len(losses)
     nll = -float(policy[:, 0].sum() / tokens[:, 0].sum())
     rows = reference if row.has_reference else None
@@ -361,7 +361,7 @@ def pico():
 def small_model(name, vocab_size):
     torch.manual_seed(1)
     return build_model(name, {"vocab_size": vocab_size, "n_embd": 8, "n_layer": 1,
-                              **({"n_head": 2} if name == "transformer" else {})})  # fmt: skip
+                              **({"n_head": 2} if name == "transformer" else {})})
 
 
 def test_the_reference_is_computed_once_and_cached_by_weights_and_data(tmp_path, pico):
@@ -472,7 +472,7 @@ def test_dpo_logs_ln_2_at_its_first_step(chain_of, model_type):
     keys = {
         "reward_margin", "reward_accuracy", "chosen_logp_nats", "rejected_logp_nats",
         "examples_per_second",
-    }  # fmt: skip
+    }
     assert keys <= first.keys()
     start = next(line for line in lines if line["step"] == 0 and "eval_chosen_reward" in line)
     assert start["eval_chosen_reward"] == pytest.approx(0, abs=1e-5)

@@ -79,7 +79,7 @@ panel = "reward"
 metric = "f1"
 rows = "measured.checkpoint"
 columns = "reward.variant"
-"""  # fmt: skip
+"""
 
 
 def read(tmp_path, text):
@@ -146,7 +146,7 @@ def test_flags_are_shared_by_those_that_have_them_and_copied_from_parents(tmp_pa
         ("copy = { reward_checkpoint", "copy = { reward", "flags of one of its parents"),
         ("[stages.measured]", "[curves]\nstages = ['x']\n[stages.measured]", "curves: 'x' given"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_in_the_file_is_one_line_and_nothing_runs(tmp_path, old, new, said):
     path = tmp_path / "tiny.toml"
     path.write_text(FILE.replace(old, new, 1))
@@ -187,7 +187,7 @@ def stand_ins(tmp_path, monkeypatch):
 
 def starts(cells):
     return [len((c.folder / "starts").read_text()) if (c.folder / "starts").exists() else 0
-            for c in cells]  # fmt: skip
+            for c in cells]
 
 
 def test_a_failure_is_named_and_the_rest_goes_on(stand_ins, tmp_path, capsys):
@@ -216,7 +216,7 @@ def sweep(tmp_path, name):
     return subprocess.Popen(
         [sys.executable, str(ROOT / "sweep.py"), "small.toml", "--output_dir", name, "--jobs", "2"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    )
 
 
 def test_a_sweep_that_is_killed_and_resumed_gives_the_same_table(tmp_path):
@@ -267,7 +267,7 @@ def test_t_quantiles_are_those_of_the_tables():
     for degrees, usual, strict in (
         (1, 12.7062, 636.619), (2, 4.30265, 31.5991), (4, 2.77645, 8.61030),
         (10, 2.22814, 4.58689), (120, 1.97993, 3.37345),
-    ):  # fmt: skip
+    ):
         assert t_quantile(degrees) == pytest.approx(usual, rel=1e-5)
         assert t_quantile(degrees, 0.999) == pytest.approx(strict, rel=1e-5)
     assert bonferroni(10) == pytest.approx(0.995) and bonferroni(0) == 0.95
@@ -338,7 +338,7 @@ def test_a_curve_is_fitted_and_its_peak_is_found():
         [Point(n, d * d, d + shift * (n > 0), 50 + d * (8 - 3 * d) + shift * (n > 0))
          for n, d in enumerate(distance)]
         for shift in (-1, 1)
-    ]  # fmt: skip
+    ]
     line = line_of("x", curves)
     best, rl = line.fits
     assert best == pytest.approx((8, 3, 1)) and rl.r2 < 1

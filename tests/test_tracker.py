@@ -32,7 +32,7 @@ def test_tensorboard_holds_what_the_log_holds(tmp_path):
         run.log.append({"step": 2, "loss": 0.5})
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     found = {key: [(e.step, e.value) for e in events.Scalars(key)]
-             for key in events.Tags()["scalars"]}  # fmt: skip
+             for key in events.Tags()["scalars"]}
     assert found == {"main_squad/eval_em": [(0, 12.5)], "main_squad/loss": [(1, 2.0), (2, 0.5)]}
 
 

@@ -45,7 +45,7 @@ def test_the_run_logs_its_schedule_and_its_first_ratio(chain_of, model_type, mon
     wanted = {
         "step", "loss", "examples_per_second", "reward_mean", "kl_nats", "entropy_nats",
         "eos_rate", "answer_tokens", "distinct_fraction", "clip_fraction", "value_loss", "kl_coef",
-    }  # fmt: skip
+    }
     assert wanted <= lines[0].keys()
     last = load_payload(f"checkpoints/{model_type}_train_ppo/last.pt")
     assert {group["eps"] for group in last["optimizer"]["param_groups"]} == {1e-5}
@@ -60,7 +60,7 @@ def test_explained_variance_is_the_share_that_values_foresee_of_returns():
         reference_logp=nothing, score=nothing[:, 0], stopped=mask[:, 0], rewards=nothing,
         values=torch.tensor([[1.0], [3.0]]), advantages=nothing,
         returns=torch.tensor([[0.0], [4.0]]),
-    )  # fmt: skip
+    )
     figures = describe(rollout, settings(algorithm="ppo"))
     assert figures["explained_variance"] == pytest.approx(0.75)
     assert "explained_variance" not in describe(rollout, settings(algorithm="rloo"))
@@ -157,7 +157,7 @@ def test_an_algorithm_is_its_row_and_a_resumed_run_reads_it_again(algorithm):
     ("flag", "value"),
     [("advantage", "group"), ("ratio", "sequence"), ("mean", "answers"), ("kl_in", "loss"),
      ("kl_estimator", "k3"), ("kl_coef", 0.3)],
-)  # fmt: skip
+)
 def test_each_choice_is_a_flag(flag, value):
     row = parsed(f"--{flag}", value)[1]
     assert row == ALGORITHMS["ppo"]._replace(**{flag: value})
@@ -211,7 +211,7 @@ def test_a_function_of_your_own_is_optimised(algorithm, name, workplace, monkeyp
         "--reward", f"upper_for_{name}:upper", "--lr", "0.03", "--kl_coef", "0",
         "--kl_limit", "1000", "--missing_eos_penalty", "0", "--num_samples", "8",
         "--max_new_tokens", "3", "--minibatches", "1" if algorithm == "reinforce" else "4",
-    ])  # fmt: skip
+    ])
     assert ended.code == 0, ended.err
     rewards = [r["reward_mean"] for r in loss_lines(name)]
     first, last = sum(rewards[:3]) / 3, sum(rewards[-3:]) / 3
@@ -283,7 +283,7 @@ def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
     """The step that went too far is logged, what was saved stays, and no final.pt is made."""
     workplace("kgram", ["main_squad"])
     argv = [*flags("train_ppo", "kgram"), "--reward", "f1", "--lr", "1", "--kl_coef", "0",
-            "--kl_limit", "0.5", "--save_every", "1"]  # fmt: skip
+            "--kl_limit", "0.5", "--save_every", "1"]
     ended = outcome("train_ppo", argv)
     assert ended.code == 1
     line = ended.err[-1]
@@ -335,7 +335,7 @@ def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):
         (["--advantage", "group", "--lam", "0.9"], "--lam given with --algorithm ppo"),
         (["--max_new_tokens", "0"], "--max_new_tokens"),
     ],
-)  # fmt: skip
+)
 def test_meaningless_flags_are_refused(more, line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert line in refusal("train_ppo", more)

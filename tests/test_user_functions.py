@@ -90,7 +90,7 @@ def test_lists_hold_what_single_calls_get():
         ([{"reward": 1.0}, {"reward": 1.0, "a": 2.0}], "expected those of the other answers"),
         ({}, "gave nothing for"),
     ],
-)  # fmt: skip
+)
 def test_what_a_batched_function_must_not_give(value, reason):
     def function(*lists):
         return value
@@ -130,7 +130,7 @@ def test_the_sum_by_hand(own):
     assert reward([tree]).tolist() == pytest.approx([0.8, 2.3])
     assert {name: v.tolist() for name, v in reward.parts.items()} == {
         "f1": [0.5, 1.0], "short": [-7.0, -7.0]
-    }  # fmt: skip
+    }
     assert reward.means() == {"reward_f1_mean": 0.75, "reward_short_mean": -7.0}
     alone = reward_of_trees("own_functions:short=0.1", None, PICO, asked)
     assert alone([tree]).tolist() == pytest.approx([-0.7, -0.7]) and alone.means() == {}
@@ -172,7 +172,7 @@ def test_a_lone_weight_scales_the_reward(workplace):
         argv = [*flags("train_ppo", "kgram"), "--reward", text, "--output_dir", out]
         assert outcome("train_ppo", argv).code == 0
     one, two = (json.loads(Path(f"{o}/metrics.jsonl").read_text().splitlines()[1])
-                for o in ("one", "two"))  # fmt: skip
+                for o in ("one", "two"))
     assert two["reward_mean"] == pytest.approx(2 * one["reward_mean"])
 
 
@@ -201,6 +201,6 @@ def test_a_metric_of_ones_own_is_shown_and_inherited(own, workplace):
 def test_a_metric_that_is_none_is_refused(workplace):
     workplace("kgram", [])
     for name, reason in (("f1", "--metric f1 given, expected module:function"),
-                         ("math:pi", "expected a function, found a float")):  # fmt: skip
+                         ("math:pi", "expected a function, found a float")):
         ended = outcome("main_squad", [*flags("main_squad", "kgram"), "--metric", name])
         assert ended.code == 2 and reason in ended.err[-1], ended.err

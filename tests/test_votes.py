@@ -58,7 +58,7 @@ def test_a_vote_is_a_pair_and_says_where_it_is_from():
     assert (row["context"], row["question"]) == ("The fair began in 1204.", "When, 0?")
     assert row["time"] == "2026-11-28T03:02:01+00:00" and row["vote"] == "b"
     assert row["a"] == {"text": "1204", "policy": "kgram SFT", "sha256": "ab" * 32, "seed": 7,
-                        "temperature": 1.0}  # fmt: skip
+                        "temperature": 1.0}
     row = vote_row(comparison(context=None), "a")
     assert row["prompt"] == "When, 0?" and row["chosen"] == "1204" and "context" not in row
     tie = vote_row(comparison(), "tie")
@@ -177,7 +177,7 @@ def test_a_kill_loses_no_vote_that_was_counted(trial, tmp_path):
     child = subprocess.Popen(
         [sys.executable, "-c", VOTER, str(path)], stdout=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     rng = random.Random(trial)
     reported = [child.stdout.readline().strip() for _ in range(rng.randrange(3, 30))]
     time.sleep(rng.random() * 0.003)
@@ -226,7 +226,7 @@ def test_two_different_answers_in_random_order(loaded):
         assert len(one.a.sha256) == 64
     one = found[0]
     again = sample_text(loaded.policies[one.a.policy], asked[one.context, one.question], 1.0,
-                        one.a.seed, "cpu")  # fmt: skip
+                        one.a.seed, "cpu")
     assert again == one.a.text
 
 
@@ -307,13 +307,13 @@ def test_votes_train(kgram):
     """A voter that likes short answers, through the buttons; DPO takes the file as it is."""
     loaded = load_checkpoints(find_checkpoints("checkpoints"))
     press = voter(Voting(training_questions(loaded.data), True, Path("preferences.jsonl")),
-                  loaded, "cpu")  # fmt: skip
+                  loaded, "cpu")
     window, _ = press_all(press, [""])
     for _ in range(30):
         short = len(window.shown.a.text) <= len(window.shown.b.text)
         window, _ = press_all(press, ["a" if short else "b"], window)
     ended = outcome("train_dpo", [*flags("train_dpo", "kgram"), "--pairs", "preferences.jsonl",
-                                  "--output_dir", "new"])  # fmt: skip
+                                  "--output_dir", "new"])
     assert ended.code == 0, ended.err
 
 

@@ -216,7 +216,7 @@ def test_the_evaluation_builder_is_shown_no_answers():
     assert set(inspect.signature(evaluation_trees).parameters) == {
         "contexts", "questions", "block_size", "answer_budget", "max_questions", "doc_stride",
         "heads",
-    }  # fmt: skip
+    }
 
 
 def test_evaluation_takes_the_first_tokens():
@@ -285,7 +285,7 @@ def test_a_batch_reads_no_more_of_a_long_context_than_of_others():
     paragraphs = encoded(paragraph_of(words, *[(10 * (37 * i % 300), 1) for i in range(300)]))
     units = context_groups(paragraphs, 128)
     batches = list(islice(indexed_batches(paragraphs, units, batch_size=8, seed=0),
-                          -(-len(units.groups) // 8)))  # fmt: skip
+                          -(-len(units.groups) // 8)))
     assert max(len(batch.trees) for batch in batches) == 8
     assert sum(map(tree_tokens, batches[0].trees)) <= 8 * (128 + 16 * 20)
     places = [place for batch in batches for row in batch.index for place in row]

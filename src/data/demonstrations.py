@@ -25,7 +25,7 @@ def in_sentences(paragraphs: Sequence[Paragraph], share: float, seed: int) -> li
             _in_sentence(question, paragraph.context, edges)
             if Random(f"{seed}/{question.id}").random() < share else question
             for question in paragraph.questions
-        )  # fmt: skip
+        )
         found.append(paragraph._replace(questions=questions))
     return found
 

@@ -56,7 +56,7 @@ LANGUAGES = {
     "Gujarati": "gu", "Oriya": "or", "Tamil": "ta", "Telugu": "te", "Kannada": "kn",
     "Malayalam": "ml", "Sinhala": "si", "Arabic": "ar", "Hebrew": "he", "Cyrillic": "ru",
     "Greek": "el", "Armenian": "hy", "Georgian": "ka", "Ethiopic": "am",
-}  # fmt: skip
+}
 _OF_SCRIPT = {name: rf"\p{{{name}}}" for name in ("Latin", *LANGUAGES)}
 _OF_SCRIPT["Kana"] = r"[\p{Hiragana}\p{Katakana}]"
 _SCRIPT_RUN = regex.compile("|".join(rf"(?P<{n}>{one}+)" for n, one in _OF_SCRIPT.items()))

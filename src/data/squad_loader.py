@@ -269,7 +269,7 @@ def _folder_sources(
     ]
     split = _by_split([file.name for file in files])
     return {name: partial(_of_files, [folder / n for n in its], report, reading)
-            for name, its in split.items()}  # fmt: skip
+            for name, its in split.items()}
 
 
 def _by_split(names: Iterable[str]) -> dict[str, list[str]]:

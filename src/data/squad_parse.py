@@ -20,7 +20,7 @@ from src.utils.errors import UserError
 # Characters that an answer may stand away from its answer_start (annotation tools: 1 to 9).
 NEAR = 20
 _KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list",
-          dict: "an object", type(None): "null", BadLine: "no JSON"}  # fmt: skip
+          dict: "an object", type(None): "null", BadLine: "no JSON"}
 EXPECTED_ROWS = (
     "rows of context, question and answers, rows of prompt and completion, or SQuAD's layout"
 )
@@ -65,7 +65,7 @@ class LoadReport:
             *(f"dropped: {n} {reason}; first: {self.first[reason]}"
               for reason, n in self.dropped.items()),
             *(f"mended: {n} {what}; first: {self.first[what]}" for what, n in self.mended.items()),
-        ]  # fmt: skip
+        ]
 
 
 class BadRow(Exception):
@@ -242,7 +242,7 @@ def _golds(value: Any) -> list[tuple[str, Any]]:
         if "text" not in value:
             raise BadRow("'answers' without 'text'")
         texts, starts = (v if isinstance(v, list) else [v]
-                         for v in (value["text"], value.get("answer_start")))  # fmt: skip
+                         for v in (value["text"], value.get("answer_start")))
         if len(starts) != len(texts):
             starts = [None] * len(texts)
         pairs = list(zip(texts, starts, strict=True))
@@ -290,7 +290,7 @@ def _placed(
     report.mend(
         "answer found again near its answer_start" if known
         else "answer without answer_start that occurs once in its context", place
-    )  # fmt: skip
+    )
     return answer, found
 
 

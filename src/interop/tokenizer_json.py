@@ -105,7 +105,7 @@ def tokenizer_json(tokenizer: Tokenizer, pad_id: int | None = None) -> dict:
             "vocab": vocabulary,
             "merges": [f"{word(a)} {word(b)}" for a, b in merges(ranks, tokenizer.name)],
         },
-    }  # fmt: skip
+    }
 
 
 def tokenizer_config(tokenizer: Tokenizer, longest: int, padded: bool) -> dict:

@@ -41,7 +41,7 @@ def attend_part(
 def attend_part_backward(
     gradient: Tensor, query: Tensor, keys: Tensor, values: Tensor, out: Tensor, total: Tensor,
     shown: Tensor | None, causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, as `attend_part` has them.
 
     gradient, out: (B, H, n, d) of the outputs, and total (B, H, n), of the softmax over all parts
@@ -52,7 +52,7 @@ def attend_part_backward(
         return _ATEN._scaled_dot_product_flash_attention_for_cpu_backward(
             gradient, query, keys, values, out, total, 0.0, causal,
             attn_mask=_mask_for(query, shown),
-        )  # fmt: skip
+        )
     weights = (_scores(query, keys, shown, causal) - total[..., None]).exp()
     of_weights = gradient @ values.transpose(-1, -2) - (gradient * out).sum(-1, keepdim=True)
     of_scores = weights * of_weights * query.shape[-1] ** -0.5

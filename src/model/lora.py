@@ -55,7 +55,7 @@ def add_lora(model: nn.Module, rank: int) -> None:
     backbone = getattr(model, "backbone", model).requires_grad_(False)
     if not any(type(layer) is Linear for layer in backbone.modules()):
         raise UserError(f"--lora_rank {rank} given, expected it left out: a plain "
-                        f"{type(backbone).__name__} has no matrix that it is for")  # fmt: skip
+                        f"{type(backbone).__name__} has no matrix that it is for")
     _replace(backbone, lambda layer: LoRALinear(layer, rank) if type(layer) is Linear else layer)
 
 

@@ -122,7 +122,7 @@ class Pointer(nn.Module):
     def keys_values(
         self, before: tuple[Tensor, Tensor], after: Tensor, tokens: Tensor, empty: Tensor,
         embedding: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         """Keys and values (P, H, D) of the entries that come with P tokens.
 
         before: W_k f of the state before each head's token, (P, D - 1) each, 0 where none was;

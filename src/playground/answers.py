@@ -136,7 +136,7 @@ def cut_prompt(
         context, question = encode_prompt(tokenizer, example.context, example.question)
     elif example.context.strip():
         raise UserError("a context given to a model of prompts of your own, expected it empty: "
-                        "write the whole prompt as the question")  # fmt: skip
+                        "write the whole prompt as the question")
     else:
         context, question = [], tokenizer.encode(example.question)
     trees = evaluation_trees(

@@ -134,7 +134,7 @@ def _with_parents(checkpoints: Sequence[Checkpoint], device) -> list[Policy]:
     bases: dict[str, tuple[nn.Module, str]] = {}
     for name, c in named:
         own = {"template": c.data.get("template", True), "metric": c.answer_metric,
-               "max_answer_tokens": c.max_answer_tokens}  # fmt: skip
+               "max_answer_tokens": c.max_answer_tokens}
         ancestors = [a["sha256"] for a in c.lineage if a["stage"] == SFT]
         parent, parent_name = by_hash.get(ancestors[0] if ancestors else None, (None, ""))
         if c.stage == SFT and not c.lineage:

@@ -67,7 +67,7 @@ def sample_text(
             policy.model, [(prompt.context, [prompt.question])], policy.tokenizer.eos_id,
             sampling=Sampling(temperature), num_samples=1, max_new_tokens=MAX_ANSWER_TOKENS,
             seed=seed, device=device,
-        )  # fmt: skip
+        )
     return policy.tokenizer.decode(found.texts()[0]).strip()
 
 
@@ -83,7 +83,7 @@ def draw_comparison(
     """
     if not voting.questions:
         raise UserError("no training questions to vote on, expected a checkpoint whose data is "
-                        "there")  # fmt: skip
+                        "there")
     if {policy.template for policy in policies} != {voting.template}:
         raise UserError(
             "a policy given that reads another kind of prompt than the questions are, expected "

@@ -125,7 +125,7 @@ def build(
                 temperature = gr.Slider(
                     0, 2, 0, step=0.05, label="Temperature",
                     info="0: the one most probable answer, whatever is set below",
-                )  # fmt: skip
+                )
                 top_k = gr.Slider(0, 100, 0, step=1, label="Top-k", info="0: all tokens")
                 top_p = gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", info="1: all tokens")
                 samples = gr.Slider(1, 8, 1, step=1, label="Samples", info="answers a checkpoint")
@@ -134,7 +134,7 @@ def build(
                         [*loaded.reward_models, NO_REWARD_MODEL],
                         value=next(iter(loaded.reward_models), NO_REWARD_MODEL),
                         label="Reward model", min_width=200,
-                    )  # fmt: skip
+                    )
                     seed_box = gr.Number(
                         seed, label="Seed", precision=0, minimum=0, min_width=100
                     )
@@ -146,15 +146,15 @@ def build(
         pick.input(
             lambda i: (known[i].context, known[i].question), pick, [context, question],
             queue=False, show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
+        )
         inputs = [
             context, question, names, reward_model, temperature, top_k, top_p, samples, seed_box,
-        ]  # fmt: skip
+        ]
         running = gr.on(
             [go.click, question.submit], responder(loaded, known, device), inputs,
             [status, results], concurrency_limit=AT_ONCE, show_progress="minimal",
             show_progress_on=status, api_visibility="private",
-        )  # fmt: skip
+        )
         # Gradio ignores a new click on Answer until the browser has seen the end of the old one. It
         # then calls `failure` for a request that was stopped. A status set by Stop itself would
         # appear earlier, and the next click would be lost.
@@ -162,7 +162,7 @@ def build(
         running.failure(
             lambda: render.note("Stopped. What was finished stands below."), None, status,
             queue=False, show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
+        )
     if voting is not None:
         vote_page.add_vote_page(gr, page, voting, loaded, device)
     return page
@@ -192,7 +192,7 @@ def serve(page, port: int, block: bool = True) -> str:
         server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True,
         footer_links=[], enable_monitoring=False, ssr_mode=False, mcp_server=False,
         theme=theme, css=render.CSS + vote_page.CSS, head=vote_page.keys_script(),
-    )  # fmt: skip
+    )
     print(f"playground: {url} (Ctrl-C ends it)", flush=True)
     if block:
         page.block_thread()

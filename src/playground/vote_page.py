@@ -155,12 +155,12 @@ def add_vote_page(
                 name: gr.Button(
                     label, elem_id=f"vote-{name}", min_width=0,
                     variant="primary" if name in (A, B) else "secondary",
-                )  # fmt: skip
+                )
                 for name, (label, _) in BUTTONS.items()
             }
         status = gr.HTML(elem_id="vote-status", padding=False)
         keys = ", ".join(f"{label}: {' or '.join(its[:2])}".replace("or  ", "or space")
-                         for label, its in BUTTONS.values())  # fmt: skip
+                         for label, its in BUTTONS.values())
         gr.HTML(render.note(f"Keys. {keys}."), padding=False)
         with gr.Accordion("Who answers", open=False):
             first = gr.Dropdown(names, value=trained[0], label="One answer", elem_id="first")

@@ -14,7 +14,7 @@ from src.preference.pair_batches import PairTrees
 def pair_loss(
     args: argparse.Namespace, policy: Tensor, tokens: Tensor, reference: Tensor | None,
     kl: float = 0.0, count: int | None = None,
-) -> DpoLoss:  # fmt: skip
+) -> DpoLoss:
     """The loss of --loss_type, alone: without its weight and without the NLL term.
 
     policy, reference: (B, 2) sums of log-probs in nats of [chosen, rejected]; tokens: (B, 2) their

@@ -128,7 +128,7 @@ def chosen_pairs(
         pairs[i]._replace(chosen=pairs[i].rejected, rejected=pairs[i].chosen)
         if swapped[i] else pairs[i]
         for i in sorted(order[:max_pairs].tolist())
-    ]  # fmt: skip
+    ]
 
 
 def held_out_pairs(
@@ -288,7 +288,7 @@ def reference_logps(
         cache_dir, read,
         lambda found: isinstance(found, Tensor) and found.shape == (len(numbers), width),
         lambda: policy_scores(reference, needed.trees, eos_id, device),
-    )  # fmt: skip
+    )
     seconds = time.perf_counter() - started
     say(f"reference log-probs of {len(numbers)} training pairs: {seconds:.1f} s")
     return rows

@@ -49,7 +49,7 @@ def sampled_answers(
             policy, mine, tokenizer.eos_id, sampling=Sampling(1.0), num_samples=SAMPLES,
             max_new_tokens=max_new_tokens, seed=seed, first_row=SAMPLES * asked_before,
             device=device,
-        )  # fmt: skip
+        )
         return [tokenizer.decode(ids).strip() for ids in found]
 
     places = [place for row in evaluation.index for place in row]
@@ -57,7 +57,7 @@ def sampled_answers(
         CACHE_DIR, repr(depends_on),
         lambda found: isinstance(found, list) and len(found) == SAMPLES * len(places),
         lambda: [text for part in map_over_ranks(policy, prompts, answers_of) for text in part],
-    )  # fmt: skip
+    )
     seconds = time.perf_counter() - started
     say(f"{len(texts)} answers sampled to {len(places)} questions: {seconds:.1f} s")
     return {

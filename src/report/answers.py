@@ -74,7 +74,7 @@ def answers_table(
     """All questions, and a choice of their order; those where policies differ most come first."""
     names = list(policies)
     orders = {"differ -1": "where they differ most", "order 1": "as in the data",
-              "mean 1": "where most are wrong"}  # fmt: skip
+              "mean 1": "where most are wrong"}
     if len(names) > 1:
         orders["gain -1"] = f"where {names[-1]} gains most over {names[0]}"
         orders["gain 1"] = f"where {names[-1]} loses most against {names[0]}"
@@ -82,11 +82,11 @@ def answers_table(
     select = tag(
         "select", *(tag("option", words, value=key) for key, words in orders.items()),
         data_sorts=table, id=f"sort-{number}",
-    )  # fmt: skip
+    )
     return join([
         tag("p", tag("label", "Sort by ", for_=f"sort-{number}"), select, class_="sorting"),
         _table(_rows(held_out, policies), held_out, policies, id=table),
-    ])  # fmt: skip
+    ])
 
 
 def _table(
@@ -99,7 +99,7 @@ def _table(
         tag("thead", tag("tr", *(tag("th", head, scope="col") for head in heads))),
         tag("tbody", *rows, lang=language),
         class_="answers", **attributes,
-    )  # fmt: skip
+    )
 
 
 def _rows(held_out: EvaluationSet, policies: dict[str, PolicyResult]) -> list[Markup]:
@@ -112,7 +112,7 @@ def _rows(held_out: EvaluationSet, policies: dict[str, PolicyResult]) -> list[Ma
         context = tag(
             "details", tag("summary", "context", lang="en"),
             tag("div", example.context, dir="auto"),
-        )  # fmt: skip
+        )
         golds = " / ".join(dict.fromkeys(example.golds))
         cells = [
             tag("td", tag("div", example.question, dir="auto"), context),
@@ -122,9 +122,9 @@ def _rows(held_out: EvaluationSet, policies: dict[str, PolicyResult]) -> list[Ma
                             held_out.metric)
                 for name, result in policies.items()
             ),
-        ]  # fmt: skip
+        ]
         rows.append((differ, tag(
             "tr", *cells, data_order=index, data_differ=f"{differ:.4f}",
             data_gain=f"{points[-1] - points[0]:.4f}", data_mean=f"{sum(points) / len(points):.4f}",
-        )))  # fmt: skip
+        )))
     return [row for _, row in sorted(rows, key=lambda row: -row[0])]

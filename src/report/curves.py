@@ -62,7 +62,7 @@ CURVES = (
           "entropy_nats", {}),
     Curve(PPO, "stopped", "Does it end its answers itself?", "answers that stop (%)",
           "eos_rate", {}, 100),
-)  # fmt: skip
+)
 
 
 def by_step(logs: Sequence[list[dict]], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ def _mean_and_band(axes: Axes, steps: np.ndarray, values: np.ndarray, **style) -
         axes.fill_between(
             steps, np.nanmin(values, 0), np.nanmax(values, 0), color=style["color"], alpha=0.2,
             linewidth=0,
-        )  # fmt: skip
+        )
 
 
 def _training(axes: Axes, curve: Curve, series: Series, number: int, theme: Theme) -> bool:
@@ -118,7 +118,7 @@ def _training(axes: Axes, curve: Curve, series: Series, number: int, theme: Them
     _mean_and_band(
         axes, steps, running_mean(values, max(5, len(steps) // 20)),
         color=colour, linestyle=LINES[number % len(LINES)], label=series.label,
-    )  # fmt: skip
+    )
     return True
 
 
@@ -139,7 +139,7 @@ def _held_out(axes: Axes, curve: Curve, all_series: Sequence[Series], theme: The
                 "linestyle": LINES[place + 1 if curve.training else place],
                 "label": f"{series.label}: {words}" if len(all_series) > 1 else words,
                 "markerfacecolor": "none" if place else None,
-            }  # fmt: skip
+            }
             _mean_and_band(axes, steps, values, **style)
             if len(values) == 1:
                 _, low = by_step(logs, f"{key}_low")
@@ -187,7 +187,7 @@ def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
                 curve.level[1], (1, curve.level[0]), xycoords=axes.get_yaxis_transform(),
                 xytext=(0, 3), textcoords="offset points", ha="right", color=theme.faint,
                 fontsize=9,
-            )  # fmt: skip
+            )
         axes.set_xlabel("optimizer step" if curve.stage != PPO else "batch of answers")
         axes.set_ylabel(curve.unit)
         low, high = axes.get_ylim()

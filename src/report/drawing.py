@@ -30,16 +30,16 @@ class Theme(NamedTuple):
 __all__ = [
     "Axes", "DARK", "LIGHT", "LINES", "MARKERS", "Plot", "Theme", "WIDE", "WIDTH", "bounds",
     "legend", "png",
-]  # fmt: skip
+]
 
 LIGHT = Theme(
     "#ffffff", "#1c1c1c", "#8a8a8a",
     ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-)  # fmt: skip
+)
 DARK = Theme(
     "#17191c", "#e8e6e3", "#8f959c",
     ("#56B4E9", "#E69F00", "#2DBE93", "#CC79A7", "#F0E442", "#E8743B"),
-)  # fmt: skip
+)
 # Colour is never the only difference: each has a line and a marker of its own.
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -80,7 +80,7 @@ def _style(theme: Theme) -> dict:
         "xtick.color": theme.ink, "ytick.color": theme.ink, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "grid.color": theme.faint,
         "grid.alpha": 0.25, "grid.linewidth": 0.6, "lines.linewidth": 1.6,
-    }  # fmt: skip
+    }
 
 
 def bounds(low: float, value: float, high: float) -> list[list[float]]:
@@ -103,4 +103,4 @@ def legend(axes: Axes, entries: int) -> None:
     axes.figure.legend(
         handles, names, loc="outside upper left", ncols=columns, borderaxespad=0.2,
         columnspacing=1.2, handlelength=2.2,
-    )  # fmt: skip
+    )

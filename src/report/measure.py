@@ -103,7 +103,7 @@ def measure_pipeline(
         chosen, encoded, held_out, left_out = hold_out(
             data.validation, trained_on, first.tokenizer, block, first.max_answer_tokens,
             source=name, limit=limit, seed=seed, metric=metric,
-        )  # fmt: skip
+        )
     except UserError as error:
         pipeline.notes.append(f"answers were not measured: {error}")
         return None

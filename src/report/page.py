@@ -26,7 +26,7 @@ COLUMNS = {
     "preference_accuracy": ("pairs in order", "%"), "reward": ("reward", "deviations"),
     "win_rate": ("wins against start", "%"), "kl_nats": ("KL from start", "nats/answer"),
     "answer_tokens": ("length", "tokens"), "eos_rate": ("stops", "%"),
-}  # fmt: skip
+}
 # Screens on which page.css sets plots in two columns.
 TWO_COLUMNS = "(min-width: 50rem)"
 OWN_QUESTIONS = (
@@ -72,7 +72,7 @@ def figure_of(plot: Plot, wide: bool) -> Markup:
         *(tag("source", srcset=_image(png(plot, theme, width)), media=media)
           for media, theme, width in variants),
         tag("img", src=_image(png(plot)), alt=f"{plot.question} {plot.note}"),
-    )  # fmt: skip
+    )
     caption = tag("figcaption", tag("strong", plot.question), tag("p", plot.note))
     return tag("figure", caption, picture, class_="wide-plot" if wide else None)
 
@@ -146,7 +146,7 @@ def run_table(pipeline: Pipeline) -> Markup:
             f"{seconds / 60:.1f} min", _ancestors(found),
             found.sha256[:12] if found else "not finished",
             ", ".join(f"{k} {v}" for k, v in stage.machine.items()) or "not recorded",
-        )  # fmt: skip
+        )
         rows.append(tag("tr", *(tag("td", cell) for cell in cells)))
         words = " ".join(
             f"--{k}" if v is True else f"--{k} {v}"
@@ -157,14 +157,14 @@ def run_table(pipeline: Pipeline) -> Markup:
     first = next((s.checkpoint for s in pipeline.stages.values() if s.checkpoint), None)
     data = [tag("p", "Data: ", json.dumps(first.data, ensure_ascii=False), class_="flags"),
             tag("p", "Tokenizer: ", json.dumps(first.tokenizer.identity()), class_="flags"),
-            ] if first else []  # fmt: skip
+            ] if first else []
     table = tag("table", tag("thead", tag("tr", *(tag("th", h, scope="col") for h in heads))),
-                tag("tbody", *rows))  # fmt: skip
+                tag("tbody", *rows))
     return join([
         tag("div", table, class_="wide runs"),
         *data,
         tag("details", tag("summary", "all flags, as they were resolved"), *flags),
-    ])  # fmt: skip
+    ])
 
 
 def answers_of(contents: Contents) -> list[tuple[EvaluationSet, dict[str, PolicyResult]]]:
@@ -214,7 +214,7 @@ def page(contents: Contents) -> str:
     tables = [answers_table(n, *table) for n, table in enumerate(answers, 1)]
     sections.append(("answers", "All answers side by side", tables))
     runs = [join([tag("h3", f"{n} ({p.folder})"), run_table(p)])
-            for n, p in zip(names, pipelines, strict=True)]  # fmt: skip
+            for n, p in zip(names, pipelines, strict=True)]
     made = f"Report made {time.strftime('%Y-%m-%d %H:%M:%S %Z')} by {contents.command}"
     sections.append(("run", "What was run", [*runs, tag("p", made, class_="faint")]))
     nothing = tag("p", "Nothing to show here: see what is missing, at the top.", class_="faint")
@@ -231,7 +231,7 @@ def page(contents: Contents) -> str:
         *(tag("section", tag("h2", words), *(content or [nothing]), id=key)
           for key, words, content in sections),
         tag("script", Markup(here.with_name("page.js").read_text(encoding="utf-8"))),
-    ])  # fmt: skip
+    ])
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -15,7 +15,7 @@ REPETITION_FLAGS = {
     "seed", "output_dir", "checkpoint", "reward_checkpoint", "device", "threads", "tracker",
     "save_every", "log_every", "micro_batch_size", "micro_batch_tokens", "resume", "overwrite",
     "skip_nonfinite",
-}  # fmt: skip
+}
 
 
 class Stage(NamedTuple):

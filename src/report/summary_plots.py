@@ -17,7 +17,7 @@ POINTS_PER_DEVIATION, POINTS_PER_SHARE = 40.0, 100.0
 NAMES = {
     BASE: "base (untrained)", SFT: "SFT", DPO: "DPO",
     PPO: "PPO", REWARD: "Reward model",
-}  # fmt: skip
+}
 
 
 def mean_of(intervals: Sequence[Interval]) -> Interval:
@@ -47,7 +47,7 @@ def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]
     shared = {
         name for name in rows
         if name.startswith("rule:") and len({point_of(name, runs) for _, runs in tables}) == 1
-    }  # fmt: skip
+    }
 
     def draw(axes: Axes, theme: Theme) -> None:
         for number, (label, runs) in enumerate(tables):
@@ -64,13 +64,13 @@ def quality_plot(metric: str, unit: str, tables: Sequence[tuple[str, list[dict]]
                     color=theme.faint if one else theme.colours[number % len(theme.colours)],
                     marker="|" if rule else MARKERS[number % len(MARKERS)],
                     label=None if rule or labelled else label,
-                )  # fmt: skip
+                )
                 labelled = labelled or not rule
                 if len(tables) == 1:
                     axes.annotate(
                         f"{point.value:.1f}", (point.value, -row), xytext=(0, 5),
                         textcoords="offset points", ha="center", fontsize=9,
-                    )  # fmt: skip
+                    )
         axes.set_yticks([-row for row in range(len(rows))], [NAMES.get(n, n) for n in rows])
         axes.set_ylim(-len(rows) + 0.4, 0.75)
         axes.set_xlim(-4, 104)
@@ -111,18 +111,18 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
                     parts = axes.violinplot(
                         values, [-row], orientation="horizontal", widths=0.85, showextrema=False,
                         side="high" if side == "chosen" else "low",
-                    )  # fmt: skip
+                    )
                     for body in parts["bodies"]:
                         body.set(facecolor=colour, alpha=0.6, edgecolor=colour)
                 axes.plot(
                     [np.median(values)], [-row + (0.12 if side == "chosen" else -0.12)],
                     MARKERS[tone], color=colour, markeredgecolor=theme.ink, markersize=5,
                     label=f"{side} (median)" if row == 0 else None,
-                )  # fmt: skip
+                )
             axes.annotate(
                 f"{share[kind]:.0f}% of {pairs[kind]}", (1, -row), va="center", fontsize=9,
                 xycoords=axes.get_yaxis_transform(), xytext=(3, 0), textcoords="offset points",
-            )  # fmt: skip
+            )
         axes.set_yticks([-row for row in range(len(ordered))], ordered)
         axes.set_ylim(-len(ordered) + 0.4, 0.6)
         axes.set_xlabel("reward score (0, 1: mean, deviation of golds)")
@@ -136,7 +136,7 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
         "What overlaps is what PPO can exploit.",
         draw,
         0.9 + 0.42 * len(ordered),
-    )  # fmt: skip
+    )
 
 
 def hacking_track(pipeline: Pipeline) -> dict[str, np.ndarray] | None:
@@ -171,7 +171,7 @@ def mean_track(tracks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]
     for name in ("kl_nats", "reward", "f1"):
         values = np.array([
             [track[name][list(track["step"]).index(step), 0] for step in steps] for track in tracks
-        ])  # fmt: skip
+        ])
         mean[name] = np.stack([values.mean(0), values.min(0), values.max(0)], -1)
     return mean
 
@@ -190,14 +190,14 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
         for number, (key, words, scale) in enumerate((
             ("reward", "reward model" if by_model else f"reward {flags.get('reward')}", 1.0),
             ("f1", "true F1", 1 / points),
-        )):  # fmt: skip
+        )):
             values = track[key] * scale
             arms = np.nan_to_num([values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])
             axes.errorbar(
                 track["kl_nats"][:, 0], values[:, 0], yerr=np.clip(arms, 0, None),
                 color=theme.colours[number], linestyle=LINES[number], marker=MARKERS[number],
                 markersize=5, capsize=2, elinewidth=0.8, label=words,
-            )  # fmt: skip
+            )
         axes.axhline(0, color=theme.faint, linewidth=1)
         span = max(0.25, *(np.abs(axes.get_ylim())))
         axes.set_ylim(-span, span)
@@ -210,7 +210,7 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
             axes.annotate(
                 f"{step:.0f}", (x, 0), xycoords=("data", "axes fraction"), xytext=(0, 3),
                 textcoords="offset points", ha="center", fontsize=8, color=theme.faint,
-            )  # fmt: skip
+            )
         axes.set_xlabel("KL from the start (nats/answer); small: step")
         axes.set_ylabel("change of reward (deviations)" if by_model else "change of reward")
         there_and_back = (lambda y: y * points, lambda y: y / points)
@@ -233,4 +233,4 @@ def hacking_plot(name: str, series: Series) -> Plot | None:
         "together: learning. Reward up while F1 falls: hacking.",
         draw,
         3.3,
-    )  # fmt: skip
+    )

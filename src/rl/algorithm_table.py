@@ -169,7 +169,7 @@ def _selection(row: Selection, args: argparse.Namespace) -> Selection:
             )
     if args.beta is not None and row.loss != "dpo":
         raise UserError(f"--beta given with {args.algorithm}, which has no reference, expected it "
-                        "left out")  # fmt: skip
+                        "left out")
     return row
 
 
@@ -209,7 +209,7 @@ def _refuse_meaningless(a: Algorithm, row: Algorithm, args: argparse.Namespace) 
         (args.kl_target is not None and a.kl_coef == 0,
          "--kl_target given with a coefficient of 0, which no factor changes, expected --kl_coef "
          "above 0"),
-    ):  # fmt: skip
+    ):
         if wrong:
             raise UserError(what)
 

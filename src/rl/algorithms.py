@@ -114,7 +114,7 @@ def policy_loss(
         kl = kl_loss(
             logp, reference_logp, mask, algorithm.kl_estimator, algorithm.mean,
             length=algorithm.length, count=count,
-        )  # fmt: skip
+        )
         loss = loss + coef * kl
     return AlgorithmLoss(
         loss, found.loss.detach(), kl.detach(), found.clip_share, found.approx_kl

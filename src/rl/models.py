@@ -105,7 +105,7 @@ def reward_and_kl(
             return kl_of_samples(
                 models.policy, models.reference, prompts, eos_id, first_row=first_row,
                 max_new_tokens=min(max_new_tokens, held_out.max_answer_tokens), device=device,
-            ).tolist()  # fmt: skip
+            ).tolist()
 
         kl = [
             value

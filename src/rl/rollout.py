@@ -71,7 +71,7 @@ def settings_of(args: argparse.Namespace, eos_id: int, device: torch.device) -> 
         epochs=args.ppo_epochs, minibatches=args.minibatches,
         micro_contexts=args.micro_batch_size or args.batch_size, seed=args.seed, device=device,
         micro_tokens=args.micro_batch_tokens,
-    )  # fmt: skip
+    )
 
 
 class Rollout(NamedTuple):
@@ -135,7 +135,7 @@ def sample_rollout(
             models.policy, prompts, s.eos_id, sampling=Sampling(s.temperature),
             num_samples=s.num_samples, max_new_tokens=s.max_new_tokens, seed=[s.seed, step],
             first_row=first_row, device=s.device,
-        )  # fmt: skip
+        )
     trees = _attach(prompts, answers, s.num_samples)
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty (N, 6).
     score = reward_of(trees)
@@ -171,7 +171,7 @@ def sample_rollout(
     return Rollout(
         trees, rows_of(trees), mask, logp, reference_logp, score, stopped,
         rewards, values, advantages, returns,
-    )  # fmt: skip
+    )
 
 
 def _reference_and_values(

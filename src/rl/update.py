@@ -59,7 +59,7 @@ def update_policy(
 def _minibatch_gradient(
     models: Models, rollout: Rollout, contexts: Sequence[int], actions: int, kl_coef: float,
     s: Settings,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Add the gradient of a minibatch with so many actions, one micro-batch after the other.
     Returns its metrics.
     """
@@ -80,7 +80,7 @@ def _minibatch_gradient(
 def _backward(
     models: Models, rollout: Rollout, part: Sequence[int], actions: int, episodes: int,
     kl_coef: float, s: Settings,
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
     """Add the gradient of some contexts' share of a minibatch with so many actions and episodes."""
     tree_batch = build_tree_batch([rollout.trees[i] for i in part], s.eos_id, s.device)
     rows = [row for i in part for row in range(rollout.rows[i].start, rollout.rows[i].stop)]
@@ -110,7 +110,7 @@ def _backward(
         value_loss = ppo_value_loss(
             values, here(rollout.values), here(rollout.returns), mask, s.value_clip_range,
             count=actions,
-        ).loss  # fmt: skip
+        ).loss
         backward(s.value_coef * value_loss)
         metrics |= {"value_loss": value_loss, "loss": policy.loss + s.value_coef * value_loss}
     return {name: value.detach() for name, value in metrics.items()}

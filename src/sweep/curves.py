@@ -54,7 +54,7 @@ def _names(cell: Cell, panel: str | None) -> tuple[str, str]:
     if best:
         policy = cell.policy()
         policy = policy._replace(choices={k: v for k, v in policy.choices.items()
-                                          if k not in chosen})  # fmt: skip
+                                          if k not in chosen})
         rest = rest._replace(parents={**cell.parents, "checkpoint": policy})
     return " ".join(words(chosen, "")) or "all policies", best + label_of(rest)
 
@@ -73,7 +73,7 @@ def line_of(label: str, seeds: list[list[Point]]) -> Line | None:
             crossed_interval([{str(n): getattr(t[x], name) - getattr(t[start], name)}
                               for n, t in enumerate(tables)])
             for x in at
-        ]  # fmt: skip
+        ]
 
     f1 = gains("f1")
     # One sample a question may put a small KL below 0.
@@ -100,7 +100,7 @@ def draw_panel(name: str, panel: str, lines: list[Line]) -> list[Plot]:
         _draw(f"{name}_f1", f"True F1, {panel}", note, lines, "f1", "gain of F1 (points)"),
         _draw(f"{name}_reward", f"Proxy reward, {panel}", note, lines, "reward",
               "gain of reward (deviations)"),
-    ]  # fmt: skip
+    ]
 
 
 def _draw(name: str, title: str, note: str, lines: list[Line], metric: str, unit: str) -> Plot:
@@ -114,10 +114,10 @@ def _draw(name: str, title: str, note: str, lines: list[Line], metric: str, unit
                 x, [e.value for e in found], label=line.label, markersize=4,
                 linestyle=LINES[number % len(LINES)], marker=MARKERS[number % len(MARKERS)],
                 **style,
-            )  # fmt: skip
+            )
             if found[0].seeds > 1:
                 axes.fill_between(x, [e.low for e in found], [e.high for e in found], alpha=0.15,
-                                  linewidth=0, **style)  # fmt: skip
+                                  linewidth=0, **style)
         axes.axhline(0, color=theme.faint, linewidth=1)
         axes.set_xlabel("sqrt(KL), KL in nats an answer")
         axes.set_ylabel(unit)

@@ -23,19 +23,19 @@ from src.utils.errors import UserError
 EVALUATION = "eval_dpo.py"
 SCRIPTS = (
     "main_squad.py", "train_dpo.py", "train_reward_model.py", "train_ppo.py", EVALUATION,
-)  # fmt: skip
+)
 # Flags that the sweep sets itself.
 OWN_FLAGS = (
     "seed", "threads", "output_dir", "resume", "overwrite", "output", "per_question", "predictions",
-)  # fmt: skip
+)
 # What each part of a file may have -> what it must be.
 TOP = {
     "title": str, "seeds": list, "flags": dict, "stages": dict, "baseline": dict, "metrics": list,
     "compare": list, "matrices": list, "curves": dict,
-}  # fmt: skip
+}
 STAGE = {
     "script": str, "parents": dict, "copy": dict, "flags": dict, "grid": dict, "variants": dict,
-}  # fmt: skip
+}
 MATRIX = {"metric": str, "rows": str, "columns": str, "where": dict}
 CURVES = {"stages": list, "panel": str}
 
@@ -189,12 +189,12 @@ def _cells_of(
             for flag in given:
                 if flag in OWN_FLAGS or flag in parents:
                     raise UserError(f"{where}: {flag} in its flags, expected it left out: the "
-                                    "sweep sets it")  # fmt: skip
+                                    "sweep sets it")
             files = {flag: cell.result for flag, cell in parents.items()}
             argv = _argv({**given, **files}, where)
             if script == EVALUATION:
                 argv += ["--output", str(place / "evaluation.json"),
-                         "--per_question", str(place / "questions.json")]  # fmt: skip
+                         "--per_question", str(place / "questions.json")]
             else:
                 argv += ["--output_dir", str(place), "--seed", str(seed)]
             argv += ["--threads", str(threads)]
@@ -229,7 +229,7 @@ def _parents_of(
                 )
         named = [{f"{name}.{flag}": stage} if len(stages) > 1 else {} for stage in stages]
         columns.append([(flag, cell, which) for stage, which in zip(stages, named, strict=True)
-                        for cell in earlier[stage]])  # fmt: skip
+                        for cell in earlier[stage]])
     for row in itertools.product(*columns):
         choices: dict[str, Any] = {}
         parts = [part for _, cell, which in row for part in (cell.choices, which)]
@@ -261,7 +261,7 @@ def _parser_of(script: str) -> Parser:
 
 def _flags_of(script: str) -> set[str]:
     return {option.removeprefix("--") for a in _parser_of(script)._actions
-            for option in a.option_strings}  # fmt: skip
+            for option in a.option_strings}
 
 
 def _argv(flags: dict[str, Any], where: str) -> list[str]:
@@ -300,7 +300,7 @@ def _check_options(table: dict, cells: list[Cell]) -> None:
         for key in (matrix["rows"], matrix["columns"], *matrix.get("where", {})):
             if key not in keys:
                 raise UserError(f"matrix {number}: {key} is chosen nowhere, expected one of "
-                                f"{sorted(keys)}")  # fmt: skip
+                                f"{sorted(keys)}")
     curves = table.get("curves", {})
     _check_table(curves, CURVES, "curves", ("stages",) if curves else ())
     for stage in (*curves.get("stages", []), *([curves["panel"]] if "panel" in curves else [])):

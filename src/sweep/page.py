@@ -18,7 +18,7 @@ HEADINGS = {
 } | {
     "sample_tokens": "length (tokens)", "entropy_nats": "entropy (nats/token)",
     "seconds": "training (s)",
-}  # fmt: skip
+}
 CSS = """
 .up { color: var(--right); font-weight: 600; }
 .down { color: var(--wrong); font-weight: 600; }
@@ -33,13 +33,13 @@ NOTHING = tag("p", "Nothing here yet.", class_="faint")
 def plots_of(panels: dict[str, list[Line]]) -> list[Plot]:
     """Two plots of each panel that has a curve."""
     return [plot for number, (panel, lines) in enumerate(panels.items(), 1)
-            if lines for plot in draw_panel(f"panel{number}", panel, lines)]  # fmt: skip
+            if lines for plot in draw_panel(f"panel{number}", panel, lines)]
 
 
 def page(
     experiment: Experiment, measured: list[Measured], failed: dict[tuple, str],
     panels: dict[str, list[Line]], plots: Sequence[Plot],
-) -> str:  # fmt: skip
+) -> str:
     """The whole document. panels, plots: of the curves."""
     rows, looks = rows_of(experiment, measured)
     matrices = [matrix_table(m, rows) for m in experiment.options.get("matrices", [])]
@@ -56,7 +56,7 @@ def page(
         tag("nav", *(tag("a", words, href=f"#{key}") for key, words, _ in sections)),
         *(tag("section", tag("h2", words), *(content or [NOTHING]), id=key)
           for key, words, content in sections),
-    ])  # fmt: skip
+    ])
     css = Path(__file__).parents[1] / "report" / "page.css"
     head = tag(
         "head",
@@ -77,17 +77,17 @@ def glance(experiment: Experiment, failed: dict[tuple, str]) -> list[str]:
     if seeds == 1:
         lines.append("One seed: intervals are over contexts alone, nothing is called different.")
     lines += [f"{cell.name}: {failed[cell.key]}" for cell in experiment.cells
-              if cell.key in failed]  # fmt: skip
+              if cell.key in failed]
     return lines
 
 
 def results_table(experiment: Experiment, rows: Sequence[Row], looks: int) -> Markup:
     """A row a variant: means over seeds, and differences from the baseline."""
     metrics = [m for m in experiment.options.get("metrics", METRICS)
-               if any(math.isfinite(row.means[m].value) for row in rows)]  # fmt: skip
+               if any(math.isfinite(row.means[m].value) for row in rows)]
     compared = list(dict.fromkeys(m for row in rows for m in row.differences))
     heads = [*(HEADINGS.get(m, m) for m in metrics),
-             *(f"{HEADINGS.get(m, m)} against baseline" for m in compared)]  # fmt: skip
+             *(f"{HEADINGS.get(m, m)} against baseline" for m in compared)]
     lines = []
     for row in rows:
         cells = [_cell(row.means[m]) for m in metrics]
@@ -108,7 +108,7 @@ def results_table(experiment: Experiment, rows: Sequence[Row], looks: int) -> Ma
 def _table(heads: Sequence[str], lines: Sequence[Markup], words: str, **attributes) -> Markup:
     head = tag("tr", tag("th", "", scope="col"), *(tag("th", h, scope="col") for h in heads))
     table = tag("table", tag("caption", tag("div", words)), tag("thead", head),
-                tag("tbody", *lines), **attributes)  # fmt: skip
+                tag("tbody", *lines), **attributes)
     return tag("div", table, class_="wide")
 
 
@@ -160,7 +160,7 @@ def matrix_table(options: dict, rows: Sequence[Row]) -> Markup:
             share = round(45 * (mean.value - low) / span) if span else 0
             style = f"background: color-mix(in srgb, var(--right) {share}%, transparent)"
             found.append(tag("td", _number(mean.value), tag("small", _interval(mean)),
-                             class_="number", style=style))  # fmt: skip
+                             class_="number", style=style))
         lines.append(tag("tr", tag("th", f"{down}={name}", scope="row"), *found))
     if not lines:
         return NOTHING
@@ -172,19 +172,19 @@ def peaks_table(panels: dict[str, list[Line]]) -> Markup:
     """Where F1 is highest on each curve, what the proxy says there and at the end, and the fits."""
     heads = ("points", "sqrt(KL) at the peak of F1", "gain of F1 there", "gain of reward there",
              "gain of F1 at the end", "gain of reward at the end", "d(a - b d): a, b, R2",
-             "d(a - b log d): a, b, R2")  # fmt: skip
+             "d(a - b log d): a, b, R2")
     lines = []
     for panel, curves in panels.items():
         for line in curves:
             peak, last = line.peak, len(line.at) - 1
             gains = [line.f1[peak], line.reward[peak], line.f1[last], line.reward[last]]
             fits = ["–" if fit is None or math.isnan(fit.r2) else
-                    f"{fit.a:.2f}, {fit.b:.2f}, {fit.r2:.2f}" for fit in line.fits]  # fmt: skip
+                    f"{fit.a:.2f}, {fit.b:.2f}, {fit.r2:.2f}" for fit in line.fits]
             cells = [tag("td", str(len(line.at)), class_="number"),
                      tag("td", f"{line.distance[peak]:.2f}", class_="number"),
                      *(tag("td", _number(g.value, "+"), tag("small", _interval(g, "+")),
                            class_="number") for g in gains),
-                     *(tag("td", fit, class_="number") for fit in fits)]  # fmt: skip
+                     *(tag("td", fit, class_="number") for fit in fits)]
             lines.append(tag("tr", tag("th", f"{panel}: {line.label}", scope="row"), *cells))
     words = (
         "d = sqrt(KL); fits by least squares to the mean gain of F1 in points (Gao et al. 2022, "

@@ -78,7 +78,7 @@ def label_of(cell: Cell) -> str:
     """
     policy = cell.policy()
     rest = {k: v for k, v in cell.choices.items()
-            if k not in policy.choices and k != f"{cell.stage}.checkpoint"}  # fmt: skip
+            if k not in policy.choices and k != f"{cell.stage}.checkpoint"}
     return " ".join([policy.label, *words(rest, cell.stage)])
 
 
@@ -111,7 +111,7 @@ def rows_of(experiment: Experiment, measured: Sequence[Measured]) -> tuple[list[
                  if other is not None and name in one.metrics and name in other.metrics], level,
             )
             for name in compared if group[0].cell.key not in own
-        }  # fmt: skip
+        }
         differences = {name: found for name, found in differences.items() if found.seeds}
         cell = group[0].cell
         rows.append(Row(label_of(cell), cell, means, differences, cell.key in own))
@@ -139,7 +139,7 @@ def baseline_of(
         and all(other.cell.choices.get(k) == v for k, v in wanted.items())
         and all(other.cell.choices.get(k, v) == v for k, v in one.cell.choices.items()
                 if k not in wanted and k != f"{one.cell.stage}.checkpoint")
-    ]  # fmt: skip
+    ]
     return found[0] if len(found) == 1 else None
 
 
@@ -153,7 +153,7 @@ def points_of(cell: Cell, measured: dict[tuple, Measured]) -> list[Point]:
     return [
         Point(r["step"], r["kl_nats"], r["reward"], r["f1"]) for r in _log(cell)[1]
         if all(math.isfinite(r.get(name, math.nan)) for name in ("kl_nats", "reward", "f1"))
-    ]  # fmt: skip
+    ]
 
 
 def table_text(experiment: Experiment, measured: Sequence[Measured]) -> str:
@@ -168,10 +168,10 @@ def table_text(experiment: Experiment, measured: Sequence[Measured]) -> str:
             lines.append({**start, "source": "policy", **known[cell.key].values})
             lines += [{**start, "source": "best of n", "at": row["n"],
                        **{k: v for k, v in row.items() if k != "n"}}
-                      for row in known[cell.key].best_of]  # fmt: skip
+                      for row in known[cell.key].best_of]
         elif cell.script != EVALUATION and cell.result.exists():
             lines += [{**start, "source": "training", "at": record.pop("step"), **record}
-                      for record in _log(cell)[1]]  # fmt: skip
+                      for record in _log(cell)[1]]
     choices = dict.fromkeys(key for cell in experiment.cells for key in cell.choices)
     first = ["source", "stage", *choices, "seed", "at"]
     metrics = sorted({key for line in lines for key in line} - {*first})

@@ -56,7 +56,7 @@ def run_cells(cells: list[Cell], jobs: int, threads: int, folder: Path) -> dict[
                 _note_end(job, done, failed)
                 print(f"[{len(done) + len(failed)}/{len(cells)}] {job.cell.name}: "
                       f"{failed.get(job.cell.key, 'finished')} "
-                      f"({time.monotonic() - job.started:.0f} s)", flush=True)  # fmt: skip
+                      f"({time.monotonic() - job.started:.0f} s)", flush=True)
             if running:
                 time.sleep(POLL_SECONDS)
     finally:
@@ -122,7 +122,7 @@ def _start(cell: Cell, threads: int, lock: BinaryIO) -> Job:
             [sys.executable, str(ROOT / cell.script), *cell.argv, *resume],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock.fileno()],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)}, preexec_fn=_end_with_parent(),
-        )  # fmt: skip
+        )
     return Job(cell, process, time.monotonic())
 
 

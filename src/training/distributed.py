@@ -129,7 +129,7 @@ def micro_batches(
         [share[part.start : part.stop]
          for part in within(costs[share.start : share.stop], size, tokens)]
         for share in partition(costs, world_size())
-    ]  # fmt: skip
+    ]
     mine = parts[rank()]
     for number in range(max(1, *map(len, parts))):
         part = mine[number] if number < len(mine) else range(0)

@@ -118,7 +118,7 @@ def _write_last(run: Run, step: int, state: dict[str, Any]) -> None:
     run_fields = {
         "stage": run.stage, "step": step, "args": vars(run.args), "asked": run.asked,
         "inputs": run.inputs, "ranks": world_size(), "metrics_bytes": run.log.position(),
-    }  # fmt: skip
+    }
     payload = {**run_fields, **full_tensors(state)}
     if not rank():
         save_payload(run.folder / "last.pt", payload)
@@ -147,7 +147,7 @@ def restore(
         progress.restore(run.last["progress"])
     except (
         RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError
-    ) as error:  # fmt: skip
+    ) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(
             f"{run.folder / 'last.pt'} does not fit this run's models ({reason}), "

@@ -36,7 +36,7 @@ from src.utils.progress_bar import say
 GOOD = {
     "em": 1, "f1": 1, "answer_loss_nats": -1, "preference_accuracy": 1, "accuracy": 1, "reward": 1,
     "metric": 1,
-}  # fmt: skip
+}
 # What `Interval.verdict`, times GOOD, is called.
 VERDICTS = {1: "better", -1: "worse", 0: "not clearly different", None: "no verdict"}
 

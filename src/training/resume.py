@@ -16,7 +16,7 @@ FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite", "tracke
 LAST_FIELDS = {
     "stage": str, "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict,
     "inputs": dict, "optimizer": dict, "progress": dict, "ranks": int,
-}  # fmt: skip
+}
 
 
 def stored_run(folder: Path, stage: str) -> dict | None:

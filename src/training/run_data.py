@@ -214,7 +214,7 @@ def load_questions(
         limit=args.eval_limit,
         include_trained=stage != SFT and args.include_trained,  # main_squad.py has no such flag
         metric=args.answer_metric, own_metric=own_metric,
-    )  # fmt: skip
+    )
     answer_budget = 0
     if samples:
         args.max_new_tokens = args.max_new_tokens or args.max_answer_tokens
@@ -245,7 +245,7 @@ def _given_pairs(
         args.pairs, template=template, reserved=units_of(validation),
         trained_on=frozenset(union(p.trained_on for p in parents).tolist()),
         limit=args.eval_limit, strict=args.strict_data,
-    )  # fmt: skip
+    )
     for line in given.report.lines():
         say(f"pairs: {line}")
     return given
@@ -357,17 +357,17 @@ def load_pairs(
         return sampled_answers(
             parent.model, asked, tokenizer, block_size, max_new_tokens=args.max_answer_tokens,
             seed=seed, device=device,
-        )  # fmt: skip
+        )
 
     train = training_pairs(
         asked, encoded, tokenizer, block_size, name, weights, args.seed, metric,
         max_pairs=args.max_pairs, label_noise=args.label_noise,
         sampled=sampled(encoded, args.seed),
-    )  # fmt: skip
+    )
     unseen = held_out_pairs(
         questions.chosen, questions.chosen_encoded, tokenizer, block_size, name, weights, metric,
         sampled=sampled(questions.chosen_encoded, 0),
-    )  # fmt: skip
+    )
     for what, pair_set, of in (("training", train, asked), ("held-out", unseen, questions.chosen)):
         kinds = Counter(pair.kind for pair in pair_set.in_order())
         mix = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common())
@@ -406,7 +406,7 @@ def _pairs_of(
         )
     if unseen.seen:
         say(f"held-out pairs: {unseen.kind} by earlier stages, which read their contexts or "
-            "prompts")  # fmt: skip
+            "prompts")
     return train, unseen
 
 

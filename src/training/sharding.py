@@ -15,7 +15,7 @@ from src.training.distributed import world_size
 # Methods besides `forward` that compute with a backbone's parameters.
 FORWARDS = (
     "read", "read_levels", "read_completions", "read_last", "read_trees", "prefill", "logits",
-)  # fmt: skip
+)
 
 
 def shard(module: nn.Module, device: torch.device) -> None:

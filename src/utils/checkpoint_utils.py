@@ -37,7 +37,7 @@ from src.utils.payload import file_hash, load_payload, save_payload
 FIELDS = {
     "config": dict, "weights": dict, "tokenizer": dict,
     "data": dict, "flags": dict, "lineage": list, "metrics": dict,
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass
@@ -189,7 +189,7 @@ def load_checkpoint(path: str | Path, advice: str = "name another file") -> Chec
     return Checkpoint(
         payload["stage"], payload["model_type"], model, tokenizer, **kept,
         path=str(path), sha256=file_hash(path), trained_on=trained_on,
-    )  # fmt: skip
+    )
 
 
 def stage_folder(model_type: str, stage: str) -> Path:

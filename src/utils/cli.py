@@ -24,7 +24,7 @@ LARGEST_INT = 2**63 - 1
 NAMING_FLAGS = (
     "output_dir", "checkpoint", "checkpoints", "reward_checkpoint", "dataset", "tokenizer",
     "init_from", "pairs", "metric",
-)  # fmt: skip
+)
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults in the help, but for those that the text itself explains."""
 
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         dataset = getattr(found, "dataset", None)
         if dataset not in (None, "auto", "pico") and getattr(found, "difficulty", None):
             self.error(f"--difficulty {found.difficulty} given with --dataset {dataset}, expected "
-                       "it left out: only the embedded data has difficulties")  # fmt: skip
+                       "it left out: only the embedded data has difficulties")
         return found
 
     def error(self, message: str) -> None:

@@ -10,7 +10,7 @@ MODEL_TYPES = ("transformer", "lstm", "kgram")
 # A stage is named after its script; its checkpoints lie in checkpoints/{model_type}_{stage}/.
 SFT, DPO, REWARD, PPO = STAGES = (
     "main_squad", "train_dpo", "train_reward_model", "train_ppo",
-)  # fmt: skip
+)
 POLICY_STAGES = (SFT, DPO, PPO)
 
 # The longest window that anyone trains on; a transformer keeps a table of this many rows.
@@ -60,7 +60,7 @@ PRETRAINED_DEFAULTS: dict[str, dict[str, float]] = {
     PPO: {
         "lr": 3e-5, "warmup": 0.06, "batch_size": 8, "micro_batch_size": 1, "save_every": 1,
     },
-}  # fmt: skip
+}
 
 # Of the embedded data: a finished SFT model still has room for feedback to improve it.
 DEFAULT_DIFFICULTY = 3

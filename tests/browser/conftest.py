@@ -67,7 +67,7 @@ class Browser:
             ".set; set.call(arguments[0], arguments[1]);"
             "arguments[0].dispatchEvent(new Event('input', {bubbles: true}));",
             self.find(f"{selector} textarea")[0], text,
-        )  # fmt: skip
+        )
 
     def press(self, selector):
         """Click a button, which gives the page the keyboard too."""
@@ -92,7 +92,7 @@ class Browser:
         # Gradio hides its tracker when the end has arrived; a press before that would be lost.
         self.wait(lambda: self.find("#status .pg-note:not([data-old])") and "Done" in self.status()
                   and self.find("#status [data-testid=status-tracker].hide"),
-                  "never ended")  # fmt: skip
+                  "never ended")
 
     def style(self, selector, name):
         """The computed style of the first element of a selector."""

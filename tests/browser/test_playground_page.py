@@ -45,7 +45,7 @@ def served(chain_of, tmp_path_factory):
     script = subprocess.Popen(
         [sys.executable, ROOT / "playground.py", "--port", str(port)], cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    )
     line = script.stdout.readline()
     assert line == f"playground: http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
     yield f"http://127.0.0.1:{port}/"
@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_a_line_on_the_page(served, browser):
     assert "Not loaded: checkpoints/damaged/final.pt given, expected a checkpoint" in text
     assert [box.text for box in one.find("label") if box.text.startswith("kgram")] == [
         "kgram base", *NAMES,
-    ]  # fmt: skip
+    ]
 
 
 def test_mistakes_are_a_line_on_the_page(served, browser):
@@ -207,7 +207,7 @@ def test_a_slow_model_shows_where_it_is_and_can_be_stopped(serve_here, browser, 
 def brightness(rgb):
     """Relative luminance (WCAG 2.2) of 0 to 255 each."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-              for c in (v / 255 for v in rgb)]  # fmt: skip
+              for c in (v / 255 for v in rgb)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 

@@ -34,7 +34,7 @@ class Served:
             [sys.executable, ROOT / "playground.py", "--port", str(self.port), *self.flags],
             cwd=self.folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        )
         assert self.script.stdout.readline().startswith("playground: ")
 
     def kill(self):

@@ -106,7 +106,7 @@ def foreign(content, chooser):
         return pickle.dumps(chooser.choice((Mark(), Hungry(), {"a": 1})))
     if kind == 4:
         torch.save(chooser.choice(({"model": torch.ones(3)}, [1], Mark())), stream,
-                   _use_new_zipfile_serialization=chooser.random() < 0.5)  # fmt: skip
+                   _use_new_zipfile_serialization=chooser.random() < 0.5)
         return stream.getvalue()
     if kind == 5:
         with zipfile.ZipFile(stream, "w") as archive:
@@ -158,7 +158,7 @@ ODD = (
     None, True, -1, 0, 7, 10**9, 2**62, 0.5, -1.0, float("nan"), "", "x", "x" * 10_000, [], ["x"],
     {}, {"x": 1}, [[[[]]]], torch.zeros(0), torch.zeros(3), torch.full((2, 2), float("nan")),
     torch.zeros(2, dtype=torch.int64), torch.zeros(1).expand(10**6),
-)  # fmt: skip
+)
 
 
 def plain_places(value, path=(), depth=4):
@@ -184,7 +184,7 @@ def values(content, chooser, hands_off=()):
             del holder[path[-1]]
         elif isinstance(old, torch.Tensor) and chooser.random() < 0.6:
             changes = (old.double(), old[..., :-1] if old.ndim else old, old.half(),
-                       old.float() * float("nan"), old.reshape(-1))  # fmt: skip
+                       old.float() * float("nan"), old.reshape(-1))
             holder[path[-1]] = chooser.choice(changes)
         else:
             holder[path[-1]] = chooser.choice(ODD)

@@ -48,7 +48,7 @@ def long_runs(model_type: str, steps: int) -> int:
     for stage in STAGES:
         shape = SHAPES[model_type] if stage == STAGES[0] else []
         argv = ["--model_type", model_type, "--batch_size", "4", "--max_steps", str(steps),
-                "--eval_limit", "20", *shape, *LONG_OF.get(stage, [])]  # fmt: skip
+                "--eval_limit", "20", *shape, *LONG_OF.get(stage, [])]
         ended = forked(lambda s=stage, a=argv: watched(s, a, (EARLY, steps)), 36000)
         if ended.how != "returned" or ended.value["code"]:
             print(f"{stage} {model_type}: {ended.how} {ended.value} {ended.text}", flush=True)

@@ -16,12 +16,12 @@ SPEEDS = {"seconds", "examples_per_second", "tokens_per_second"}
 OFTEN = [
     "--max_steps", "4", "--save_every", "1", "--eval_every", "2", "--eval_limit", "3",
     "--batch_size", "2", "--warmup", "0.25", "--lr", "0.01", "--threads", "1",
-]  # fmt: skip
+]
 OF_STAGE = {
     "main_squad": ["--dataset", "small.json", "--block_size", "96"],
     "train_ppo": ["--max_new_tokens", "4", "--minibatches", "2", "--kl_target", "0.01",
                   "--kl_horizon", "50", "--ppo_epochs", "2", "--kl_limit", "1e9"],
-}  # fmt: skip
+}
 
 
 def small_argv(stage: str, model_type: str) -> list[str]:
@@ -40,7 +40,7 @@ def small_squad(articles: int = 8) -> dict:
             {"id": f"{a}-{n}", "question": question,
              "answers": [{"text": gold, "answer_start": context.rindex(gold)}]}
             for n, (question, gold) in enumerate(golds)
-        ]  # fmt: skip
+        ]
         data.append({"title": f"Fair {a}", "paragraphs": [{"context": context, "qas": qas}]})
     return {"version": "1.1", "data": data}
 

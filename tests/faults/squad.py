@@ -39,9 +39,9 @@ ODD = (
     "\x00", "a\x00b", "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 \u202e",
     "\u200d\ufe0f",
     "\u0301" * 50, "<|endoftext|>", "Question: x\nAnswer:", "\u2028\r\n\t",
-)  # fmt: skip
+)
 FILLERS = (" ", "\n", "\t", "\u3000", "a", "7", "\u0301", "!", "\U0001f642", "a ", "\n\n x",
-           "\u05d0")  # fmt: skip
+           "\u05d0")
 TEXT_PLACES = ("context", "question", "text", "title", "id")
 # Counted by the answer, or by the paragraph: they take no question away by themselves.
 NO_QUESTIONS = ("empty answer", "answer not at its answer_start", "paragraph without questions")
@@ -143,7 +143,7 @@ def empty(root, chooser):
 
 
 ON_VALUES = (odd_value, odd_value, missing, odd_text, odd_text, long_run, same_id, moved_answer,
-             unanswerable, many, empty)  # fmt: skip
+             unanswerable, many, empty)
 
 
 def mutate_bytes(content: bytes, chooser: random.Random) -> bytes:
@@ -172,7 +172,7 @@ def mutate_bytes(content: bytes, chooser: random.Random) -> bytes:
     return chooser.choice((
         b"\xef\xbb\xbf" + content, content.decode().encode("utf-16"), content + content,
         content + b"\x00" * 100, b"\x1f\x8b" + content,
-    ))  # fmt: skip
+    ))
 
 
 def mutated(seed: int, number: int) -> bytes:
@@ -194,7 +194,7 @@ def through(path: Path, model_type: str) -> dict:
         dataset=str(path), difficulty=None, num_examples=None, strict_data=False, eval_limit=4,
         seed=0, max_answer_tokens=None, micro_batch_size=None, micro_batch_tokens=10**9,
         lm_weight=0.3, max_steps=1, eval_every=1, epochs=1.0, answer_metric="squad", metric=None,
-    )  # fmt: skip
+    )
     tokenizer = load_tokenizer("pico")
     said = io.StringIO()
     try:

@@ -27,6 +27,6 @@ def test_no_fault_in_short(kind, number, expected):
     done = subprocess.run(
         [*command, "--real_share", "0"],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert expected in done.stdout

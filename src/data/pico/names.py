@@ -160,7 +160,7 @@ TOWNS_OF_MANY_WORDS = (
     "Phnom Penh", "Ulan Bator", "Novi Sad", "Baden-Baden", "Aix-en-Provence", "Newcastle upon Tyne",
     "Stratford-upon-Avon", "Stoke-on-Trent", "Villefranche-sur-Mer", "Nizhny Novgorod",
     "King's Lynn", "Bury St Edmunds", "Sioux Falls", "Baton Rouge", "St Petersburg",
-)  # fmt: skip
+)
 # Parts of names that both splits have, besides the nouns of words.py.
 PARTICLES = frozenset(
     words.split_words(

@@ -63,4 +63,4 @@ def _read(path: Path) -> list[Paragraph] | None:
             for name, asked, answers, starts in questions
         ), template)
         for title, context, questions, template in json.loads(text)
-    ]  # fmt: skip
+    ]

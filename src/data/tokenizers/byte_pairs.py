@@ -147,7 +147,7 @@ def vocabulary_of(
         token = tokens.get(left + right)
         if token is None or not known.get(left) or not known.get(right):
             raise UserError(f"{source}: the merge of {left[:40]!r} and {right[:40]!r} is not of its"
-                            " tokens")  # fmt: skip
+                            " tokens")
         if token <= last:
             raise UserError(
                 f"{source}: the merge that makes {(left + right)[:40]!r} (id {token}) comes after "
@@ -172,7 +172,7 @@ def vocabulary_of(
     size = max(ids, default=0) + 1
     if len(set(ids)) != len(ids) or min(ids, default=0) < 0 or not ranks or size > MAX_IDS:
         raise UserError(f"{source}: {len(ids)} tokens up to id {size - 1}, expected each id once, "
-                        f"and under {MAX_IDS}")  # fmt: skip
+                        f"and under {MAX_IDS}")
     if eos_id not in unreached.values():
         raise UserError(
             f"{source}: the end token has id {eos_id}, expected that of a special token: no text "
@@ -250,7 +250,7 @@ def vocabulary_of_json(root: Any, eos_id: int | None, source: str) -> Vocabulary
     for name, value in must_be_off.items():
         if value:
             raise UserError(f"{source}: {name} {str(value)[:80]!r} given, expected none: tiktoken "
-                            "cannot do it")  # fmt: skip
+                            "cannot do it")
     if model.get("type", "BPE") != "BPE":
         raise UserError(f"{source}: a {model['type']!r} model given, expected a byte-level BPE")
     try:
@@ -272,7 +272,7 @@ def vocabulary_of_json(root: Any, eos_id: int | None, source: str) -> Vocabulary
     absent = 256 - sum(len(token) == 1 for token in vocabulary.ranks)
     if absent and model.get("unk_token") is not None:
         raise UserError(f"{source}: unk_token {model['unk_token']!r:.40} given for {absent} bytes, "
-                        "expected none: tiktoken cannot do it")  # fmt: skip
+                        "expected none: tiktoken cannot do it")
     return vocabulary
 
 
