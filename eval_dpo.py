@@ -65,7 +65,7 @@ with flags_first(__name__, build_parser):
     from src.evaluation.best_of_n import best_of_lines, best_of_n_rows
     from src.evaluation.compare_policies import (
         check_parents,
-        comparison,
+        common_ground,
         load_reward,
         policy_figures,
         print_table,
@@ -192,8 +192,8 @@ def main(argv=None) -> dict:
         f"answers compared by {held_out.metric}"
     )
     say_remedy(held_out, held.encoded, policies[0].tokenizer)
-    setting = comparison(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
-    results = {p.path: policy_figures(setting, p.model) for p in policies}
+    ground = common_ground(held_out, pairs, policies[0].tokenizer, parent.model, reward, device)
+    results = {p.path: policy_figures(ground, p.model) for p in policies}
     for path, (result, _) in results.items():
         print(f"\n{path}")
         print("\n".join(sample_lines(held_out, result.answers)))
@@ -206,7 +206,7 @@ def main(argv=None) -> dict:
     report = {"policies": values, **counts}
     by_question = {path: question_figures(figures) for path, (_, figures) in results.items()}
     for policy in policies if args.best_of else ():
-        rows, of_questions = best_of_n_rows(setting, policy.model, args.best_of, args.seed)
+        rows, of_questions = best_of_n_rows(ground, policy.model, args.best_of, args.seed)
         values[policy.path]["best_of"] = rows
         by_question[policy.path] |= of_questions
         print(f"\n{policy.path}: best of n by {scored_by.path}")

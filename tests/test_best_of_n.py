@@ -10,7 +10,7 @@ from conftest import call, outcome, refusal
 
 from src.evaluation import best_of_n as module
 from src.evaluation.best_of_n import best_of_n_rows, sample_and_score
-from src.evaluation.compare_policies import Comparison
+from src.evaluation.compare_policies import CommonGround
 from src.evaluation.evaluation_set import EvaluationSet
 from src.evaluation.squad_metrics import QAExample
 
@@ -44,7 +44,7 @@ def comparison_of(monkeypatch, answers, rewards):
     monkeypatch.setattr(module, "generate_all", generate)
     monkeypatch.setattr(module, "model_rewards", score)
     nothing = torch.nn.Identity()
-    return Comparison(held_out, None, Letters(), nothing, nothing, None, None, "cpu")
+    return CommonGround(held_out, None, Letters(), nothing, nothing, None, None, "cpu")
 
 
 ANSWERS = [

@@ -82,7 +82,7 @@ def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(mon
     monkeypatch.setattr(compare_policies, "model_rewards", brevity)
     parent, policy = model_that_says(), model_that_says(stop=40.0)
     pairs = PairSet([], PairTrees([], [], 0))
-    c = compare_policies.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    c = compare_policies.common_ground(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     result, found = measure_policy(c, policy)
     assert result.ids == [[], [], []]
     assert found["reward"] == (0, 0, 0, 2) and found["win_rate"] == (100, 100, 100, 2)
@@ -104,7 +104,7 @@ def test_equal_answers_tie_however_their_scores_are_rounded(monkeypatch):
     monkeypatch.setattr(compare_policies, "model_rewards", rounded)
     pairs = PairSet([], PairTrees([], [], 0))
     parent, policy = model_that_says(stop=40.0), model_that_says(stop=40.0)
-    c = compare_policies.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    c = compare_policies.common_ground(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     _, found = measure_policy(c, policy)
     assert len(calls) == 2 and found["win_rate"] == (50, 50, 50, 2)
 
@@ -120,7 +120,7 @@ def test_the_parent_answers_once(monkeypatch):
     monkeypatch.setattr(compare_policies, "model_rewards", lambda *_: torch.zeros(3))
     parent = model_that_says(stop=40.0)
     pairs = PairSet([], PairTrees([], [], 0))
-    c = compare_policies.comparison(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
+    c = compare_policies.common_ground(HELD_OUT, pairs, TOKENIZER, parent, nn.Identity(), CPU)
     result, _ = measure_policy(c, parent)
     assert asked == [parent] and result is c.parent_result
 

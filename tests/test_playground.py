@@ -21,7 +21,7 @@ from src.evaluation.squad_metrics import QAExample
 from src.inference.sampling import Sampling
 from src.playground import answers as answers_module
 from src.playground import page, render
-from src.playground.answers import Settings, answer, answers, cut_prompt, pieces
+from src.playground.answers import AnswerSettings, answer, answers, cut_prompt, pieces
 from src.playground.checkpoints import find_checkpoints, load_checkpoints
 from src.utils.checkpoint_utils import load_checkpoint, save_checkpoint
 from src.utils.constants import STAGES
@@ -40,7 +40,7 @@ def loaded(kgram):
 
 
 def sampled(temperature=1.0, samples=1, **more):
-    return Settings(Sampling(temperature, **more), samples)
+    return AnswerSettings(Sampling(temperature, **more), samples)
 
 
 def logits_after(model, ids):
@@ -115,7 +115,7 @@ def test_figures_are_those_of_the_other_scripts(loaded):
     reward_model = "checkpoints/kgram_train_reward_model/final.pt"
     options = ["--temperature", "0.7", "--top_k", "9", "--num_samples", "3", "--seed", "4"]
     said = outcome("generate_from_checkpoint", [*base, "--checkpoint", policy, *options]).result
-    setting = Settings(Sampling(0.7, 9), 3, 4)
+    setting = AnswerSettings(Sampling(0.7, 9), 3, 4)
     policy_and_reward = loaded.policies["kgram DPO"], loaded.reward_models["kgram reward"]
     found = answer(*policy_and_reward, EXAMPLE, setting)
     assert [s.text for s in found.samples] == said["results"][0]["answers"]
@@ -245,8 +245,8 @@ def test_two_people_at_once_get_what_each_would_get_alone(loaded):
     policies = list(loaded.policies.values())
     other = QAExample("Kelda Morven wrote the Vorane Song.", "Who wrote it?", ())
     tasks = [
-        (EXAMPLE, Settings(Sampling(1.0), 4, 1)),
-        (other, Settings(Sampling(1.3, 20), 3, 2)),
+        (EXAMPLE, AnswerSettings(Sampling(1.0), 4, 1)),
+        (other, AnswerSettings(Sampling(1.3, 20), 3, 2)),
     ] * 3
 
     def run(task):

@@ -97,7 +97,7 @@ def _article_rows(article: Any, place: str, report: LoadReport) -> Iterator[tupl
     """The rows of an article of the official layout, whose lists have to be there."""
     paragraphs = _list(article, "paragraphs", place)
     title = article.get("title")
-    place += f" ({shorten(title)})" if isinstance(title, str) else ""
+    place += f" ({excerpt(title)})" if isinstance(title, str) else ""
     for p, paragraph in enumerate(paragraphs, 1):
         above = f"{place}, paragraph {p}"
         questions = _list(paragraph, "qas", above)
@@ -304,11 +304,11 @@ def with_id(place: str, row: Any) -> str:
     if not isinstance(row, dict):
         return place
     if isinstance(row.get("id"), str | int):
-        return f"{place} (id {shorten(str(row['id']))})"
-    return f"{place} (with {', '.join(map(shorten, map(str, row)))[:200]})"
+        return f"{place} (id {excerpt(str(row['id']))})"
+    return f"{place} (with {', '.join(map(excerpt, map(str, row)))[:200]})"
 
 
-def shorten(text: str) -> str:
+def excerpt(text: str) -> str:
     """A text for a message: one printable line of at most 40 characters."""
     printable = (c if c.isprintable() else ascii(c)[1:-1] for c in text[:40])
     return "".join(printable) or "empty text"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from src.evaluation.compare_policies import Comparison
+from src.evaluation.compare_policies import CommonGround
 from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
 from src.evaluation.intervals import bootstrap_interval, paired_difference, question_figures
 from src.evaluation.squad_metrics import em_and_f1
@@ -23,7 +23,7 @@ AT_A_TIME = 8
 
 
 def best_of_n_rows(
-    c: Comparison, model: nn.Module, sizes: Sequence[int], seed: int = 0
+    c: CommonGround, model: nn.Module, sizes: Sequence[int], seed: int = 0
 ) -> tuple[list[dict[str, float | None]], dict[str, dict]]:
     """A row for each n, {"n", "kl_bound", metric, metric_low, metric_high, ...}, and what the
     rows' means are of, question by question: {"f1_of_4": ..., ...}.
@@ -75,7 +75,7 @@ def _ends(name: str, interval: dict[str, float | None]) -> dict[str, float | Non
 
 
 def sample_and_score(
-    c: Comparison, model: nn.Module, count: int, seed: int
+    c: CommonGround, model: nn.Module, count: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rewards, F1 and EM (Q, count), float64, of samples at temperature 1 to each question."""
     model.to(c.device)

@@ -100,7 +100,7 @@ def load_reward(args: argparse.Namespace, policy: Checkpoint) -> Checkpoint | No
     return load_reward_checkpoint(args.reward_checkpoint, policy)
 
 
-class Comparison(NamedTuple):
+class CommonGround(NamedTuple):
     """What all policies are measured on. parent: the SFT model; parent_result, parent_rewards: its
     answers and their rewards, None without a reward model.
     """
@@ -115,14 +115,14 @@ class Comparison(NamedTuple):
     device: torch.device
 
 
-def comparison(
+def common_ground(
     held_out: EvaluationSet,
     pairs: PairSet,
     tokenizer: Tokenizer,
     parent: nn.Module,
     reward: RewardModel | None,
     device: torch.device,
-) -> Comparison:
+) -> CommonGround:
     """Put the models where they compute, and score the parent's own answers once."""
     parent.to(device)
     result = rewards = None
@@ -130,16 +130,16 @@ def comparison(
         reward.to(device)
         result = evaluate_policy(parent, tokenizer, held_out, device)
         rewards = model_rewards(reward, result.trees, tokenizer.eos_id, device).numpy()
-    return Comparison(held_out, pairs, tokenizer, parent, reward, result, rewards, device)
+    return CommonGround(held_out, pairs, tokenizer, parent, reward, result, rewards, device)
 
 
-def measure_policy(c: Comparison, model: nn.Module) -> tuple[PolicyResult, dict[str, Interval]]:
+def measure_policy(c: CommonGround, model: nn.Module) -> tuple[PolicyResult, dict[str, Interval]]:
     """A policy's greedy answers, and every metric with its 95% interval."""
     result, figures = policy_figures(c, model)
     return result, intervals(figures)
 
 
-def policy_figures(c: Comparison, model: nn.Module) -> tuple[PolicyResult, Figures]:
+def policy_figures(c: CommonGround, model: nn.Module) -> tuple[PolicyResult, Figures]:
     """A policy's greedy answers, and what every metric is of, question by question."""
     model.to(c.device)
     eos_id, groups = c.tokenizer.eos_id, c.held_out.groups

@@ -27,7 +27,7 @@ MAX_CHARACTERS = 1_000_000
 ALTERNATIVES = 5
 
 
-class Settings(NamedTuple):
+class AnswerSettings(NamedTuple):
     """sampling: how tokens are drawn (temperature 0: one greedy answer); samples: answers."""
 
     sampling: Sampling
@@ -107,7 +107,7 @@ def answers(
     policies: Sequence[Policy],
     reward_model: LoadedRewardModel | None,
     example: QAExample,
-    settings: Settings,
+    settings: AnswerSettings,
     device: torch.device | str = "cpu",
 ) -> Iterator[PolicyAnswers]:
     """Yield each policy's answers in turn; a policy that fails yields its reason.
@@ -156,7 +156,7 @@ def answer(
     policy: Policy,
     reward_model: LoadedRewardModel | None,
     example: QAExample,
-    settings: Settings,
+    settings: AnswerSettings,
     device: torch.device | str = "cpu",
 ) -> PolicyAnswers:
     """One policy's samples with their metrics.

@@ -17,7 +17,7 @@ from src.data.squad_types import Paragraph
 from src.evaluation.squad_metrics import QAExample, qa_example
 from src.inference.sampling import Sampling
 from src.playground import render, vote_page
-from src.playground.answers import PolicyAnswers, Settings, answers
+from src.playground.answers import AnswerSettings, PolicyAnswers, answers
 from src.playground.checkpoints import CheckpointList
 from src.playground.comparisons import Voting
 from src.utils.errors import UserError
@@ -62,7 +62,7 @@ def responder(
     def respond(context, question, names, reward_name, temperature, top_k, top_p, samples, seed):
         example = QAExample(context, question, golds.get((context, question), ()))
         sampling = Sampling(float(temperature), int(top_k), float(top_p))
-        settings = Settings(sampling, int(samples), int(seed or 0))
+        settings = AnswerSettings(sampling, int(samples), int(seed or 0))
         chosen = [loaded.policies[name] for name in names]
         reward_model = loaded.reward_models.get(reward_name)
         results: list[PolicyAnswers] = []

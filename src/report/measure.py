@@ -8,7 +8,7 @@ import torch
 
 from src.data.squad_loader import SquadData, load_from_identity
 from src.data.trained_contexts import union
-from src.evaluation.compare_policies import comparison, measure_policy, rule_rows
+from src.evaluation.compare_policies import common_ground, measure_policy, rule_rows
 from src.evaluation.evaluation_set import (
     EvaluationSet,
     PolicyResult,
@@ -113,12 +113,12 @@ def measure_pipeline(
         )
     pairs = held_out_pairs(chosen, encoded, first.tokenizer, block, name, None, metric)
     reward_model = reward.model if reward else None
-    setting = comparison(held_out, pairs, first.tokenizer, first.model, reward_model, device)
+    ground = common_ground(held_out, pairs, first.tokenizer, first.model, reward_model, device)
     table = {BASE: row} if (row := base_row(pipeline)) else {}
     answers = {}
     for stage, policy in policies.items():
         say(f"measuring {policy.path} on {len(held_out.asked)} questions")
-        answers[stage], table[stage] = measure_policy(setting, policy.model)
+        answers[stage], table[stage] = measure_policy(ground, policy.model)
         table[stage] |= _form(answers[stage], held_out)
         if first.stage != SFT:  # against itself both would say that nothing changed
             table[stage] = {k: v for k, v in table[stage].items() if k not in AGAINST_START}

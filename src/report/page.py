@@ -12,7 +12,7 @@ from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.intervals import Interval, caution
 from src.report.answers import answers_table, few_answers
 from src.report.drawing import DARK, LIGHT, WIDE, WIDTH, Plot, png
-from src.report.html import Markup, join, tag
+from src.report.html import Markup, document, join, sections, table, tag
 from src.report.measure import BASE, Measured
 from src.report.pipelines import Pipeline, Series
 from src.report.sentences import stage_sentences
@@ -93,16 +93,14 @@ def names_of(pipelines: Sequence[Pipeline]) -> list[str]:
 
 
 def figures_table(
-    table: dict[str, dict[str, Interval]], questions: int, base: bool, metric: str
+    measured: dict[str, dict[str, Interval]], questions: int, base: bool, metric: str
 ) -> Markup:
     """Every policy and rule with every metric and its interval."""
-    columns = [n for n in COLUMNS if any(n in row for row in table.values())]
-    heads = [tag("th", "", scope="col")]
-    for name in columns:
-        words, unit = COLUMNS[name]
-        heads.append(tag("th", words, " ", tag("small", f"({unit})"), scope="col"))
+    columns = [n for n in COLUMNS if any(n in row for row in measured.values())]
+    heads = [join([words, " ", tag("small", f"({unit})")])
+             for words, unit in (COLUMNS[name] for name in columns)]
     rows = []
-    for name, metrics in table.items():
+    for name, metrics in measured.items():
         cells = []
         for column in columns:
             value = metrics.get(column)
@@ -119,10 +117,9 @@ def figures_table(
     )
     if base:
         words += "; base: as main_squad.py logged it before its first step, on its eval_limit"
-    if warning := caution(value for row in table.values() for value in row.values()):
+    if warning := caution(value for row in measured.values() for value in row.values()):
         words += f"; {warning}"
-    caption, head = tag("caption", tag("div", words)), tag("thead", tag("tr", *heads))
-    return tag("div", tag("table", caption, head, tag("tbody", *rows)), class_="wide")
+    return table(["", *heads], rows, words)
 
 
 def _ancestors(found: Checkpoint | None) -> str:
@@ -158,10 +155,8 @@ def run_table(pipeline: Pipeline) -> Markup:
     data = [tag("p", "Data: ", json.dumps(first.data, ensure_ascii=False), class_="flags"),
             tag("p", "Tokenizer: ", json.dumps(first.tokenizer.identity()), class_="flags"),
             ] if first else []
-    table = tag("table", tag("thead", tag("tr", *(tag("th", h, scope="col") for h in heads))),
-                tag("tbody", *rows))
     return join([
-        tag("div", table, class_="wide runs"),
+        table(heads, rows, class_="runs"),
         *data,
         tag("details", tag("summary", "all flags, as they were resolved"), *flags),
     ])
@@ -196,48 +191,35 @@ def page(contents: Contents) -> str:
         for line in stage_sentences(p)
     ]
     answers = answers_of(contents)
-    sections: list[tuple[str, str, list[Markup]]] = []
+    parts: list[tuple[str, str, list[Markup]]] = []
     figures = []
     for place, measured in contents.measured.items():
         head = tag("h3", names[place]) if len(pipelines) > 1 else None
-        found = measured.table
-        held_out = measured.held_out
-        table = figures_table(found, len(held_out.asked), BASE in found, held_out.metric)
-        figures.append(join([head, table]))
+        found, held_out = measured.table, measured.held_out
+        shown = figures_table(found, len(held_out.asked), BASE in found, held_out.metric)
+        figures.append(join([head, shown]))
     plots = {name: [plot_grid(found)] for name, found in contents.plots.items() if found}
-    sections.append(("quality", "How good are the answers?", plots.get("quality", [])))
-    sections.append(("hacking", "Reward against KL", plots.get("hacking", [])))
-    sections.append(("rewards", "What the reward model prefers", plots.get("rewards", [])))
+    parts.append(("quality", "How good are the answers?", plots.get("quality", [])))
+    parts.append(("hacking", "Reward against KL", plots.get("hacking", [])))
+    parts.append(("rewards", "What the reward model prefers", plots.get("rewards", [])))
     for stage in STAGES:
-        sections.append((stage, f"{NAMES[stage]}, step by step", plots.get(stage, [])))
-    sections.append(("metrics", "All metrics", figures))
-    tables = [answers_table(n, *table) for n, table in enumerate(answers, 1)]
-    sections.append(("answers", "All answers side by side", tables))
+        parts.append((stage, f"{NAMES[stage]}, step by step", plots.get(stage, [])))
+    parts.append(("metrics", "All metrics", figures))
+    tables = [answers_table(n, *asked) for n, asked in enumerate(answers, 1)]
+    parts.append(("answers", "All answers side by side", tables))
     runs = [join([tag("h3", f"{n} ({p.folder})"), run_table(p)])
             for n, p in zip(names, pipelines, strict=True)]
     made = f"Report made {time.strftime('%Y-%m-%d %H:%M:%S %Z')} by {contents.command}"
-    sections.append(("run", "What was run", [*runs, tag("p", made, class_="faint")]))
-    nothing = tag("p", "Nothing to show here: see what is missing, at the top.", class_="faint")
-    here = Path(__file__)
+    parts.append(("run", "What was run", [*runs, tag("p", made, class_="faint")]))
     body = join([
         tag("h1", title),
-        *(few_answers(*table) for table in answers),
+        *(few_answers(*asked) for asked in answers),
         tag("h2", "What each stage changed") if sentences else None,
         tag("ul", *(tag("li", line) for line in sentences)) if sentences else None,
         tag("p", OWN_QUESTIONS, class_="faint") if sentences else None,
         tag("h3", "Missing or not as expected") if notes else None,
         tag("ul", *(tag("li", note) for note in notes)) if notes else None,
-        tag("nav", *(tag("a", words, href=f"#{key}") for key, words, _ in sections)),
-        *(tag("section", tag("h2", words), *(content or [nothing]), id=key)
-          for key, words, content in sections),
-        tag("script", Markup(here.with_name("page.js").read_text(encoding="utf-8"))),
+        sections(parts, "Nothing to show here: see what is missing, at the top."),
+        tag("script", Markup(Path(__file__).with_name("page.js").read_text(encoding="utf-8"))),
     ])
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", title),
-        tag("style", Markup(here.with_name("page.css").read_text(encoding="utf-8"))),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', body), lang='en')}\n"
+    return document(title, body)

@@ -9,7 +9,7 @@ from src.evaluation.overoptimisation import Fit, fit_best_of_n, fit_rl
 from src.report.drawing import LINES, MARKERS, Axes, Plot, Theme, legend
 from src.sweep.crossed import Estimate, crossed_interval
 from src.sweep.experiment import Cell, Experiment, words
-from src.sweep.results import Measured, Point, label_of, points_of
+from src.sweep.results import CellResult, Point, label_of, points_of
 
 
 class Line(NamedTuple):
@@ -30,7 +30,7 @@ class Line(NamedTuple):
         return int(np.argmax([gain.value for gain in self.f1]))
 
 
-def panels_of(experiment: Experiment, measured: list[Measured]) -> dict[str, list[Line]]:
+def panels_of(experiment: Experiment, measured: list[CellResult]) -> dict[str, list[Line]]:
     """Panel -> its lines. A panel is a variant of the stage `panel`, or all of them together."""
     options = experiment.options.get("curves", {})
     known = {one.cell.key: one for one in measured}

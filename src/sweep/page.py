@@ -3,15 +3,14 @@
 import math
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from src.report.drawing import Plot
-from src.report.html import Markup, join, tag
+from src.report.html import Markup, document, join, sections, table, tag
 from src.report.page import COLUMNS, plot_grid
 from src.sweep.crossed import FAMILY_LEVEL, Estimate, bonferroni
 from src.sweep.curves import Line, draw_panel
 from src.sweep.experiment import Cell, Experiment
-from src.sweep.results import METRICS, Measured, Row, rows_of
+from src.sweep.results import METRICS, CellResult, Row, rows_of
 
 HEADINGS = {
     name: f"{heading} ({unit})" for name, (heading, unit) in COLUMNS.items()
@@ -27,7 +26,6 @@ CSS = """
   .wide th[scope="row"] { white-space: normal; min-width: 8.5rem; overflow-wrap: anywhere; }
 }
 """
-NOTHING = tag("p", "Nothing here yet.", class_="faint")
 
 
 def plots_of(panels: dict[str, list[Line]]) -> list[Plot]:
@@ -37,36 +35,25 @@ def plots_of(panels: dict[str, list[Line]]) -> list[Plot]:
 
 
 def page(
-    experiment: Experiment, measured: list[Measured], failed: dict[tuple, str],
+    experiment: Experiment, measured: list[CellResult], failed: dict[tuple, str],
     panels: dict[str, list[Line]], plots: Sequence[Plot],
 ) -> str:
     """The whole document. panels, plots: of the curves."""
     rows, looks = rows_of(experiment, measured)
     matrices = [matrix_table(m, rows) for m in experiment.options.get("matrices", [])]
-    sections = [("results", "Results", [results_table(experiment, rows, looks)] if rows else [])]
+    contents = [("results", "Results", [results_table(experiment, rows, looks)] if rows else [])]
     if matrices:
-        sections.append(("matrices", "Matrices", matrices))
+        contents.append(("matrices", "Matrices", matrices))
     if panels:
         shown = [plot_grid(plots), peaks_table(panels)]
-        sections.append(("curves", "Reward and F1 against the KL", shown if plots else []))
-    sections.append(("cells", "What was run", cells_section(experiment)))
+        contents.append(("curves", "Reward and F1 against the KL", shown if plots else []))
+    contents.append(("cells", "What was run", cells_section(experiment)))
     body = join([
         tag("h1", experiment.title),
         tag("ul", *(tag("li", line) for line in glance(experiment, failed))),
-        tag("nav", *(tag("a", words, href=f"#{key}") for key, words, _ in sections)),
-        *(tag("section", tag("h2", words), *(content or [NOTHING]), id=key)
-          for key, words, content in sections),
+        sections(contents, "Nothing here yet."),
     ])
-    css = Path(__file__).parents[1] / "report" / "page.css"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", experiment.title),
-        tag("style", Markup(css.read_text(encoding="utf-8") + CSS)),
-    )
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', body), lang='en')}\n"
+    return document(experiment.title, body, CSS)
 
 
 def glance(experiment: Experiment, failed: dict[tuple, str]) -> list[str]:
@@ -102,14 +89,7 @@ def results_table(experiment: Experiment, rows: Sequence[Row], looks: int) -> Ma
             f"{FAMILY_LEVEL:.0%} or more all of them hold. ▲ above, ▼ below the baseline: the "
             "interval does not contain 0."
         )
-    return _table(heads, lines, words)
-
-
-def _table(heads: Sequence[str], lines: Sequence[Markup], words: str, **attributes) -> Markup:
-    head = tag("tr", tag("th", "", scope="col"), *(tag("th", h, scope="col") for h in heads))
-    table = tag("table", tag("caption", tag("div", words)), tag("thead", head),
-                tag("tbody", *lines), **attributes)
-    return tag("div", table, class_="wide")
+    return table(["", *heads], lines, words)
 
 
 def _number(value: float, sign: str = "") -> str:
@@ -163,9 +143,9 @@ def matrix_table(options: dict, rows: Sequence[Row]) -> Markup:
                              class_="number", style=style))
         lines.append(tag("tr", tag("th", f"{down}={name}", scope="row"), *found))
     if not lines:
-        return NOTHING
+        return tag("p", "Nothing here yet.", class_="faint")
     words = f"{HEADINGS.get(metric, metric)}: mean over seeds, 95% interval over contexts and seeds"
-    return _table([f"{across}={c}" for c in columns], lines, words, class_="matrix")
+    return table(["", *(f"{across}={c}" for c in columns)], lines, words, class_="matrix")
 
 
 def peaks_table(panels: dict[str, list[Line]]) -> Markup:
@@ -191,7 +171,7 @@ def peaks_table(panels: dict[str, list[Line]]) -> Markup:
         "2210.10760). The peak is the best of the points measured, so its F1 is a little too high; "
         "95% intervals over seeds, not corrected for the choice."
     )
-    return _table(heads, lines, words)
+    return table(["", *heads], lines, words)
 
 
 def cells_section(experiment: Experiment) -> list[Markup]:

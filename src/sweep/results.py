@@ -17,7 +17,7 @@ METRICS = ("reward", "f1", "em", "kl_nats", "sample_tokens", "entropy_nats", "se
 COMPARED = ("f1",)
 
 
-class Measured(NamedTuple):
+class CellResult(NamedTuple):
     """One evaluation cell that is finished. metrics: name -> context -> contribution; best_of: the
     rows of --best_of; seconds: what its policy's training took, without evaluations.
     """
@@ -50,17 +50,17 @@ class Point(NamedTuple):
     f1: float
 
 
-def read_measured(cells: Iterable[Cell]) -> list[Measured]:
+def read_measured(cells: Iterable[Cell]) -> list[CellResult]:
     """The finished evaluations, in their order."""
     return [_read(cell) for cell in cells if cell.script == EVALUATION and cell.result.exists()]
 
 
-def _read(cell: Cell) -> Measured:
+def _read(cell: Cell) -> CellResult:
     (values,) = json.loads((cell.folder / "evaluation.json").read_bytes())["policies"].values()
     stored = json.loads(cell.result.read_bytes())
     (figures,) = stored["policies"].values()
     best_of = values.pop("best_of", [])
-    return Measured(
+    return CellResult(
         cell,
         {name: interval["value"] for name, interval in values.items()},
         {name: contributions(figures[name], stored["context_names"]) for name in values},
@@ -82,7 +82,7 @@ def label_of(cell: Cell) -> str:
     return " ".join([policy.label, *words(rest, cell.stage)])
 
 
-def rows_of(experiment: Experiment, measured: Sequence[Measured]) -> tuple[list[Row], int]:
+def rows_of(experiment: Experiment, measured: Sequence[CellResult]) -> tuple[list[Row], int]:
     """A row a variant, and how many differences were looked at, which their intervals allow for.
 
     Evaluations whose best of n are curves have no row.
@@ -91,7 +91,7 @@ def rows_of(experiment: Experiment, measured: Sequence[Measured]) -> tuple[list[
     compared = experiment.options.get("compare", COMPARED)
     drawn = experiment.options.get("curves", {}).get("stages", ())
     measured = [one for one in measured if one.cell.stage not in drawn]
-    groups: dict[tuple, list[Measured]] = {}
+    groups: dict[tuple, list[CellResult]] = {}
     for one in measured:
         groups.setdefault(one.cell.key[:2], []).append(one)
     baselines = {one.cell.key: baseline_of(experiment, one, measured) for one in measured}
@@ -118,15 +118,15 @@ def rows_of(experiment: Experiment, measured: Sequence[Measured]) -> tuple[list[
     return rows, looks
 
 
-def _mean(name: str, group: Sequence[Measured]) -> Estimate:
+def _mean(name: str, group: Sequence[CellResult]) -> Estimate:
     if name == "seconds":  # of training: machines differ, an interval would say little
         return Estimate(sum(one.seconds for one in group) / len(group), math.nan, math.nan, 1)
     return crossed_interval([one.metrics.get(name, {}) for one in group])
 
 
 def baseline_of(
-    experiment: Experiment, one: Measured, measured: Sequence[Measured]
-) -> Measured | None:
+    experiment: Experiment, one: CellResult, measured: Sequence[CellResult]
+) -> CellResult | None:
     """The baseline's evaluation for the same seed by the same stage, and with the same choices
     where both have one; None where there is none, or several.
     """
@@ -143,7 +143,7 @@ def baseline_of(
     return found[0] if len(found) == 1 else None
 
 
-def points_of(cell: Cell, measured: dict[tuple, Measured]) -> list[Point]:
+def points_of(cell: Cell, measured: dict[tuple, CellResult]) -> list[Point]:
     """The points of a cell's curve: its evaluations during training, or its best of n."""
     if cell.script == EVALUATION:
         best_of = measured[cell.key].best_of if cell.key in measured else []
@@ -156,7 +156,7 @@ def points_of(cell: Cell, measured: dict[tuple, Measured]) -> list[Point]:
     ]
 
 
-def table_text(experiment: Experiment, measured: Sequence[Measured]) -> str:
+def table_text(experiment: Experiment, measured: Sequence[CellResult]) -> str:
     """The table as CSV: a line for each policy measured, each point of best of n, and each
     evaluation during training, of every seed. No times: the same runs give the same text.
     """
