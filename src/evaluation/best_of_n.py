@@ -14,7 +14,7 @@ from src.evaluation.compare_policies import CommonGround
 from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
 from src.evaluation.intervals import bootstrap_interval, paired_difference, question_figures
 from src.evaluation.squad_metrics import em_and_f1
-from src.inference.sampling import Sampling, generate_all
+from src.inference.sampling import Sampling, generate_all, with_answers
 from src.losses import best_of_n, best_of_n_kl_bound
 from src.rl.rewards import model_rewards
 
@@ -87,11 +87,7 @@ def sample_and_score(
             model, prompts, tokenizer.eos_id, sampling=Sampling(), num_samples=samples,
             seed=[seed, first], max_new_tokens=MAX_ANSWER_TOKENS, device=c.device,
         )
-        answers = iter(ids)
-        trees = [
-            (context, [(q, [next(answers) for _ in range(samples)]) for q in questions])
-            for context, questions in prompts
-        ]
+        trees = with_answers(prompts, ids, samples)
         rewards = model_rewards(c.reward, trees, tokenizer.eos_id, c.device)
         asked = [about for about in c.held_out.asked for _ in range(samples)]
         texts = [tokenizer.decode(answer).strip() for answer in ids]

@@ -19,7 +19,7 @@ from src.evaluation.intervals import Figures
 from src.evaluation.squad_metrics import QAExample, em_and_f1, qa_example
 from src.evaluation.user_functions import Function, call_function
 from src.inference.logprobs import Tree, completion_logps
-from src.inference.sampling import PromptTree, generate_all
+from src.inference.sampling import PromptTree, generate_all, with_answers
 from src.training.distributed import map_over_ranks
 from src.utils.constants import MAX_ANSWER_TOKENS
 from src.utils.errors import UserError
@@ -93,11 +93,6 @@ class EvaluationSet(NamedTuple):
             f"perfect copy within {self.max_answer_tokens} tokens (--max_answer_tokens): EM "
             f"{self.ceiling:.1f}"
         )
-
-    def with_answers(self, ids: Sequence[Sequence[int]]) -> list[Tree]:
-        """The prompts with one answer (Q,) each, as trees."""
-        answers = iter(ids)
-        return [(context, [(q, [next(answers)]) for q in qs]) for context, qs in self.prompts]
 
 
 def choose_questions(
@@ -310,7 +305,7 @@ def evaluate_policy(
         return generate_all(model, prompts, eos_id, **options)
 
     ids = [row for part in map_over_ranks(model, held_out.prompts, answer) for row in part]
-    read = held_out.with_answers(ids)
+    read = with_answers(held_out.prompts, ids)
     if held_out.later:
         more = [row for part in map_over_ranks(model, held_out.later, answer) for row in part]
         ids, read = best_of_windows(model, held_out, ids, more, eos_id, device)
@@ -318,7 +313,7 @@ def evaluate_policy(
     em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
     tokens = held_out.gold_tokens()
     golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
-    trees = held_out.with_answers(golds)
+    trees = with_answers(held_out.prompts, golds)
     logp = torch.cat(
         map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id, device))
     )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from src.inference.logprobs import completion_logps
-from src.inference.sampling import PromptTree, Sampling, generate_all
+from src.inference.sampling import PromptTree, Sampling, generate_all, with_answers
 from src.losses import kl_estimates
 
 
@@ -39,14 +39,11 @@ def sample_figures(
     it. A term that is not drawn from the policy can make the mean negative.
     first_row: how many questions other ranks have before these, so that all draw from one stream.
     """
-    drawn = list(
-        generate_all(
-            model, prompts, eos_id, sampling=Sampling(), seed=seed, first_row=first_row,
-            max_new_tokens=max_new_tokens, device=device,
-        )
+    drawn = generate_all(
+        model, prompts, eos_id, sampling=Sampling(), seed=seed, first_row=first_row,
+        max_new_tokens=max_new_tokens, device=device,
     )
-    ids = iter(drawn)
-    trees = [(context, [(q, [next(ids)]) for q in questions]) for context, questions in prompts]
+    trees = with_answers(prompts, drawn)
     logp, parent_logp = (
         completion_logps(m, trees, eos_id, device, first=max_new_tokens) for m in (model, parent)
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from src.inference.logprobs import batches_by_length, pad
+from src.inference.logprobs import Tree, batches_by_length, pad
 from src.losses import token_logp
 from src.model.linear import prepacked
 from src.model.prefix_sharing import Level
@@ -19,6 +19,19 @@ ROWS_AT_ONCE = 256
 
 # (context ids, [question ids, ...])
 PromptTree = tuple[Sequence[int], Sequence[Sequence[int]]]
+
+
+def with_answers(
+    prompts: Sequence[PromptTree], answers: Sequence[Sequence[int]], samples: int = 1
+) -> list[Tree]:
+    """Prompts with their answers as trees. answers: ids without EOS, question after question, the
+    `samples` of a question next to each other.
+    """
+    following = iter(answers)
+    return [
+        (context, [(q, [next(following) for _ in range(samples)]) for q in questions])
+        for context, questions in prompts
+    ]
 
 
 class Sampling(NamedTuple):

@@ -27,7 +27,7 @@ from src.inference.logprobs import (
     completion_hidden,
     logp_of_hidden,
 )
-from src.inference.sampling import Answers, PromptTree, Sampling, generate
+from src.inference.sampling import PromptTree, Sampling, generate, with_answers
 from src.losses import kl_penalised_rewards, sequence_sum
 from src.rl.algorithm_table import Algorithm, Selection, row_of
 from src.rl.algorithms import advantages_of, chosen_answers, kl_coefs
@@ -136,7 +136,7 @@ def sample_rollout(
             num_samples=s.num_samples, max_new_tokens=s.max_new_tokens, seed=[s.seed, step],
             first_row=first_row, device=s.device,
         )
-    trees = _attach(prompts, answers, s.num_samples)
+    trees = with_answers(prompts, answers.texts(), s.num_samples)
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty (N, 6).
     score = reward_of(trees)
     questions = sum(len(asked) for _, asked in prompts)
@@ -192,15 +192,6 @@ def _reference_and_values(
                 critic_hidden = completion_hidden(critic.backbone, tree_batch)
                 values[here, :columns] = critic.values(critic_hidden)
     return reference_logp, values
-
-
-def _attach(prompts: Sequence[PromptTree], answers: Answers, samples: int) -> list[Tree]:
-    """Prompts with their answers as trees."""
-    texts = iter(answers.texts())
-    return [
-        (context, [(q, [next(texts) for _ in range(samples)]) for q in questions])
-        for context, questions in prompts
-    ]
 
 
 def rows_of(trees: Sequence[Tree]) -> list[slice]:
