@@ -132,6 +132,22 @@ def test_parts_equal_rows_in_value_and_gradient(data):
         close(parts / scale, rows / scale)
 
 
+def test_parts_are_float32_under_autocast():
+    """Their products alone: what comes out is equal to that of the factors rounded to bfloat16."""
+    levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
+    parts = pack(levels, "all").attention
+    torch.manual_seed(0)
+    query, keys, values = torch.randn(7, 2, 2, 8), torch.randn(7, 2, 8), torch.randn(7, 2, 8)
+    halves = [x.bfloat16() for x in (query, keys, values)]
+    wanted = parts.attend(*(x.float() for x in halves))
+    with torch.autocast("cpu", torch.bfloat16):
+        leaves = [x.clone().requires_grad_() for x in halves]
+        found = parts.attend(*leaves)
+        found.sum().backward()
+    assert found.dtype == torch.float32 and torch.equal(found, wanted)
+    assert all(x.grad.dtype == torch.bfloat16 and x.grad.any() for x in (leaves[0], leaves[2]))
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_of_a_part_by_plain_operations(causal):
     """In float64 and by a loop over queries; then torch's own, what a GPU would run, gives it."""

@@ -1,6 +1,7 @@
 """N steps in one go == stopped anywhere and resumed, in all four stages and all three models."""
 
 import base64
+import json
 import os
 import random
 import shutil
@@ -86,6 +87,25 @@ def test_stopped_and_resumed_ends_as_in_one_go(stage, model_type, workplace, mon
         assert any(f"resumed after step {ks[-1]}" in line for line in ended.err)
         assert_same_runs(whole, place / folder_of(stage, model_type))
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("stage", ["main_squad", "train_ppo"])
+def test_a_resumed_run_in_bfloat16_ends_as_in_one_go(stage, workplace, monkeypatch, capsys):
+    """Weights stay float32; what is sampled and scored in bfloat16 comes again to the last bit."""
+    before = STAGES[: STAGES.index(stage)]
+    argv = argv_of(stage, "transformer", "--dtype", "bfloat16")
+    try:
+        place = workplace("transformer", before, name="whole")
+        call(stage, argv)
+        whole = place / folder_of(stage, "transformer")
+        assert json.loads((whole / "args.json").read_text())["dtype"] == "bfloat16"
+        place = workplace("transformer", before, name="stopped")
+        stop_after(monkeypatch, 3)
+        assert outcome(stage, argv).code == 143
+        assert outcome(stage, ["--model_type", "transformer", "--resume"]).code == 0
+        assert_same_runs(whole, place / folder_of(stage, "transformer"))
+    finally:
+        torch.set_autocast_enabled("cpu", False)
 
 
 def test_saves_on_the_way_change_nothing(workplace, monkeypatch, capsys):

@@ -39,7 +39,14 @@ class Parts(NamedTuple):
     below: Sequence[Part]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """query (M, K, G, d), keys and values (P, K, d) to (M, K * G * d)."""
+        """query (M, K, G, d), keys and values (P, K, d) to (M, K * G * d).
+
+        In float32 under autocast too: torch's kernel is no faster in bfloat16, for which it calls a
+        product that converts its factors.
+        """
+        query, keys, values = (
+            x.to(torch.promote_types(x.dtype, torch.float32)) for x in (query, keys, values)
+        )
         groups = query.shape[2]
         if groups > 1:  # a copy per query head: cheaper than scattered outputs
             keys, values = (

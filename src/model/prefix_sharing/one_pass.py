@@ -5,7 +5,6 @@ batch in one pass over its packed tokens.
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from src.model.prefix_sharing import Level
@@ -58,8 +57,8 @@ class OnePass:
         return _in_rows(hidden, packed, levels[-1]), state
 
     def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
-        """By parts where one call per part pays, on a CPU in float32; else in rows, with a mask."""
-        on_cpu = levels[0].tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        """By parts where one call per part pays, on a CPU; else in rows, with a mask."""
+        on_cpu = levels[0].tokens.device.type == "cpu"
         by_parts = on_cpu and not self.in_rows and parts_pay(levels, self.width)
         return pack(levels, wanted, in_rows=not by_parts)
 
