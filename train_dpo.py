@@ -59,7 +59,7 @@ with flags_first(__name__, build_parser):
     )
     from src.preference.pairs import policy_scores, reference_logps, trees_of_steps
     from src.rl.models import score_and_kl
-    from src.training import planning, reporting, run_data
+    from src.training import reporting, run_data
     from src.training.device import choose_precision
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
@@ -154,11 +154,9 @@ def main(argv=None) -> dict:
         block, eos_id = model.config.block_size, tokenizer.eos_id
         questions = run_data.load_questions(args, tokenizer, block, STAGE, parents)
         held_out = questions.held_out
-        asked_steps = run.asked["max_steps"]
-        made_of = None if args.pairs else questions.units
-        planned = planning.steps_for_pairs(args, asked_steps, made_of)
-        train, unseen = run_data.load_pairs(args, questions, parent, planned, device)
-        max_steps = planning.plan_pair_steps(args, asked_steps, train)
+        train, unseen, max_steps = run_data.planned_pairs(
+            args, run.asked["max_steps"], questions, parent, device
+        )
         if loss_row.mismatched:
             train = train._replace(trees=with_mismatched(train.trees))
         per_epoch = steps_per_epoch(len(train.trees.trees), args.batch_size)

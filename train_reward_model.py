@@ -34,7 +34,7 @@ with flags_first(__name__, build_parser):
     from src.model.heads import RewardModel
     from src.preference import pairs
     from src.preference.pair_batches import count_pairs, pair_batches
-    from src.training import planning, reporting, run_data
+    from src.training import reporting, run_data
     from src.training.device import choose_precision
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
@@ -86,11 +86,9 @@ def main(argv=None) -> dict:
         reward = RewardModel(parent.model).to(device)
         block = parent.model.config.block_size
         questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
-        asked_steps = run.asked["max_steps"]
-        made_of = None if args.pairs else questions.units
-        planned = planning.steps_for_pairs(args, asked_steps, made_of)
-        train, unseen = run_data.load_pairs(args, questions, parent, planned, device)
-        max_steps = planning.plan_pair_steps(args, asked_steps, train)
+        train, unseen, max_steps = run_data.planned_pairs(
+            args, run.asked["max_steps"], questions, parent, device
+        )
         trained = prepare({"reward": reward}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
         run.start(run_data.inputs_of(questions, [parent], tokenizer))

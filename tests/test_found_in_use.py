@@ -248,14 +248,15 @@ def planned_pairs(block, articles=40, asked_steps=None, **values):
     )
     defaults = {"epochs": 1.0, "batch_size": 4, "max_steps": asked_steps, "eval_every": None,
                 "corruptions": "unrelated=1", "max_pairs": None, "label_noise": 0.0,
-                "seed": 0}
+                "pairs": None, "seed": 0}
     args = argparse.Namespace(**{**defaults, **values})
-    steps = planning.steps_for_pairs(args, asked_steps, units)
     model = build_model("kgram", {"vocab_size": PICO.vocab_size, "n_embd": 8, "block_size": block})
     parent = Checkpoint("main_squad", "kgram", model, PICO, {}, {}, [], {})
-    train, _ = run_data.load_pairs(args, questions, parent, steps, torch.device("cpu"))
-    assert planning.plan_pair_steps(args, asked_steps, train) == args.max_steps
-    return args.max_steps, len(train.trees.trees)
+    train, _, steps = run_data.planned_pairs(
+        args, asked_steps, questions, parent, torch.device("cpu")
+    )
+    assert steps == args.max_steps
+    return steps, len(train.trees.trees)
 
 
 def test_an_epoch_of_pairs_is_one_pass_over_the_batches_that_are_dealt(capsys):

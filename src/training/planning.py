@@ -36,14 +36,11 @@ def steps_of_epochs(epochs: float, count: int, batch_size: int) -> int:
 
 
 def steps_for_pairs(
-    args: argparse.Namespace, asked_steps: int | None, units: ContextGroups | None
+    args: argparse.Namespace, asked_steps: int | None, units: ContextGroups
 ) -> int:
     """The number of steps of --batch_size context groups for which pairs are made: the given
-    --max_steps, else --epochs; 0 for no units, where pairs are given. `plan_pair_steps` then counts
-    the trees of their contexts.
+    --max_steps, else --epochs. `plan_pair_steps` then counts the trees of their contexts.
     """
-    if units is None:
-        return 0
     _require_units(units)
     return asked_steps or steps_of_epochs(args.epochs, len(units.groups), args.batch_size)
 

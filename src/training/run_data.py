@@ -42,6 +42,7 @@ from src.preference.pairs import (
     training_pairs,
 )
 from src.preference.sampled import sampled_answers
+from src.training import planning
 from src.training.distributed import first_alone
 from src.training.run import Run
 from src.utils.checkpoint_utils import Checkpoint
@@ -324,6 +325,23 @@ def take_pairs_defaults(run: Run) -> None:
     """Other defaults where `--pairs` is given, whose pairs are few."""
     if run.args.pairs:
         run.take_defaults({"epochs": PAIRS_EPOCHS}, f"--pairs {run.args.pairs}")
+
+
+def planned_pairs(
+    args: argparse.Namespace,
+    asked_steps: int | None,
+    questions: Questions,
+    parent: Checkpoint,
+    device: torch.device,
+) -> tuple[PairSet, PairSet, int]:
+    """`load_pairs` and the number of steps, which depend on each other: pairs are made for the
+    contexts that the steps will see, and --epochs are over the trees of those pairs.
+
+    asked_steps: --max_steps as it was given.
+    """
+    planned = 0 if args.pairs else planning.steps_for_pairs(args, asked_steps, questions.units)
+    train, unseen = load_pairs(args, questions, parent, planned, device)
+    return train, unseen, planning.plan_pair_steps(args, asked_steps, train)
 
 
 def load_pairs(
