@@ -66,7 +66,7 @@ with flags_first(__name__, build_parser):
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
     from src.training.loop import due, prepare, steps
-    from src.training.optimizer import backward, make_optimizer, update
+    from src.training.optimizer import backward, make_optimizer, scheduled_step
     from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
@@ -198,7 +198,7 @@ def main(argv=None) -> dict:
             trees = next(batches).trees
             trees = apply_control(trees, args.control, f"{args.seed}/{step}", block, answers)
             record = sft_backward(model, trees, tokenizer.eos_id, args, device)
-            record |= update(run, optimizer, step, max_steps, record["loss"])
+            record |= scheduled_step(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)
             reporting.log_step(
                 run, step, started, examples, trees, record,

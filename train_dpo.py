@@ -64,7 +64,7 @@ with flags_first(__name__, build_parser):
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
     from src.training.loop import due, prepare, steps
-    from src.training.optimizer import backward, make_optimizer, update
+    from src.training.optimizer import backward, make_optimizer, scheduled_step
     from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent, load_reward_checkpoint
@@ -199,7 +199,7 @@ def main(argv=None) -> dict:
             numbers = [n for row in batch.index for n in row]
             frozen = None if reference is None else reference[numbers]
             record = dpo_backward(model, batch.trees, frozen, eos_id, args, device)
-            record |= update(run, optimizer, step, max_steps, record["total_loss"])
+            record |= scheduled_step(run, optimizer, step, max_steps, record["total_loss"])
             displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
             reporting.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)
             progress.count(batch.trees, gradient=1)

@@ -45,14 +45,14 @@ def build_parser() -> cli.Parser:
     add("--advantage", choices=values_of("advantage"),
         help="what a reward is compared with; default: the row's, as all choices")
     add("--ratio", choices=values_of("ratio"), help="of token or sequence probabilities")
-    add("--clip", choices=values_of("clip"), help="of the ratio, at both ends alike or higher "
-        "above; of the weight (CISPO); none")
+    add("--clip", choices=values_of("clip"), help="what to clip: the ratio (both, or with a "
+        "higher upper end), the weight (CISPO), or nothing")
     add("--mean", choices=values_of("mean"),
         help="of the loss: over tokens, over answers' means, over answers' sums by a constant")
-    add("--kl_in", choices=values_of("kl_in"), help="where the KL's coefficient counts")
+    add("--kl_in", choices=values_of("kl_in"), help="put the KL penalty in reward or loss")
     add("--kl_estimator", choices=values_of("kl_estimator"), help="k1, k2 or k3 of that KL")
-    add("--clip_low", type=cli.non_negative, help="the ratio's range begins at 1 less this")
-    add("--clip_high", type=cli.positive, help="the ratio's range ends at 1 and this")
+    add("--clip_low", type=cli.non_negative, help="the ratio's lower end is 1 - this")
+    add("--clip_high", type=cli.positive, help="the ratio's upper end is 1 + this")
     add("--num_samples", type=cli.positive_int, default=4, help="answers sampled a question")
     add("--max_new_tokens", type=cli.positive_int,
         help="longest sampled answer, EOS included; default: --max_answer_tokens")
@@ -69,7 +69,8 @@ def build_parser() -> cli.Parser:
     add("--gamma", type=cli.share, default=1.0, help="discount a token")
     add("--lam", type=cli.share, default=0.95, help="GAE's lambda")
     add("--clip_range", type=cli.positive, help="--clip_low and --clip_high in one")
-    add("--value_clip_range", type=cli.positive, default=0.2, help="values' distance from the old")
+    add("--value_clip_range", type=cli.positive, default=0.2, 
+        help="how far a value may move from its rollout value")
     add("--value_coef", type=cli.non_negative, default=0.1, help="weight of the value loss")
     add("--missing_eos_penalty", type=cli.non_negative, default=1.0,
         help="reward lost by an answer without an EOS token")
@@ -92,15 +93,15 @@ with flags_first(__name__, build_parser):
     from src.training.device import choose_precision
     from src.training.final import finished_metrics, publish
     from src.training.loop import due, prepare, steps
-    from src.training.optimizer import make_optimizer, update
+    from src.training.optimizer import make_optimizer, scheduled_step
     from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.progress_bar import say
 
 
 def check(args, parser) -> Algorithm | Selection:
-    """Refuse combinations that mean nothing; fill in what depends on the algorithm, and return its
-    row.
+    """Reject flag combinations that make no sense, fill in defaults that depend on the algorithm,
+    and return its row.
     """
     row = row_of(args)
     fill_choices(args, row)
@@ -193,8 +194,8 @@ def main(argv=None) -> dict:
             record |= reward_of.means()
             # ... then update the policy with them for a few epochs.
             chosen = select_answers(rollout, settings)
-            optimizer_step = partial(update, run, optimizer, step, max_steps)
-            record |= update_policy(models, chosen, kl_coef, step, settings, optimizer_step)
+            take_step = partial(scheduled_step, run, optimizer, step, max_steps)
+            record |= update_policy(models, chosen, step, settings, take_step)
             record |= rl_metrics.describe_chosen(chosen, settings)
             episodes, kl = len(rollout.score), record["kl_nats"]
             displayed = {"loss": record["loss"], "reward": record["reward_mean"], "kl": kl}

@@ -39,7 +39,7 @@ with flags_first(__name__, build_parser):
     from src.training.distributed import all_sum, micro_batches
     from src.training.final import finished_metrics, publish
     from src.training.loop import due, prepare, steps
-    from src.training.optimizer import backward, make_optimizer, update
+    from src.training.optimizer import backward, make_optimizer, scheduled_step
     from src.training.progress import Progress
     from src.training.run import Run, set_up_torch
     from src.utils.checkpoint_utils import load_parent
@@ -119,7 +119,7 @@ def main(argv=None) -> dict:
             started = time.perf_counter()
             trees = next(batches).trees
             record = reward_backward(reward, trees, eos_id, args, device)
-            record |= update(run, optimizer, step, max_steps, record["loss"])
+            record |= scheduled_step(run, optimizer, step, max_steps, record["loss"])
             displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
             reporting.log_step(run, step, started, count_pairs(trees), trees, record, **displayed)
             progress.count(trees, gradient=1)

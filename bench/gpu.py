@@ -166,7 +166,7 @@ def make_step(case: Case, device: torch.device) -> Step:
             models, _prompts(trees), lambda its: model_rewards(reward, its, STOP, device), 0.05, 0,
             settings,
         )
-        update_policy(models, rollout, 0.05, 0, settings, update)
+        update_policy(models, rollout, 0, settings, update)
         return rollout.trees
 
     def greedy(trees: list[Tree]) -> list[Tree]:

@@ -155,7 +155,7 @@ def ppo(side: Side) -> Step:
             side.update(optimizer, loss)
             return {}
 
-        figures = update_policy(models, rollout, 0.05, side.steps, settings, update)
+        figures = update_policy(models, rollout, side.steps, settings, update)
         return {"loss": figures["loss"], "tokens": int(rollout.mask.sum())}
 
     return step

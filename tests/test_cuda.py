@@ -188,7 +188,7 @@ def test_policy_gradient(models, device, algorithm):
     def step(models, place):
         s = settings(algorithm, place)
         rollout = sample_rollout(models, PROMPTS, reward_of, 0.05, 3, s)
-        return rollout, update_policy(models, rollout, 0.05, 3, s, lambda loss: {})
+        return rollout, update_policy(models, rollout, 3, s, lambda loss: {})
 
     (expected, metrics), (found, found_metrics) = step(mine, CPU), step(other, device)
     assert found.trees == expected.trees and expected.mask.sum() > 10

@@ -92,7 +92,7 @@ def ppo_step(algorithm):
     share = rank_partition(PROMPTS)
     mine = PROMPTS[share.start : share.stop]
     rollout = sample_rollout(models, mine, length_of_answers, 0.1, 0, s)
-    figures = describe(rollout, s) | update_policy(models, rollout, 0.1, 0, s, update)
+    figures = describe(rollout, s) | update_policy(models, rollout, 0, s, update)
     tensors = {name: getattr(rollout, name) for name in ("logp", "advantages", "returns", "score")}
     return found[0] | {f"second {k}": g for k, g in found[1].items()} | tensors, figures
 

@@ -111,7 +111,7 @@ def test_no_gradient_of_ppo_is_added_up_in_a_race(name, algorithm):
     models, s = models_of(name, critic=algorithm == "ppo"), settings(algorithm=algorithm)
     rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
     with Races() as races:
-        update_policy(models, rollout, 0.1, 0, s, lambda loss: {})
+        update_policy(models, rollout, 0, s, lambda loss: {})
     assert not races.found
 
 

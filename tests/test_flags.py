@@ -19,7 +19,7 @@ from src.data.tokenizers.tokenizer import load_tokenizer
 from src.model.model import build_model
 from src.training import device, planning, reporting
 from src.training.device import choose_device, choose_precision
-from src.training.optimizer import update
+from src.training.optimizer import scheduled_step
 from src.training.run_data import load_pairs, load_questions
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
@@ -35,7 +35,7 @@ def updated(*argv, loss=2.0):
     """(optimizer, what was logged) of update number 6 of 10, on 8 gradients of 3."""
     toy, optimizer = toy_with_gradient(3.0)
     run = argparse.Namespace(args=parser().parse_args(["--lr", "1", "--warmup", "0.2", *argv]))
-    return optimizer, update(run, optimizer, 5, 10, loss)
+    return optimizer, scheduled_step(run, optimizer, 5, 10, loss)
 
 
 def test_the_rate_is_held_as_long_as_the_flag_says():

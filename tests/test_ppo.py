@@ -190,7 +190,7 @@ def test_the_ratio_is_1_on_the_first_minibatch(name, algorithm, temperature):
         mask = rollout.mask[rows, :width]
         ratio = (logp - rollout.logp[rows, :width]).exp()[mask]
         assert ratio.numel() and torch.allclose(ratio, torch.ones_like(ratio), atol=1e-5)
-    figures = update_policy(models, rollout, 0.1, 0, s, lambda loss: {})
+    figures = update_policy(models, rollout, 0, s, lambda loss: {})
     assert abs(figures["first_approx_kl_nats"]) < 1e-8
     assert figures["clip_fraction"] == 0
 
@@ -353,12 +353,12 @@ def test_each_epoch_meets_each_episode_once(minibatches, micro, monkeypatch):
     rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
     seen, updates = [], []
 
-    def backward(models, rollout, part, actions, episodes, kl_coef, s):
+    def backward(models, rollout, part, actions, episodes, s):
         seen.append((list(part), actions, episodes))
         return {"loss": 1.0, "approx_kl_nats": 0.0}
 
     monkeypatch.setattr(update_module, "_backward", backward)
-    update_policy(models, rollout, 0.1, 0, s, lambda loss: updates.append(len(seen)) or {})
+    update_policy(models, rollout, 0, s, lambda loss: updates.append(len(seen)) or {})
     per_epoch = min(minibatches, 4)  # of four contexts
     assert len(updates) == 3 * per_epoch
     starts = [0, *updates]
@@ -386,7 +386,7 @@ def test_the_value_loss_weighs_as_much_as_its_coefficient(name):
     for coefficient in (0.0, 0.1, 0.4):
         models, s = models_of(name), settings(value_coef=coefficient)
         rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
-        figures = update_policy(models, rollout, 0.1, 0, s, lambda loss: {})
+        figures = update_policy(models, rollout, 0, s, lambda loss: {})
         expected = figures["policy_loss"] + coefficient * figures["value_loss"]
         assert figures["loss"] == pytest.approx(expected, abs=1e-6) and figures["value_loss"] > 0.1
         trained = (models.policy, models.critic)
@@ -407,7 +407,7 @@ def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
     rollout = sample_rollout(models, prompts, length_of_answers, 0.1, 0, s)
     parts, minibatches = [], []
 
-    def backward(models, rollout, part, actions, episodes, kl_coef, s):
+    def backward(models, rollout, part, actions, episodes, s):
         parts.append((actions, float(2 + len(parts) ** 2)))
         return {"loss": parts[-1][1], "approx_kl_nats": parts[-1][1] / 100}
 
@@ -419,7 +419,7 @@ def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
         return {"gradient_norm": float(len(minibatches))}
 
     monkeypatch.setattr(update_module, "_backward", backward)
-    figures = update_policy(models, rollout, 0.1, 0, s, update)
+    figures = update_policy(models, rollout, 0, s, update)
     assert [n for n, *_ in minibatches] == [2, 1, 2, 1]
     actions = [count for _, count, _ in minibatches]
     assert sum(actions) == 2 * int(rollout.mask.sum()) and len(set(actions)) > 1
@@ -446,7 +446,7 @@ def test_gradients_do_not_depend_on_the_micro_batch(algorithm, name):
         # Away from the sampling policy, so that ratios differ and some are clipped.
         with torch.no_grad():
             models.policy.embedding.weight.mul_(1.2)
-        figures = update_policy(models, select_answers(rollout, s), 0.1, 0, s, lambda loss: {})
+        figures = update_policy(models, select_answers(rollout, s), 0, s, lambda loss: {})
         trained = [models.policy, *([models.critic] if models.critic else [])]
         gradients.append((figures, [
             p.grad.clone() for m in trained for p in m.parameters() if p.grad is not None
@@ -469,7 +469,7 @@ def test_the_reference_and_the_reward_model_never_change(name):
     optimizer = make_optimizer({"policy": models.policy, "critic": models.critic})
     before = models.policy.embedding.weight.clone()
     rollout = sample_rollout(models, PROMPTS, lambda t: model_rewards(reward, t, STOP), 0.1, 0, s)
-    update_policy(models, rollout, 0.1, 0, s,
+    update_policy(models, rollout, 0, s,
           lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})
     assert not torch.equal(models.policy.embedding.weight, before)
     for module, old in zip((models.reference, reward), frozen, strict=True):
@@ -498,7 +498,7 @@ def test_every_algorithm_improves_a_simple_reward(algorithm, name):
     for step in range(36):
         rollout = sample_rollout(models, PROMPTS, odd_first, 0.0, step, s)
         means.append(float(rollout.score.mean()))
-        update_policy(models, select_answers(rollout, s), 0.0, step, s,
+        update_policy(models, select_answers(rollout, s), step, s,
               lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})
     first, last = sum(means[:3]) / 3, sum(means[-3:]) / 3
     assert first < 0.75 and last > 0.9 and last - first > 0.2, means
@@ -512,7 +512,7 @@ def test_a_reward_that_is_the_same_for_all_moves_nothing(algorithm):
         models = models._replace(critic=Critic(model_of("lstm")))
     s = settings(algorithm=algorithm, missing_eos_penalty=0.0, lam=1.0)
     rollout = sample_rollout(models, PROMPTS, lambda t: torch.full((21,), 3.0), 0.0, 0, s)
-    update_policy(models, rollout, 0.0, 0, s, lambda loss: {})
+    update_policy(models, rollout, 0, s, lambda loss: {})
     for parameter in models.policy.parameters():
         assert parameter.grad is None or parameter.grad.abs().max() < 1e-3
 
@@ -524,7 +524,7 @@ def test_the_kl_is_in_the_reward_or_in_the_loss():
     for kl_in in ("reward", "loss"):
         s = settings(algorithm=row("grpo")._replace(kl_in=kl_in, kl_estimator="k2"))
         rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.3, 0, s)
-        metrics = update_policy(models, rollout, 0.3, 0, s, lambda loss: {})
+        metrics = update_policy(models, rollout, 0, s, lambda loss: {})
         found[kl_in] = rollout.rewards.sum(1) - rollout.rewards.new_tensor(
             [0.0 if stopped else -1.0 for stopped in rollout.stopped]
         ) - rollout.score, metrics
@@ -575,7 +575,7 @@ def test_online_dpo_pairs_the_best_with_the_worst_and_ties_give_no_pair():
     assert not tied.trees and not len(tied.score)
     calls = []
     s = settings(algorithm="online_dpo")
-    metrics = update_policy(models_of("kgram", critic=False), tied, 0.0, 0, s, calls.append)
+    metrics = update_policy(models_of("kgram", critic=False), tied, 0, s, calls.append)
     assert metrics["loss"] == 0 and not calls  # nothing is updated, not by momentum either
 
 
@@ -596,7 +596,7 @@ def test_the_losses_of_chosen_answers_are_those_of_sft_and_dpo():
         models = models_of("kgram", critic=False)
         rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
         chosen = select_answers(rollout, s)
-        metrics = update_policy(models, chosen, 0.0, 0, s, lambda loss: {})
+        metrics = update_policy(models, chosen, 0, s, lambda loss: {})
         if algorithm == "raft":
             expected = -float(chosen.logp[chosen.mask].mean())
         else:

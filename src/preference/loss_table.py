@@ -1,6 +1,6 @@
 """The losses of train_dpo.py as a table, and the flags that each takes. Imports nothing heavy.
 
-src/preference/pair_losses.py looks up a row and calls its formula in src/losses.py.
+src/preference/pair_losses.py has the formula of each row.
 """
 
 import argparse

@@ -1,14 +1,36 @@
 """The loss of pairs that --loss_type names, for training and for held-out pairs alike."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from src.inference.logprobs import Tree
 from src.losses import DpoLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
+from src.preference.loss_table import PREFERENCE_LOSSES
 from src.preference.pair_batches import PairTrees
+
+
+def _of_gap(compared: Sequence[Tensor], args: argparse.Namespace, kl: float, count) -> DpoLoss:
+    """The losses of the gap h, which `losses.dpo_loss` has by name."""
+    return dpo_loss(*compared, args.beta, args.label_smoothing, args.loss_type, count=count)
+
+
+# --loss_type -> its formula. What is compared is (policy's chosen, rejected, reference's chosen,
+# rejected), sums of log-probs, or (chosen, rejected), means per token, as the row's `of` says.
+FORMULAS: dict[str, Callable[..., DpoLoss]] = {
+    "sigmoid": _of_gap,
+    "ipo": _of_gap,
+    "hinge": _of_gap,
+    "kto": lambda compared, args, kl, count: kto_loss(*compared, kl, args.beta, count=count),
+    "orpo": lambda compared, args, kl, count: orpo_loss(*compared, count=count),
+    "simpo": lambda compared, args, kl, count: simpo_loss(
+        *compared, args.beta, args.gamma, count=count
+    ),
+    # Only to be logged: `pair_weight` leaves it out of the loss.
+    "nll": lambda compared, args, kl, count: dpo_loss(*compared, args.beta, count=count),
+}
 
 
 def pair_loss(
@@ -21,16 +43,9 @@ def pair_loss(
     tokens, EOS included. reference: None where the loss has none. kl: of kto, in nats an answer.
     count: pairs to divide by.
     """
-    if args.loss_type in ("orpo", "simpo"):
-        chosen, rejected = (policy / tokens).T
-        if args.loss_type == "orpo":
-            return orpo_loss(chosen, rejected, count=count)
-        return simpo_loss(chosen, rejected, args.beta, args.gamma, count=count)
-    pairs = *policy.T, *reference.T
-    if args.loss_type == "kto":
-        return kto_loss(*pairs, kl, args.beta, count=count)
-    of_gap = "sigmoid" if args.loss_type == "nll" else args.loss_type
-    return dpo_loss(*pairs, args.beta, args.label_smoothing, of_gap, count=count)
+    row = PREFERENCE_LOSSES[args.loss_type]
+    compared = (*policy.T, *reference.T) if row.of == "sums" else (policy / tokens).T
+    return FORMULAS[args.loss_type](compared, args, kl, count)
 
 
 def pair_weight(args: argparse.Namespace) -> float:

@@ -95,7 +95,7 @@ class Selection(NamedTuple):
         equal).
     loss: sft (raises the log-prob of the chosen answer), or dpo (against the policy that training
         started from, with --beta).
-    The reward alone decides. There is no KL coefficient: the number of samples takes its part.
+    Only the reward chooses. There is no KL coefficient; the number of samples plays its part.
     """
 
     choose: Literal["best", "best_and_worst"]
@@ -104,6 +104,7 @@ class Selection(NamedTuple):
     has_critic = False
     on_policy = False
     fewest_samples = 2
+    kl_estimator = "k1"  # nothing multiplies it
 
 
 SELECTIONS = {
@@ -154,8 +155,6 @@ def row_of(args: argparse.Namespace) -> Algorithm | Selection:
     )
     if chosen.mean == "constant" and chosen.length is None:
         chosen = chosen._replace(length=args.max_new_tokens)
-    if chosen.on_policy and chosen.mean == "constant":
-        chosen = chosen._replace(length=1)
     _refuse_meaningless(chosen, row, args)
     return chosen
 
@@ -187,12 +186,6 @@ def _refuse_meaningless(a: Algorithm, row: Algorithm, args: argparse.Namespace) 
          "--clip_range given beside --clip_low or --clip_high, expected one of the two ways"),
         (a.clip == "none" and (low or high),
          f"--{moved} given with {who}, which clips nothing, expected it left out"),
-        (a.clip == "none" and a.mean != "constant",
-         f"--mean {a.mean} given with --clip none, which sums over an answer's tokens, expected "
-         "--mean constant"),
-        (a.clip == "none" and a.has_critic,
-         "--advantage gae given with --clip none, which has one advantage an answer, expected "
-         "another"),
         (a.clip in ("none", "weight") and a.ratio == "sequence",
          f"--ratio sequence given with --clip {a.clip}, which takes each token's, expected token"),
         (a.clip == "weight" and low,

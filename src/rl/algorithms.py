@@ -18,16 +18,14 @@ from src.losses import (
     kl_estimates,
     kl_loss,
     masked_mean,
-    reinforce_loss,
+    reduce_tokens,
     rloo_advantages,
     select,
     sequence_sum,
     sft_loss,
     whiten,
 )
-from src.rl.algorithm_table import ALGORITHMS, Algorithm, Selection
-
-__all__ = ["ALGORITHMS", "Algorithm", "advantages_of", "kl_coefs", "policy_loss", "selection_loss"]
+from src.rl.algorithm_table import Algorithm, Selection
 
 
 def _batch_mean_advantages(rewards: Tensor) -> Tensor:
@@ -44,14 +42,17 @@ ADVANTAGES = {
 
 
 def advantages_of(
-    algorithm: Algorithm, rewards: Tensor, values: Tensor, mask: Tensor, num_samples: int,
-    gamma: float = 1.0, lam: float = 1.0,
+    algorithm: Algorithm | Selection, rewards: Tensor, values: Tensor, mask: Tensor,
+    num_samples: int, gamma: float = 1.0, lam: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Advantages and value targets (B, T) of the whole batch; without a critic the targets are 0.
+    """Advantages and value targets (B, T) of the whole batch; without a critic the targets are 0,
+    and so are the advantages of a `Selection`.
 
     rewards: (B, T) of tokens, from `losses.kl_penalised_rewards` with `kl_coefs(...).reward`.
     values: (B, T), the critic's, read only by "gae", as are gamma and lam.
     """
+    if isinstance(algorithm, Selection):
+        return torch.zeros_like(rewards), torch.zeros_like(rewards)
     if algorithm.has_critic:
         advantages, returns = gae(rewards, values, mask, gamma, lam)
         return whiten(advantages, mask), returns
@@ -67,8 +68,10 @@ class KlCoefs(NamedTuple):
     loss: float
 
 
-def kl_coefs(algorithm: Algorithm, kl_coef: float | None = None) -> KlCoefs:
-    """The KL coefficient, by default the algorithm's, in its place."""
+def kl_coefs(algorithm: Algorithm | Selection, kl_coef: float | None = None) -> KlCoefs:
+    """The KL coefficient, by default the algorithm's, in its place; a `Selection` has none."""
+    if isinstance(algorithm, Selection):
+        return KlCoefs(0.0, 0.0)
     kl_coef = algorithm.kl_coef if kl_coef is None else kl_coef
     return KlCoefs(**{"reward": 0.0, "loss": 0.0, algorithm.kl_in: kl_coef})
 
@@ -103,10 +106,12 @@ def policy_loss(
         found = cispo_loss(*batch, a.clip_high, a.mean, **whole)
     else:
         found = clipped_policy_loss(*batch, a.clip_low, a.clip_high, a.ratio, a.mean, **whole)
-    if a.clip == "none":  # REINFORCE: sums of log-probs; what is clipped above is only reported
-        assert (a.mean, a.length) == ("constant", 1), f"{a.mean}, {a.length}: REINFORCE takes sums"
-        each = advantages if advantages.dim() == 1 else advantages[:, 0]  # the same at every token
-        found = found._replace(loss=reinforce_loss(logp, each, mask, baseline=0.0, count=count))
+    if a.clip == "none":  # the log-probs' gradient (Williams 1992); the range is only reported
+        each = advantages if advantages.dim() == 2 else advantages[:, None]
+        weighted = -each.detach() * logp
+        found = found._replace(
+            loss=reduce_tokens(weighted, mask, a.mean, length=a.length, count=count)
+        )
     loss, kl = found.loss, torch.zeros_like(found.loss)
     if coef := kl_coefs(algorithm, kl_coef).loss:
         if reference_logp is None:
@@ -155,3 +160,14 @@ def selection_loss(
     return AlgorithmLoss(
         loss, loss.detach(), nothing, nothing, masked_mean(k3, mask, count=tokens)
     )
+
+
+def loss_of(
+    row: Algorithm | Selection, logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor,
+    *, reference_logp: Tensor, kl_coef: float, beta: float | None, tokens: int, answers: int,
+) -> AlgorithmLoss:
+    """`policy_loss` or `selection_loss`, as the row is one of the first or of the second table."""
+    counts = {"reference_logp": reference_logp, "tokens": tokens, "answers": answers}
+    if isinstance(row, Selection):
+        return selection_loss(row, logp, old_logp, mask, beta=beta, **counts)
+    return policy_loss(row, logp, old_logp, advantages, mask, kl_coef=kl_coef, **counts)

@@ -75,13 +75,13 @@ def settings_of(args: argparse.Namespace, eos_id: int, device: torch.device) -> 
 
 
 class Rollout(NamedTuple):
-    """A batch of episodes. Tensors (N, A) but where said; mask is True at actions, bool.
+    """A batch of episodes. Tensors are (N, A) unless stated; mask is True at actions, bool.
 
     rows: which of the N episodes each tree has. logp, reference_logp: of each action, in nats,
     under the policy that drew it and under the frozen one. score, stopped: (N,), the reward and
     whether the EOS token came. rewards: KL penalty and score, token by token. values: the critic's
-    when the action was drawn; returns: what they should have been. advantages: of the whole batch,
-    as the algorithm has them (PPO: whitened).
+    predictions at sampling time; returns: their targets. advantages: of the whole batch, as the
+    algorithm has them (PPO: whitened). kl_coef: of this step, in the reward or in the loss.
     """
 
     trees: list[Tree]
@@ -95,6 +95,7 @@ class Rollout(NamedTuple):
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    kl_coef: float
 
 
 def rollout_prompts(
@@ -123,8 +124,8 @@ def sample_rollout(
     """Sample answers to the prompts with the policy as it is, score them, compute advantages.
 
     prompts: this rank's. excused: whether the answers to each of their questions may lack EOS
-    (default: none may). kl_coef: used here only if the algorithm has the KL in the reward. The
-    rollout is that of all ranks, whitened as one, the same on each.
+    (default: none may). kl_coef: of the KL, in the reward or in the loss as the algorithm has it.
+    The rollout is that of all ranks, whitened as one, the same on each.
     """
     # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
     # Each rank draws its own rows of one stream: how many ranks there are changes no answer.
@@ -150,27 +151,22 @@ def sample_rollout(
     score, free, stopped, lengths, logp, reference_logp, values = (
         torch.cat(parts).to(s.device) for parts in zip(*(x for _, x in found), strict=True)
     )
-    # One more column, masked, as scores have it: the EOS after a cut answer was not drawn.
+    # As wide as scores are: they have the EOS of every answer. Where it was not drawn, the mask
+    # leaves it out.
     logp = F.pad(logp, (0, 1))
     mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
     # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
-    a = s.algorithm
-    in_reward, estimator = 0.0, "k1"
-    if isinstance(a, Algorithm):
-        in_reward, estimator = kl_coefs(a, kl_coef).reward, a.kl_estimator
     rewards = kl_penalised_rewards(
-        score, logp, reference_logp, mask, in_reward, stopped | free, s.missing_eos_penalty,
-        estimator,
+        score, logp, reference_logp, mask, kl_coefs(s.algorithm, kl_coef).reward, stopped | free,
+        s.missing_eos_penalty, s.algorithm.kl_estimator,
     )
     # 5. What the answers are compared with: values, the question's other answers, the batch.
-    advantages = returns = torch.zeros_like(rewards)
-    if isinstance(a, Algorithm):
-        advantages, returns = advantages_of(
-            a, rewards, values, mask, s.num_samples, s.gamma, s.lam
-        )
+    advantages, returns = advantages_of(
+        s.algorithm, rewards, values, mask, s.num_samples, s.gamma, s.lam
+    )
     return Rollout(
         trees, rows_of(trees), mask, logp, reference_logp, score, stopped,
-        rewards, values, advantages, returns,
+        rewards, values, advantages, returns, kl_coef,
     )
 
 
@@ -227,4 +223,4 @@ def select_answers(rollout: Rollout, s: Settings) -> Rollout:
             trees.append((context, kept))
     at = torch.tensor(rows, dtype=torch.long, device=rollout.mask.device)
     tensors = {name: x[at] for name, x in rollout._asdict().items() if isinstance(x, Tensor)}
-    return Rollout(trees=trees, rows=rows_of(trees), **tensors)
+    return rollout._replace(trees=trees, rows=rows_of(trees), **tensors)

@@ -13,8 +13,7 @@ from src.data.random_streams import Stream, stream
 from src.data.windows import tree_tokens
 from src.inference.logprobs import build_tree_batch, completion_hidden
 from src.losses import ppo_value_loss
-from src.rl.algorithm_table import Selection
-from src.rl.algorithms import AlgorithmLoss, kl_coefs, policy_loss, selection_loss
+from src.rl.algorithms import AlgorithmLoss, kl_coefs, loss_of
 from src.rl.models import Models
 from src.rl.rollout import Rollout, Settings, action_logp
 from src.training.distributed import all_sum, micro_batches
@@ -24,31 +23,29 @@ from src.training.optimizer import backward
 def update_policy(
     models: Models,
     rollout: Rollout,
-    kl_coef: float,
     step: int,
     s: Settings,
-    update: Callable[[float], dict[str, float]],
+    take_step: Callable[[float], dict[str, float]],
 ) -> dict[str, float]:
     """Several epochs over the batch in minibatches of whole contexts; returns means over actions.
 
-    kl_coef: used only if the algorithm has the KL in its loss.
-    update: called with each minibatch's loss when its gradient is complete; returns what to log.
+    take_step: called with each minibatch's loss when its gradient is complete; returns what to log.
     Without a tree (every question a tie) nothing is updated and the loss is 0.
     """
     if not rollout.trees:
         return {"loss": 0.0, "policy_loss": 0.0}
     sums: dict[str, float] = {}
     weight, first_kl = 0, None
-    of_episode = rollout.mask.sum(1).tolist()  # at once: each read from a GPU waits for it
+    of_episode = rollout.mask.sum(1).tolist()  # in one transfer: every read from a GPU synchronises
     actions_of = [sum(of_episode[rows]) for rows in rollout.rows]
     for epoch in range(s.epochs):
         rng = stream(Stream.MINIBATCHES, s.seed, step, epoch)
         order = rng.permutation(len(rollout.trees))
         for batch in np.array_split(order, min(s.minibatches, len(order))):
             actions = sum(actions_of[i] for i in batch.tolist())
-            metrics = _minibatch_gradient(models, rollout, batch.tolist(), actions, kl_coef, s)
+            metrics = _minibatch_gradient(models, rollout, batch.tolist(), actions, s)
             first_kl = metrics["approx_kl_nats"] if first_kl is None else first_kl
-            metrics |= update(metrics["loss"])
+            metrics |= take_step(metrics["loss"])
             # Means over actions: a minibatch weighs as much as it has actions.
             for name, value in metrics.items():
                 sums[name] = sums.get(name, 0.0) + actions * value
@@ -57,11 +54,10 @@ def update_policy(
 
 
 def _minibatch_gradient(
-    models: Models, rollout: Rollout, contexts: Sequence[int], actions: int, kl_coef: float,
-    s: Settings,
+    models: Models, rollout: Rollout, contexts: Sequence[int], actions: int, s: Settings
 ) -> dict[str, float]:
-    """Add the gradient of a minibatch with so many actions, one micro-batch after the other.
-    Returns its metrics.
+    """Accumulate one minibatch's gradient over micro-batches. actions: its sampled tokens. Returns
+    its metrics.
     """
     episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in contexts)
     metrics: dict[str, float] = {}
@@ -71,7 +67,7 @@ def _minibatch_gradient(
         by_length, s.micro_contexts, lambda i: tree_tokens(rollout.trees[i]), s.micro_tokens
     )
     for part in parts:
-        found = _backward(models, rollout, part, actions, episodes, kl_coef, s)
+        found = _backward(models, rollout, part, actions, episodes, s)
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + value
     return all_sum(metrics)
@@ -79,7 +75,7 @@ def _minibatch_gradient(
 
 def _backward(
     models: Models, rollout: Rollout, part: Sequence[int], actions: int, episodes: int,
-    kl_coef: float, s: Settings,
+    s: Settings,
 ) -> dict[str, Tensor]:
     """Add the gradient of some contexts' share of a minibatch with so many actions and episodes."""
     tree_batch = build_tree_batch([rollout.trees[i] for i in part], s.eos_id, s.device)
@@ -95,15 +91,12 @@ def _backward(
     )
     hidden = completion_hidden(models.policy, tree_batch)
     logp = action_logp(models.policy, tree_batch, hidden, s)
-    counts = {"reference_logp": reference_logp, "tokens": actions, "answers": episodes}
-    if isinstance(s.algorithm, Selection):
-        policy = selection_loss(s.algorithm, logp, old_logp, mask, beta=s.beta, **counts)
-    else:
-        policy = policy_loss(
-            s.algorithm, logp, old_logp, here(rollout.advantages), mask, kl_coef=kl_coef, **counts
-        )
+    policy = loss_of(
+        s.algorithm, logp, old_logp, here(rollout.advantages), mask, reference_logp=reference_logp,
+        kl_coef=rollout.kl_coef, beta=s.beta, tokens=actions, answers=episodes,
+    )
     backward(policy.loss)
-    metrics = _metrics(policy, s, kl_coef)
+    metrics = _metrics(policy, s, rollout.kl_coef)
     if models.critic is not None:
         # After the policy's gradient, so that only one model's activations are in memory.
         values = models.critic.values(completion_hidden(models.critic.backbone, tree_batch))
@@ -119,6 +112,6 @@ def _backward(
 def _metrics(policy: AlgorithmLoss, s: Settings, kl_coef: float) -> dict[str, Tensor]:
     """What is logged of a policy's loss, with the KL if it is a term of the loss."""
     metrics = {"loss": policy.loss, "policy_loss": policy.policy_loss}
-    if not isinstance(s.algorithm, Selection) and kl_coefs(s.algorithm, kl_coef).loss:
+    if kl_coefs(s.algorithm, kl_coef).loss:
         metrics["kl_loss_nats"] = policy.kl
     return metrics | {"clip_fraction": policy.clip_share, "approx_kl_nats": policy.approx_kl}

@@ -100,7 +100,7 @@ def optimizer_step(
     return norm
 
 
-def update(
+def scheduled_step(
     run: Run, optimizer: torch.optim.Optimizer, step: int, max_steps: int, loss: float
 ) -> dict[str, float]:
     """`optimizer_step` with the learning rate of the schedule; returns metrics to log."""
