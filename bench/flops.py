@@ -7,7 +7,8 @@ reads need only keys and values. Logits are needed only at answer positions.
 
 from collections.abc import Sequence
 
-from src.inference.logprobs import Tree, TreeBatch
+from src.data.windows import Tree
+from src.inference.logprobs import TreeBatch
 from src.model.prefix_sharing.packing import pack
 from src.model.transformer.transformer import TransformerConfig
 

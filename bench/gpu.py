@@ -30,7 +30,8 @@ from bench.machine import machine, quartiles, table
 from bench.pipes import ROOT
 from bench.work import STOP, count_questions, random_trees
 from main_squad import sft_backward
-from src.inference.logprobs import Tree, completion_logps
+from src.data.windows import Tree
+from src.inference.logprobs import completion_logps
 from src.inference.sampling import generate
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model

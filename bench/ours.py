@@ -13,7 +13,8 @@ from bench.machine import gpu_clock, product_rate
 from bench.pipes import CLOCKS, Turns, memory_mb
 from bench.work import NEW_TOKENS, alone, count_questions
 from main_squad import sft_backward
-from src.inference.logprobs import Tree, build_tree_batch, completion_logps, score_completions
+from src.data.windows import Tree
+from src.inference.logprobs import build_tree_batch, completion_logps, score_completions
 from src.inference.sampling import generate
 from src.losses import sequence_sum
 from src.model.heads import Critic, RewardModel

@@ -30,7 +30,7 @@ from src.data.encoding import encode_paragraphs
 from src.data.squad_dataset import context_groups, indexed_batches
 from src.data.squad_loader import load_squad
 from src.data.tokenizers.tokenizer import load_tokenizer
-from src.inference.logprobs import Tree
+from src.data.windows import Tree
 from src.model.model import build_model
 from src.training.optimizer import make_optimizer, optimizer_step
 from src.utils.exit_handling import command

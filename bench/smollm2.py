@@ -20,7 +20,7 @@ from bench.pipes import CLOCKS, ROOT, Worker
 from bench.work import CACHE
 from src.data.encoding import encode_paragraphs
 from src.data.squad_loader import load_squad
-from src.inference.logprobs import Tree
+from src.data.windows import Tree
 from src.interop.export import contents_of
 from src.interop.pretrained import SMOLLM2, load_pretrained
 from src.utils.exit_handling import command

@@ -18,7 +18,7 @@ from src.data.squad_loader import load_squad
 from src.data.squad_preferences import make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import PATTERNS, Tokenizer, load_tokenizer
-from src.inference.logprobs import Tree
+from src.data.windows import Tree
 from src.model.heads import ScalarHead
 from src.model.model import build_model
 from src.preference.pair_batches import preference_trees

@@ -18,7 +18,7 @@ from src.data.squad_dataset import context_groups
 from src.data.squad_loader import load_squad
 from src.data.squad_preferences import Pair
 from src.data.tokenizers.tokenizer import load_tokenizer
-from src.inference.logprobs import Tree
+from src.data.windows import Tree
 from src.model.heads import RewardModel, ScalarHead
 from src.model.model import build_model
 from src.preference.loss_table import PREFERENCE_LOSSES, fill_loss_flags

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 from src.data.encoding import EncodedParagraph
-from src.inference.logprobs import Tree
+from src.data.windows import Tree
 
 
 def answers_of(paragraphs: Sequence[EncodedParagraph]) -> list[list[int]]:

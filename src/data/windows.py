@@ -19,8 +19,8 @@ import numpy as np
 from src.data.encoding import CONTEXT_HEAD, EncodedParagraph, EncodedQuestion
 from src.data.squad_types import NO_PLACE
 
-# One prefix tree: (context ids, [(question ids, [answer ids, ...]), ...]).
-Tree = tuple[list[int], list[tuple[list[int], list[list[int]]]]]
+# One prefix tree: (context ids, [(question ids, [answer ids, ...]), ...]); answers without EOS.
+Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
 Place = tuple[int, int]  # (paragraph, question in it)
 EOS_TOKENS = 1  # EOS takes one token
 # At evaluation a question longer than this share of a block is read apart from its siblings, whose
@@ -99,7 +99,7 @@ def make_ask(
     return Ask(question.tokens, answers, need, span)
 
 
-def longest_answer(
+def room_for_answer(
     paragraph: EncodedParagraph, question: EncodedQuestion, gold: int, block_size: int
 ) -> int:
     """Tokens, EOS excluded, of the longest answer with which `make_ask` finds a window.

@@ -13,12 +13,12 @@ from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import context_hash, contexts_of, split_by_training
-from src.data.windows import EvaluationTrees, Place, golds_lost, read_ranges
+from src.data.windows import EvaluationTrees, Place, Tree, golds_lost, read_ranges
 from src.evaluation.baselines import Baselines, baseline_predictions
 from src.evaluation.intervals import Figures
 from src.evaluation.squad_metrics import QAExample, em_and_f1, qa_example
 from src.evaluation.user_functions import Function, call_function
-from src.inference.logprobs import Tree, completion_logps
+from src.inference.logprobs import completion_logps
 from src.inference.sampling import PromptTree, generate_all, with_answers
 from src.training.distributed import map_over_ranks
 from src.utils.constants import MAX_ANSWER_TOKENS

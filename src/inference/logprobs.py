@@ -11,14 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from src.data.windows import tree_tokens
+from src.data.windows import Tree, tree_tokens
 from src.losses import sequence_sum, token_logp
 from src.model.heads import RewardModel
 from src.model.prefix_sharing import Level
 from src.utils.constants import MICRO_BATCH_TOKENS
-
-# (context ids, [(question ids, [answer ids, ...]), ...]); answers come without EOS.
-Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
 
 
 class TreeBatch(NamedTuple):

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from src.inference.logprobs import Tree, batches_by_length, pad
+from src.data.windows import Tree
+from src.inference.logprobs import batches_by_length, pad
 from src.losses import token_logp
 from src.model.linear import prepacked
 from src.model.prefix_sharing import Level

@@ -21,9 +21,9 @@ from src.data.windows import (
     attach_answers,
     chunks,
     cut_context,
-    longest_answer,
     make_ask,
     place,
+    room_for_answer,
 )
 
 
@@ -51,7 +51,7 @@ def fits_block(encoded: Sequence[EncodedParagraph], tokenizer: Tokenizer, block_
 
     @cache
     def longest(p: int, q: int, gold: int) -> int:
-        return longest_answer(encoded[p], encoded[p].questions[q], gold, block_size)
+        return room_for_answer(encoded[p], encoded[p].questions[q], gold, block_size)
 
     return lambda p, q, gold, text: _is_within(text, longest(p, q, gold), tokenizer)
 

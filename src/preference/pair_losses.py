@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from src.inference.logprobs import Tree
+from src.data.windows import Tree
 from src.losses import DpoLoss, dpo_loss, kto_loss, orpo_loss, simpo_loss
 from src.preference.loss_table import PREFERENCE_LOSSES
 from src.preference.pair_batches import PairTrees

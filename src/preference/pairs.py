@@ -16,10 +16,10 @@ from src.data.squad_preferences import Pair, make_pairs
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import context_hash
-from src.data.windows import Place
+from src.data.windows import Place, Tree
 from src.evaluation.evaluation_set import context_numbers, kind_of_set
 from src.evaluation.intervals import Interval, bootstrap_interval, points_in_order
-from src.inference.logprobs import Tree, completion_logps
+from src.inference.logprobs import completion_logps
 from src.model.heads import RewardModel, scores_differ
 from src.preference.pair_batches import (
     PairTrees,

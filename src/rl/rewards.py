@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.windows import Tree
 from src.evaluation.squad_metrics import QAExample, exact_match, f1_score
 from src.evaluation.user_functions import Function, call_function, load_function
-from src.inference.logprobs import Tree, build_tree_batch, for_all_completions, raw_reward
+from src.inference.logprobs import build_tree_batch, for_all_completions, raw_reward
 from src.model.heads import RewardModel
 from src.training.distributed import gather
 from src.utils.errors import UserError

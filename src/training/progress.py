@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from src.data.windows import Tree
 from src.evaluation.intervals import Figures, Interval, paired_gains
-from src.inference.logprobs import Tree
 
 
 def tokens_read(trees: Sequence[Tree]) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from src.data.tokenizers.tokenizer import Tokenizer
+from src.data.windows import Tree
 from src.evaluation.evaluation_set import (
     EvaluationSet,
     PolicyResult,
@@ -24,7 +25,6 @@ from src.evaluation.intervals import (
     intervals,
     paired_gains,
 )
-from src.inference.logprobs import Tree
 from src.losses import DpoLoss
 from src.preference.pairs import PairSet, accuracy, length_rule, pair_points
 from src.training.progress import Progress, tokens_read

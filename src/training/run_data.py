@@ -23,10 +23,9 @@ from src.data.squad_splits import count_questions
 from src.data.squad_types import Paragraph
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.trained_contexts import union
-from src.data.windows import Place
+from src.data.windows import Place, Tree
 from src.evaluation.evaluation_set import EvaluationSet, hold_out
 from src.evaluation.user_functions import load_function
-from src.inference.logprobs import Tree
 from src.preference.pair_files import (
     GivenPairs,
     load_given_pairs,
