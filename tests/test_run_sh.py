@@ -123,16 +123,16 @@ def test_a_pretrained_start(tmp_path):
     sft = f"{SMOLLM2}_main_squad/final.pt"
     expected = {
         main_squad: {
-            "init_from": "smollm2", "dataset": "squad", "max_steps": 174, "eval_every": 58,
-            "eval_limit": 200,
+            "init_from": "smollm2", "dataset": "squad", "shares": "30,40,30", "max_steps": 98,
+            "eval_every": 49, "eval_limit": 200,
         },
-        train_dpo: {"checkpoint": sft, "max_steps": 48, "eval_every": 0, "eval_limit": 400},
+        train_dpo: {"checkpoint": sft, "max_steps": 60, "eval_every": 0, "eval_limit": 200},
         train_reward_model: {
-            "checkpoint": sft, "max_steps": 50, "eval_every": 0, "eval_limit": 300
+            "checkpoint": sft, "max_steps": 60, "eval_every": 0, "eval_limit": 300
         },
         train_ppo: {
             "checkpoint": sft, "algorithm": "rloo", "num_samples": 4, "ppo_epochs": 1,
-            "minibatches": 2, "max_steps": 32, "eval_every": 0, "eval_limit": 300,
+            "minibatches": 2, "max_steps": 32, "eval_every": 0, "eval_limit": 200,
         },
     }
     for script, wanted in expected.items():
@@ -145,7 +145,7 @@ def test_a_pretrained_start(tmp_path):
     stages = (f"{SMOLLM2}_{script.__name__}/final.pt" for script in (train_dpo, train_ppo))
     assert table.checkpoint == [sft, *stages]
     assert table.reward_checkpoint == reward == parsed(found, train_ppo).reward_checkpoint
-    assert (table.model_type, table.limit) == ("transformer", 150)
+    assert (table.model_type, table.limit) == ("transformer", 300)
     assert table.output == f"{SMOLLM2}_evaluation.json"
     page = parsed(found, report)
     assert (page.checkpoints, page.limit) == (["checkpoints/smollm2"], 60)
