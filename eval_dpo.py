@@ -66,6 +66,7 @@ with flags_first(__name__, build_parser):
     from src.evaluation.compare_policies import (
         check_parents,
         common_ground,
+        gains_over,
         load_reward,
         policy_figures,
         print_table,
@@ -150,7 +151,8 @@ def load_held_out(args, policy, trained_on, block_size: int):
 
 @command
 def main(argv=None) -> dict:
-    """Print the table; returns {"policies": {path: {metric: {"value", "low", "high"}}}}, with
+    """Print the tables; returns {"policies": {path: {metric: {"value", "low", "high"}}}}, beside it
+    "gains" over the SFT model (or else the first policy), paired question by question, and with
     --best_of beside the metrics "best_of": [{"n", "f1", "reward", "kl_bound", ...}].
     """
     args = build_parser().parse_args(argv)
@@ -200,10 +202,17 @@ def main(argv=None) -> dict:
     table = {path: intervals(figures) for path, (_, figures) in results.items()}
     rules = rule_rows(baselines_of(held_out, policies[0].tokenizer, train), held_out)
     print_table({**table, **rules}, UNITS, held_out.kind)
+    base = parent.path if parent.path in results else policies[0].path
+    gains = {path: gains_over(results[base][1], figures)
+             for path, (_, figures) in results.items() if path != base}
+    if gains:
+        print_table(gains, UNITS, held_out.kind, f"over {base}, paired", "+")
     values = {path: {k: v.as_json() for k, v in row.items()} for path, row in table.items()}
     counts = {"questions": len(held_out.asked), "trained_on": held_out.seen,
               "left_out_as_trained_on": held.left_out}
-    report = {"policies": values, **counts}
+    report = {"policies": values, **counts, "gains": {"over": base, "policies": {
+        path: {k: v.as_json() for k, v in row.items()} for path, row in gains.items()
+    }}}
     by_question = {path: question_figures(figures) for path, (_, figures) in results.items()}
     for policy in policies if args.best_of else ():
         rows, of_questions = best_of_n_rows(ground, policy.model, args.best_of, args.seed)

@@ -117,6 +117,26 @@ def test_the_report_has_a_list_for_each_policy(kgram, tmp_path):
         assert metrics == {k: v for k, v in table["policies"][path].items() if k != "best_of"}
 
 
+def test_gains_are_paired_over_the_sft_model(kgram, tmp_path):
+    """Each is the difference of the two values; pairs of the same model would have no width."""
+    argv = ["--model_type", "kgram", "--limit", "9", "--checkpoint"]
+    sft, dpo = (f"checkpoints/kgram_{stage}/final.pt" for stage in ("main_squad", "train_dpo"))
+    ended = outcome("eval_dpo", [*argv, dpo, sft])  # wherever the SFT model stands
+    found, gains = ended.result["policies"], ended.result["gains"]
+    assert gains["over"] == sft and gains["policies"].keys() == {dpo}
+    assert gains["policies"][dpo].keys() == {
+        "em", "f1", "answer_loss_nats", "preference_accuracy", "reward"
+    }
+    for name, gain in gains["policies"][dpo].items():
+        difference = found[dpo][name]["value"] - found[sft][name]["value"]
+        assert gain["value"] == pytest.approx(difference, abs=1e-6)
+    assert any(line.startswith(f"over {sft}, paired") for line in ended.out)
+    # Without it, over the first; alone, over none.
+    ended = outcome("eval_dpo", [*argv, dpo])
+    assert ended.result["gains"] == {"over": dpo, "policies": {}}
+    assert not any(line.startswith("over ") for line in ended.out)
+
+
 @pytest.mark.parametrize("sizes", ["0,1", "2,1", "1,1", "a", "", "1,,2", "1,9999"])
 def test_sizes_ascend_from_1(sizes):
     assert "expected ascending whole numbers" in refusal("eval_dpo", ["--best_of", sizes])

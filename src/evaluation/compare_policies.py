@@ -20,6 +20,7 @@ from src.evaluation.intervals import (
     Interval,
     caution,
     intervals,
+    paired_gains,
     points_in_order,
 )
 from src.evaluation.kl import sample_figures
@@ -37,6 +38,9 @@ from src.utils.checkpoint_utils import (
 from src.utils.constants import REWARD, SFT
 from src.utils.errors import UserError
 from src.utils.progress_bar import say
+
+# What `gains_over` compares.
+GAINED = ("em", "f1", "metric", "answer_loss_nats", "preference_accuracy", "reward")
 
 
 def sft_ancestor(policy: Checkpoint, known: Sequence[Checkpoint] = ()) -> Checkpoint:
@@ -186,24 +190,32 @@ def rule_rows(baselines: Baselines, held_out: EvaluationSet) -> dict[str, dict[s
     return rows
 
 
+def gains_over(base: Figures, figures: Figures) -> dict[str, Interval]:
+    """What a policy gained over another on the same questions and pairs, paired one by one."""
+    both = [name for name in GAINED if name in base and name in figures]
+    return paired_gains({n: base[n] for n in both}, {n: figures[n] for n in both})
+
+
 def print_table(
-    rows: dict[str, dict[str, Interval]], units: dict[str, str], kind: str = "held out"
+    rows: dict[str, dict[str, Interval]], units: dict[str, str], kind: str = "held out",
+    title: str | None = None, sign: str = "",
 ) -> None:
     """A row a policy or rule, a column a metric: value [low, high], 95% bootstrap by context.
 
     kind: what the metrics are of, as `EvaluationSet.kind`; every row says so where it is not
-    `held out`.
+    `held out`. title: of the first column, by default the kind; sign: "+" for differences.
     """
     if kind != "held out":
         rows = {f"{name} ({kind})": metrics for name, metrics in rows.items()}
     columns = [name for name in units if any(name in metrics for metrics in rows.values())]
-    width = max(len(name) for name in rows)
-    print("\n" + " ".join([f"{kind:<{width}}", *(f"{f'{c} ({units[c]})':>26}" for c in columns)]))
+    title = title or kind
+    width = max(map(len, [title, *rows]))
+    print("\n" + " ".join([f"{title:<{width}}", *(f"{f'{c} ({units[c]})':>26}" for c in columns)]))
     for name, metrics in rows.items():
         cells = []
         for column in columns:
             value = metrics.get(column)
-            cells.append(f"{value.in_words() if value else '-':>26}")
+            cells.append(f"{value.in_words(sign=sign) if value else '-':>26}")
         print(" ".join([f"{name:<{width}}", *cells]))
     if warning := caution(value for metrics in rows.values() for value in metrics.values()):
         print(f"caution: {warning}")
