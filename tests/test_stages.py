@@ -21,6 +21,7 @@ from src.data.tokenizers.tokenizer import load_tokenizer
 from src.data.windows import Tree
 from src.model.heads import RewardModel, ScalarHead
 from src.model.model import build_model
+from src.preference import sampled
 from src.preference.loss_table import PREFERENCE_LOSSES, fill_loss_flags
 from src.preference.pair_batches import PairTrees
 from src.preference.pair_losses import answer_tokens, with_mismatched, without_mismatched
@@ -419,6 +420,23 @@ def test_the_reference_is_computed_anew_in_another_precision(tmp_path, pico):
     assert torch.equal(half, fresh) and not torch.equal(half, full)
     assert torch.equal(rows("cache"), full)
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_sampled_answers_are_drawn_anew_in_another_precision(tmp_path, pico, monkeypatch):
+    """A float32 run took what bfloat16 had drawn: their files had one name."""
+    tokenizer, train, _, _ = pico
+    monkeypatch.setattr(sampled, "CACHE_DIR", str(tmp_path / "cache"))
+    model = small_model("kgram", tokenizer.vocab_size)
+    encoded = encode_paragraphs(load_squad("pico", seed=0, num_examples=20).train[:2], tokenizer)
+
+    def files():
+        sampled.sampled_answers(model, encoded, tokenizer, 512, max_new_tokens=4, seed=0)
+        return len(list((tmp_path / "cache").iterdir()))
+
+    assert files() == files() == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        assert files() == files() == 2
+    assert files() == 2
 
 
 def test_a_damaged_reference_cache_is_computed_anew(tmp_path, pico):

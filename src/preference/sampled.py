@@ -34,7 +34,8 @@ def sampled_answers(
     """Different answers by (paragraph, question), right ones among them, SAMPLES at most.
 
     max_new_tokens: tokens of an answer, EOS included. Cached on disk under a hash of all that they
-    depend on; a damaged file is made anew, a folder that cannot be written is ignored.
+    depend on, the precision too; a damaged file is made anew, a folder that cannot be written is
+    ignored.
     """
     started = time.perf_counter()
     evaluation = evaluate_on(
@@ -42,7 +43,9 @@ def sampled_answers(
     )
     prompts = [(context, [q for q, _ in below]) for context, below in evaluation.trees]
     asked_before = sum(len(qs) for _, qs in prompts[: rank_partition(prompts).start])
-    depends_on = weights_hash(policy), str(device), prompts, max_new_tokens, seed
+    device = torch.device(device)
+    precision = str(device), torch.is_autocast_enabled(device.type)
+    depends_on = weights_hash(policy), *precision, prompts, max_new_tokens, seed
 
     def answers_of(mine: Sequence[PromptTree]) -> list[str]:
         found = generate_all(
