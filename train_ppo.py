@@ -86,7 +86,7 @@ with flags_first(__name__, build_parser):
     from src.interop.pretrained import take_parents_defaults
     from src.rl import metrics as rl_metrics
     from src.rl.models import load_models, reward_and_kl
-    from src.rl.rewards import reward_of_trees
+    from src.rl.rewards import make_reward
     from src.rl.rollout import rollout_prompts, sample_rollout, select_answers, settings_of
     from src.rl.update import update_policy
     from src.training import planning, reporting, run_data
@@ -154,13 +154,13 @@ def main(argv=None) -> dict:
         rl_metrics.set_horizon(args, questions.units)
         trained = prepare(models.trained(), args, device)
         optimizer = make_optimizer(trained, args.weight_decay, eps=1e-5)
-        settings = settings_of(args, tokenizer.eos_id, device)
+        settings = settings_of(args, row, tokenizer.eos_id, device)
         held_out = questions.held_out
-        reward_held_out = reward_of_trees(
-            args.reward, reward, tokenizer, held_out.asked, device, held_out.metric, args.seed
+        reward_of = make_reward(
+            args.reward, reward, tokenizer, device, args.answer_metric, args.seed
         )
         more = reward_and_kl(
-            reward_held_out, models, held_out, tokenizer.eos_id, args.max_new_tokens, device
+            reward_of, models, held_out, tokenizer.eos_id, args.max_new_tokens, device
         )
         run.start(run_data.inputs_of(questions, parents, tokenizer))
         progress = Progress(kl_coef=args.kl_coef or 0.0)
@@ -180,18 +180,9 @@ def main(argv=None) -> dict:
         for step in steps(run, max_steps, trained, optimizer, progress, several_updates=True):
             started = time.perf_counter()
             # Sample a batch of answers with the policy as it is ...
-            prompts, asked, excused = rollout_prompts(
-                next(batches), questions.train, too_long
-            )
-            reward_of = reward_of_trees(
-                args.reward, reward, tokenizer, asked, device, args.answer_metric, args.seed
-            )
-            kl_coef = progress.kl_coef
-            rollout = sample_rollout(
-                models, prompts, reward_of, kl_coef, step, settings, excused
-            )
-            record = {"kl_coef": kl_coef, **rl_metrics.describe(rollout, settings)}
-            record |= reward_of.means()
+            prompts = rollout_prompts(next(batches), questions.train, too_long)
+            rollout = sample_rollout(models, prompts, reward_of, progress.kl_coef, step, settings)
+            record = rl_metrics.describe(rollout, settings)
             # ... then update the policy with them for a few epochs.
             chosen = select_answers(rollout, settings)
             take_step = partial(scheduled_step, run, optimizer, step, max_steps)

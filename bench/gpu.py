@@ -37,8 +37,8 @@ from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
 from src.rl.algorithm_table import ALGORITHMS
 from src.rl.models import Models
-from src.rl.rewards import model_rewards
-from src.rl.rollout import Settings, sample_rollout
+from src.rl.rewards import Scores, model_rewards
+from src.rl.rollout import Prompts, Settings, sample_rollout
 from src.rl.update import update_policy
 from src.training.device import choose_device
 from src.training.optimizer import make_optimizer, optimizer_step
@@ -156,6 +156,9 @@ def make_step(case: Case, device: torch.device) -> Step:
         update(reward_backward(stepped["reward"], trees, STOP, args, device)["loss"])
         return trees
 
+    def reward_of(trees: list[Tree], _asked: list) -> Scores:
+        return Scores(model_rewards(reward, trees, STOP, device), {})
+
     def ppo(trees: list[Tree]) -> list[Tree]:
         settings = Settings(
             algorithm=ALGORITHMS["ppo"], eos_id=STOP, num_samples=SAMPLES,
@@ -163,10 +166,8 @@ def make_step(case: Case, device: torch.device) -> Step:
             value_coef=0.1, beta=None, missing_eos_penalty=1.0, epochs=4, minibatches=1,
             micro_contexts=len(trees), seed=0, device=device, micro_tokens=case.tokens,
         )
-        rollout = sample_rollout(
-            models, _prompts(trees), lambda its: model_rewards(reward, its, STOP, device), 0.05, 0,
-            settings,
-        )
+        prompts = Prompts(_prompts(trees), [], [False] * count_questions(trees))
+        rollout = sample_rollout(models, prompts, reward_of, 0.05, 0, settings)
         update_policy(models, rollout, 0, settings, update)
         return rollout.trees
 

@@ -21,8 +21,8 @@ from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
 from src.rl.algorithm_table import ALGORITHMS
 from src.rl.models import Models
-from src.rl.rewards import model_rewards
-from src.rl.rollout import Settings, sample_rollout
+from src.rl.rewards import Scores, model_rewards
+from src.rl.rollout import Prompts, Settings, sample_rollout
 from src.rl.update import update_policy
 from src.training.device import choose_device
 from src.training.loop import prepare
@@ -138,6 +138,9 @@ def ppo(side: Side) -> Step:
     models = Models(policy, reference, critic)
     optimizer = make_optimizer({"policy": policy, "critic": critic}, eps=1e-5)
 
+    def reward_of(trees: list[Tree], _asked: list) -> Scores:
+        return Scores(model_rewards(reward, trees, side.eos_id, side.device), {})
+
     def step(trees: list[Tree]) -> dict:
         settings = Settings(
             algorithm=ALGORITHMS["ppo"], eos_id=side.eos_id, num_samples=side.samples,
@@ -145,11 +148,11 @@ def ppo(side: Side) -> Step:
             value_coef=0.1, beta=None, missing_eos_penalty=1.0, epochs=4, minibatches=1,
             micro_contexts=len(trees), seed=0, device=side.device,
         )
-        prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
+        without_answers = [(context, [q for q, _ in questions]) for context, questions in trees]
+        prompts = Prompts(without_answers, [], [False] * count_questions(trees))
         side.steps += 1
         rollout = sample_rollout(
-            models, prompts, lambda its: model_rewards(reward, its, side.eos_id, side.device), 0.05,
-            side.steps, settings,
+            models, prompts, reward_of, 0.05, side.steps, settings,
         )
 
         def update(loss: float) -> dict[str, float]:

@@ -25,8 +25,8 @@ from src.inference.sampling import Sampling, generate, generate_all
 from src.model.heads import Critic, RewardModel
 from src.rl.algorithm_table import ALGORITHMS
 from src.rl.models import Models
-from src.rl.rewards import model_rewards
-from src.rl.rollout import Settings, sample_rollout
+from src.rl.rewards import Scores, model_rewards
+from src.rl.rollout import Prompts, Settings, sample_rollout
 from src.rl.update import update_policy
 from src.training import reporting
 from src.training.device import choose_device
@@ -181,13 +181,14 @@ def test_policy_gradient(models, device, algorithm):
         torch.nn.init.normal_(mine.critic.head.weight, std=0.3)
     other = Models(*(model and copy.deepcopy(model).to(device) for model in mine))
 
-    def reward_of(trees):
+    def reward_of(trees, asked):
         answers = [a for _, questions in trees for _, texts in questions for a in texts]
-        return torch.tensor([2.5 - len(a) + 0.01 * sum(a) for a in answers])
+        return Scores(torch.tensor([2.5 - len(a) + 0.01 * sum(a) for a in answers]), {})
 
     def step(models, place):
         s = settings(algorithm, place)
-        rollout = sample_rollout(models, PROMPTS, reward_of, 0.05, 3, s)
+        prompts = Prompts(PROMPTS, [], [False] * sum(len(questions) for _, questions in PROMPTS))
+        rollout = sample_rollout(models, prompts, reward_of, 0.05, 3, s)
         return rollout, update_policy(models, rollout, 3, s, lambda loss: {})
 
     (expected, metrics), (found, found_metrics) = step(mine, CPU), step(other, device)

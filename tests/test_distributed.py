@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from src.model.heads import RewardModel
 from src.rl.metrics import describe
-from src.rl.rollout import sample_rollout
 from src.rl.update import update_policy
 from src.training import distributed, reporting
 from src.training.distributed import (
@@ -74,7 +73,7 @@ def one_step(stage, name, contexts, size, divided=False):
 
 def ppo_step(algorithm):
     """Gradients of two minibatches of a rollout without a step between them, and the figures."""
-    from test_ppo import PROMPTS, length_of_answers, models_of, settings
+    from test_ppo import PROMPTS, length_of_answers, models_of, rollout_of, settings
 
     models = models_of("transformer", critic=algorithm == "ppo")
     modules = [m for m in (models.policy, models.critic) if m]
@@ -91,7 +90,7 @@ def ppo_step(algorithm):
 
     share = rank_partition(PROMPTS)
     mine = PROMPTS[share.start : share.stop]
-    rollout = sample_rollout(models, mine, length_of_answers, 0.1, 0, s)
+    rollout = rollout_of(models, mine, length_of_answers, 0.1, 0, s)
     figures = describe(rollout, s) | update_policy(models, rollout, 0, s, update)
     tensors = {name: getattr(rollout, name) for name in ("logp", "advantages", "returns", "score")}
     return found[0] | {f"second {k}": g for k, g in found[1].items()} | tensors, figures

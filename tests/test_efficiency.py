@@ -7,14 +7,13 @@ import copy
 import pytest
 import torch
 from test_logprobs import CONFIGS, EOS, TREES, perturbed
-from test_ppo import PROMPTS, length_of_answers, models_of, settings
+from test_ppo import PROMPTS, length_of_answers, models_of, rollout_of, settings
 from test_stages import BACKWARD, flags_of, model_of, trees_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.inference.logprobs import build_tree_batch, last_hidden, score_completions, score_text
 from src.model.heads import RewardModel
 from src.model.prefix_sharing import one_pass
-from src.rl.rollout import sample_rollout
 from src.rl.update import update_policy
 from src.utils.constants import MODEL_TYPES
 
@@ -109,7 +108,7 @@ def test_no_gradient_is_added_up_in_a_race(name, stage):
 @pytest.mark.parametrize("algorithm", ["ppo", "reinforce", "grpo"])
 def test_no_gradient_of_ppo_is_added_up_in_a_race(name, algorithm):
     models, s = models_of(name, critic=algorithm == "ppo"), settings(algorithm=algorithm)
-    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
     with Races() as races:
         update_policy(models, rollout, 0, s, lambda loss: {})
     assert not races.found

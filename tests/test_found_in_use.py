@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import flags, outcome, refusal
-from test_ppo import STOP, VOCAB, models_of, settings
+from test_ppo import STOP, VOCAB, models_of, rollout_of, settings
 
 import main_squad
 import train_dpo
@@ -35,7 +35,6 @@ from src.report.measure import measure_pipeline
 from src.report.pipelines import Pipeline, Stage, find_pipelines
 from src.report.sentences import stage_sentences
 from src.rl import metrics as ppo_metrics
-from src.rl.rollout import sample_rollout
 from src.training import planning, run_data
 from src.training.optimizer import learning_rate
 from src.training.reporting import compare
@@ -494,7 +493,7 @@ def test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached():
 
     def total(excused):
         score = torch.ones(6)
-        found = sample_rollout(models, prompts, lambda trees: score, 0.0, 0, s, excused)
+        found = rollout_of(models, prompts, lambda trees: score, 0.0, 0, s, excused)
         assert not found.stopped.any()
         return found.rewards.sum(1).tolist()
 

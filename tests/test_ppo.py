@@ -13,11 +13,12 @@ from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
 from src.rl import rollout as rollout_module
 from src.rl import update as update_module
-from src.rl.algorithm_table import ALGORITHMS, ROWS
+from src.rl.algorithm_table import ALGORITHMS, ROWS, row_of
 from src.rl.metrics import collapse, describe, next_kl_coef
 from src.rl.models import Models
-from src.rl.rewards import model_rewards
+from src.rl.rewards import Scores, model_rewards
 from src.rl.rollout import (
+    Prompts,
     Settings,
     action_logp,
     sample_rollout,
@@ -87,6 +88,15 @@ def length_of_answers(trees):
     return torch.tensor([2.5 - len(a) + 0.01 * sum(a) for a in answers])
 
 
+def rollout_of(models, trees, reward, kl_coef, step, s, excused=None):
+    """`sample_rollout` for prompts without texts. reward: trees with answers -> (N,)."""
+    questions = sum(len(questions) for _, questions in trees)
+    prompts = Prompts(trees, [], excused or [False] * questions)
+    return sample_rollout(
+        models, prompts, lambda its, asked: Scores(reward(its), {}), kl_coef, step, s
+    )
+
+
 def slow_logp(model, s, answers_of_trees):
     """Log-probs of each answer's tokens and a stop token, one row and one token at a time."""
     rows = []
@@ -129,9 +139,10 @@ def test_the_settings_are_those_of_the_flags():
         **same, "eos_id": 4, "epochs": 6, "micro_contexts": 8, "device": device, "micro_tokens": 11,
         "algorithm": ROWS["rloo"]._replace(**choices, length=5),
     }
-    assert settings_of(args, 4, device)._asdict() == of_flags
+    assert settings_of(args, row_of(args), 4, device)._asdict() == of_flags
     args.micro_batch_size = None  # all contexts at once
-    assert settings_of(args, 4, device)._asdict() == {**of_flags, "micro_contexts": 10}
+    of_flags["micro_contexts"] = 10
+    assert settings_of(args, row_of(args), 4, device)._asdict() == of_flags
 
 
 # --- sampling ---
@@ -141,7 +152,7 @@ def test_the_settings_are_those_of_the_flags():
 def test_the_log_probs_of_a_rollout_equal_their_rescoring(name, temperature):
     """In old and reference, at the sampling temperature, token by token without any forest."""
     models, s = models_of(name), settings(temperature=temperature, micro_contexts=2)
-    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
     assert rollout.stopped.any() and rollout.mask.sum(1).unique().numel() > 1
     with torch.no_grad():
         policy = slow_logp(models.policy, s, rollout.trees)
@@ -165,7 +176,7 @@ def test_a_rollout_samples_at_the_temperature_without_a_filter(monkeypatch):
 
     monkeypatch.setattr(rollout_module, "generate", record)
     s = settings(temperature=0.7, num_samples=2, max_new_tokens=3, seed=5)
-    sample_rollout(models_of("kgram"), PROMPTS, length_of_answers, 0.1, 4, s)
+    rollout_of(models_of("kgram"), PROMPTS, length_of_answers, 0.1, 4, s)
     (options,) = calls
     assert options == {
         "sampling": Sampling(temperature=0.7, top_k=0, top_p=1.0), "num_samples": 2,
@@ -179,7 +190,7 @@ def test_the_ratio_is_1_on_the_first_minibatch(name, algorithm, temperature):
     """Nothing is clipped and the approximate KL is 0 to rounding before the first update."""
     models = models_of(name, critic=algorithm == "ppo")
     s = settings(algorithm=algorithm, temperature=temperature, minibatches=2, micro_contexts=1)
-    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
     for row in range(len(rollout.trees)):
         tree_batch = build_tree_batch([rollout.trees[row]], STOP)
         with torch.no_grad():
@@ -198,7 +209,7 @@ def test_the_ratio_is_1_on_the_first_minibatch(name, algorithm, temperature):
 def test_a_rollout_depends_on_the_step_and_the_seed_alone(name):
     models = models_of(name)
     first, same, later, other = (
-        sample_rollout(models, PROMPTS, length_of_answers, 0.1, step, settings(seed=seed))
+        rollout_of(models, PROMPTS, length_of_answers, 0.1, step, settings(seed=seed))
         for step, seed in ((3, 0), (3, 0), (4, 0), (3, 1))
     )
     assert first.trees == same.trees and torch.equal(first.logp, same.logp)
@@ -211,7 +222,7 @@ def test_a_rollout_depends_on_the_step_and_the_seed_alone(name):
 @pytest.mark.parametrize("beta", [0.0, 0.05, 2.0])
 def test_a_row_of_rewards_sums_to_the_score_less_the_kl(name, beta):
     models, s = models_of(name), settings(missing_eos_penalty=0.0)
-    rollout = sample_rollout(models, PROMPTS, length_of_answers, beta, 0, s)
+    rollout = rollout_of(models, PROMPTS, length_of_answers, beta, 0, s)
     mask = rollout.mask
     kl = torch.where(mask, rollout.logp - rollout.reference_logp, 0.0).sum(1)
     assert kl.abs().max() > 1
@@ -222,7 +233,7 @@ def test_a_row_of_rewards_sums_to_the_score_less_the_kl(name, beta):
 
 def test_without_a_kl_term_the_score_stands_once_on_the_last_action(name):
     """On the stop token where there is one, else on the last sampled token."""
-    rollout = sample_rollout(models_of(name), PROMPTS, length_of_answers, 0.0, 0, settings())
+    rollout = rollout_of(models_of(name), PROMPTS, length_of_answers, 0.0, 0, settings())
     for row, length in enumerate(rollout.mask.sum(1).tolist()):
         assert rollout.rewards[row].nonzero().flatten().tolist() == [length - 1]
     texts = [a for _, questions in rollout.trees for _, answers in questions for a in answers]
@@ -235,7 +246,7 @@ def test_without_a_kl_term_the_score_stands_once_on_the_last_action(name):
 def test_an_answer_that_was_cut_off_loses_exactly_the_penalty(name):
     models = models_of(name)
     free, fined = (
-        sample_rollout(
+        rollout_of(
             models,
             PROMPTS,
             length_of_answers,
@@ -260,7 +271,7 @@ def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
     """The reward model reads a stop token after it, as after any other answer."""
     reward = RewardModel(model_of(name, seed=4)).requires_grad_(False)
     s = settings(max_new_tokens=2)
-    rollout = sample_rollout(
+    rollout = rollout_of(
         models_of(name), PROMPTS, lambda trees: model_rewards(reward, trees, STOP), 0.0, 0, s
     )
     row, slow = 0, []
@@ -281,7 +292,7 @@ def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
 def test_advantages_are_whitened_over_the_whole_batch(name):
     """Generalised advantages by their definition, a double loop; then mean 0 and variance 1."""
     s = settings(gamma=0.9, lam=0.8)
-    rollout = sample_rollout(models_of(name), PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = rollout_of(models_of(name), PROMPTS, length_of_answers, 0.1, 0, s)
     mask, values, rewards = rollout.mask, rollout.values.double(), rollout.rewards.double()
     plain = torch.zeros_like(rewards)
     for row, length in enumerate(mask.sum(1).tolist()):
@@ -300,7 +311,7 @@ def test_advantages_are_whitened_over_the_whole_batch(name):
 
 def test_rloo_leaves_the_question_s_mean_out(name):
     s = settings(algorithm="rloo", num_samples=3, missing_eos_penalty=0.0)
-    rollout = sample_rollout(models_of(name, critic=False), PROMPTS, length_of_answers, 0.0, 0, s)
+    rollout = rollout_of(models_of(name, critic=False), PROMPTS, length_of_answers, 0.0, 0, s)
     scores = rollout.score.tolist()
     for row, score in enumerate(scores):
         start = row - row % 3
@@ -311,7 +322,7 @@ def test_rloo_leaves_the_question_s_mean_out(name):
 
 def test_a_fresh_critic_values_everything_at_0(name):
     models = models_of(name)._replace(critic=Critic(model_of(name)))
-    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.0, 0, settings())
+    rollout = rollout_of(models, PROMPTS, length_of_answers, 0.0, 0, settings())
     assert not rollout.values.any()
 
 
@@ -350,7 +361,7 @@ def test_each_epoch_meets_each_episode_once(minibatches, micro, monkeypatch):
     """As whole contexts; a minibatch's counts are those of its own episodes and actions."""
     s = settings(epochs=3, minibatches=minibatches, micro_contexts=micro)
     models = models_of("kgram")
-    rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+    rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
     seen, updates = [], []
 
     def backward(models, rollout, part, actions, episodes, s):
@@ -385,7 +396,7 @@ def test_the_value_loss_weighs_as_much_as_its_coefficient(name):
     found = []
     for coefficient in (0.0, 0.1, 0.4):
         models, s = models_of(name), settings(value_coef=coefficient)
-        rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
         figures = update_policy(models, rollout, 0, s, lambda loss: {})
         expected = figures["policy_loss"] + coefficient * figures["value_loss"]
         assert figures["loss"] == pytest.approx(expected, abs=1e-6) and figures["value_loss"] > 0.1
@@ -404,7 +415,7 @@ def test_figures_are_means_over_the_actions_of_all_minibatches(monkeypatch):
     s = settings(epochs=2, minibatches=2, micro_contexts=2)
     models = models_of("kgram")
     prompts = [*PROMPTS, ([2, 3], [[4], [5], [6], [7]])]
-    rollout = sample_rollout(models, prompts, length_of_answers, 0.1, 0, s)
+    rollout = rollout_of(models, prompts, length_of_answers, 0.1, 0, s)
     parts, minibatches = [], []
 
     def backward(models, rollout, part, actions, episodes, s):
@@ -442,7 +453,7 @@ def test_gradients_do_not_depend_on_the_micro_batch(algorithm, name):
     for micro, tokens in ((1, 10**9), (8, 20), (8, 10**9)):
         models = models_of(name, critic=algorithm == "ppo")
         s = settings(algorithm=algorithm, micro_contexts=micro, micro_tokens=tokens)
-        rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
         # Away from the sampling policy, so that ratios differ and some are clipped.
         with torch.no_grad():
             models.policy.embedding.weight.mul_(1.2)
@@ -468,7 +479,7 @@ def test_the_reference_and_the_reward_model_never_change(name):
     models.reference.requires_grad_(False)
     optimizer = make_optimizer({"policy": models.policy, "critic": models.critic})
     before = models.policy.embedding.weight.clone()
-    rollout = sample_rollout(models, PROMPTS, lambda t: model_rewards(reward, t, STOP), 0.1, 0, s)
+    rollout = rollout_of(models, PROMPTS, lambda t: model_rewards(reward, t, STOP), 0.1, 0, s)
     update_policy(models, rollout, 0, s,
           lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})
     assert not torch.equal(models.policy.embedding.weight, before)
@@ -496,7 +507,7 @@ def test_every_algorithm_improves_a_simple_reward(algorithm, name):
     optimizer = make_optimizer({"policy": policy, **({"critic": critic} if critic else {})})
     means = []
     for step in range(36):
-        rollout = sample_rollout(models, PROMPTS, odd_first, 0.0, step, s)
+        rollout = rollout_of(models, PROMPTS, odd_first, 0.0, step, s)
         means.append(float(rollout.score.mean()))
         update_policy(models, select_answers(rollout, s), step, s,
               lambda loss: {"norm": optimizer_step(optimizer, 1e-2, 1.0, loss, False)})
@@ -511,7 +522,7 @@ def test_a_reward_that_is_the_same_for_all_moves_nothing(algorithm):
     if algorithm == "ppo":
         models = models._replace(critic=Critic(model_of("lstm")))
     s = settings(algorithm=algorithm, missing_eos_penalty=0.0, lam=1.0)
-    rollout = sample_rollout(models, PROMPTS, lambda t: torch.full((21,), 3.0), 0.0, 0, s)
+    rollout = rollout_of(models, PROMPTS, lambda t: torch.full((21,), 3.0), 0.0, 0, s)
     update_policy(models, rollout, 0, s, lambda loss: {})
     for parameter in models.policy.parameters():
         assert parameter.grad is None or parameter.grad.abs().max() < 1e-3
@@ -523,7 +534,7 @@ def test_the_kl_is_in_the_reward_or_in_the_loss():
     found = {}
     for kl_in in ("reward", "loss"):
         s = settings(algorithm=row("grpo")._replace(kl_in=kl_in, kl_estimator="k2"))
-        rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.3, 0, s)
+        rollout = rollout_of(models, PROMPTS, length_of_answers, 0.3, 0, s)
         metrics = update_policy(models, rollout, 0, s, lambda loss: {})
         found[kl_in] = rollout.rewards.sum(1) - rollout.rewards.new_tensor(
             [0.0 if stopped else -1.0 for stopped in rollout.stopped]
@@ -548,7 +559,7 @@ def choose(algorithm, scores, answers=((1, 2), (3,), (4,)), **values):
     s = settings(algorithm=algorithm, missing_eos_penalty=0.0, **values)
     models = models_of("kgram", critic=False)
     prompts = [([1], [[2]]), ([5], [[3], [4]])]
-    rollout = sample_rollout(models, prompts, lambda trees: torch.tensor(scores), 0.1, 0, s)
+    rollout = rollout_of(models, prompts, lambda trees: torch.tensor(scores), 0.1, 0, s)
     return rollout, select_answers(rollout, s)
 
 
@@ -581,7 +592,7 @@ def test_online_dpo_pairs_the_best_with_the_worst_and_ties_give_no_pair():
 
 def test_a_cut_answer_is_chosen_by_its_reward_less_the_penalty():
     s = settings(algorithm="raft", missing_eos_penalty=10.0, max_new_tokens=2)
-    rollout = sample_rollout(
+    rollout = rollout_of(
         models_of("kgram", critic=False), PROMPTS, length_of_answers, 0.1, 0, s
     )
     stopped = rollout.stopped.view(-1, s.num_samples)
@@ -594,7 +605,7 @@ def test_the_losses_of_chosen_answers_are_those_of_sft_and_dpo():
     for algorithm in ("raft", "online_dpo"):
         s = settings(algorithm=algorithm, beta=0.3)
         models = models_of("kgram", critic=False)
-        rollout = sample_rollout(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
         chosen = select_answers(rollout, s)
         metrics = update_policy(models, chosen, 0, s, lambda loss: {})
         if algorithm == "raft":
@@ -625,10 +636,10 @@ def test_a_collapse_shows_in_the_figures():
     """A policy that says one thing with certainty, far from its reference."""
     models = models_of("lstm")
     s = settings(num_samples=4)
-    healthy = describe(sample_rollout(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
+    healthy = describe(rollout_of(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
     models.policy.logits = lambda hidden: torch.nn.functional.one_hot(
         torch.full(hidden.shape[:-1], 7), VOCAB).float() * 40.0
-    collapsed = describe(sample_rollout(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
+    collapsed = describe(rollout_of(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
     assert healthy["entropy_nats"] > 0.5 and 0 <= collapsed["entropy_nats"] < 1e-3
     assert healthy["distinct_fraction"] > 0.5 and collapsed["distinct_fraction"] == 0.25
     assert collapsed["kl_nats"] > 5 and collapsed["eos_rate"] == 0
@@ -638,7 +649,7 @@ def test_a_collapse_shows_in_the_figures():
 def test_the_kl_is_the_mean_over_answers_of_summed_k3():
     """By hand from the rollout's log-probs: exp(-k1) - 1 + k1 with k1 = logp - reference."""
     s = settings()
-    rollout = sample_rollout(models_of("lstm"), PROMPTS, length_of_answers, 0.0, 0, s)
+    rollout = rollout_of(models_of("lstm"), PROMPTS, length_of_answers, 0.0, 0, s)
     sums = []
     for row, length in enumerate(rollout.mask.sum(1).tolist()):
         k1 = (rollout.logp - rollout.reference_logp)[row, :length].double()

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from conftest import flags, outcome, refusal
-from test_ppo import models_of, settings
+from test_ppo import models_of, rollout_of, settings
 
 import train_ppo
 from src.data.tokenizers.tokenizer import load_tokenizer
@@ -23,8 +23,8 @@ from src.model.model import build_model
 from src.rl.algorithm_table import ALGORITHMS, CHOICES, ROWS
 from src.rl.metrics import describe
 from src.rl.models import Models, load_models, reward_and_kl
-from src.rl.rewards import function_rewards, model_rewards, reward_function, reward_of_trees
-from src.rl.rollout import Rollout, sample_rollout
+from src.rl.rewards import function_rewards, make_reward, model_rewards, reward_function
+from src.rl.rollout import Rollout
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
 
@@ -57,8 +57,8 @@ def test_explained_variance_is_the_share_that_values_foresee_of_returns():
     mask, nothing = torch.ones(2, 1, dtype=torch.bool), torch.zeros(2, 1)
     rollout = Rollout(
         trees=[([1], [([2], [[], []])])], rows=[slice(0, 2)], mask=mask, logp=nothing,
-        reference_logp=nothing, score=nothing[:, 0], stopped=mask[:, 0], rewards=nothing,
-        values=torch.tensor([[1.0], [3.0]]), advantages=nothing,
+        reference_logp=nothing, score=nothing[:, 0], score_parts={}, stopped=mask[:, 0],
+        rewards=nothing, values=torch.tensor([[1.0], [3.0]]), advantages=nothing,
         returns=torch.tensor([[0.0], [4.0]]), kl_coef=0.0,
     )
     figures = describe(rollout, settings(algorithm="ppo"))
@@ -71,7 +71,7 @@ def test_the_baseline_of_reinforce_is_the_mean_of_the_batch():
     s = settings(algorithm="reinforce", num_samples=2, missing_eos_penalty=0.0)
     score = torch.tensor([0.0, 0.0, 1.0, 7.0])
     models = models_of("kgram", critic=False)
-    found = sample_rollout(models, [([1], [[2], [3]])], lambda trees: score, 0.0, 0, s).advantages
+    found = rollout_of(models, [([1], [[2], [3]])], lambda trees: score, 0.0, 0, s).advantages
     torch.testing.assert_close(found, (score - 2)[:, None].expand_as(found))
 
 
@@ -123,7 +123,7 @@ def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
     prompt = [65] * (block - ANSWER_BUDGET - 2), [[66, 67]]
     asked = [QAExample("a context", "a question?", ("gold",))]
     held_out = EvaluationSet([prompt], [[68]], asked, ["q"], [0], 0.0, 0)
-    f1 = reward_of_trees("f1", None, tokenizer, asked)
+    f1 = make_reward("f1", None, tokenizer)
     more = reward_and_kl(f1, Models(policy, reference, None), held_out, stop, 48, CPU)
     found = more(evaluate_policy(policy, tokenizer, held_out, CPU))
     token = torch.tensor(len(never) / (len(never) - 1)).log()

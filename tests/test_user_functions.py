@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.evaluation.squad_metrics import QAExample
 from src.evaluation.user_functions import call_function
-from src.rl.rewards import Term, parse_rewards, reward_of_trees, uses_model
+from src.rl.rewards import Term, make_reward, parse_rewards, uses_model
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.errors import UserError
 
@@ -126,22 +126,19 @@ def test_the_sum_by_hand(own):
     """f1 of "red fox" with "red dog": 1/2; 7 letters cost 0.1 each: 0.5 * 3 - 0.7 = 0.8."""
     tree = ([1], [([2], [PICO.encode(" red fox"), PICO.encode(" red dog")])])
     asked = [QAExample("", "", ("red dog",))]
-    reward = reward_of_trees("f1=3,own_functions:short=0.1", None, PICO, asked)
-    assert reward([tree]).tolist() == pytest.approx([0.8, 2.3])
-    assert {name: v.tolist() for name, v in reward.parts.items()} == {
-        "f1": [0.5, 1.0], "short": [-7.0, -7.0]
-    }
-    assert reward.means() == {"reward_f1_mean": 0.75, "reward_short_mean": -7.0}
-    alone = reward_of_trees("own_functions:short=0.1", None, PICO, asked)
-    assert alone([tree]).tolist() == pytest.approx([-0.7, -0.7]) and alone.means() == {}
-    parts = reward_of_trees("own_functions:parts", None, PICO, asked)
-    assert parts([tree]).tolist() == [0.5, 0.5]
-    assert parts.means() == {"reward_length_mean": 7.0, "reward_asked_mean": 0.0}
-    both = reward_of_trees("own_functions:parts,em", None, PICO, asked)
-    assert both([tree]).tolist() == [0.5, 1.5]
-    assert set(both.means()) == {
-        f"reward_{n}_mean" for n in ("parts", "parts_length", "parts_asked", "em")
-    }
+    def scores_of(name):
+        scores = make_reward(name, None, PICO)([tree], asked)
+        return scores.reward.tolist(), {name: v.tolist() for name, v in scores.parts.items()}
+
+    total, parts = scores_of("f1=3,own_functions:short=0.1")
+    assert total == pytest.approx([0.8, 2.3])
+    assert parts == {"f1": [0.5, 1.0], "short": [-7.0, -7.0]}
+    total, parts = scores_of("own_functions:short=0.1")
+    assert total == pytest.approx([-0.7, -0.7]) and parts == {}
+    total, parts = scores_of("own_functions:parts")
+    assert total == [0.5, 0.5] and parts == {"length": [7.0, 7.0], "asked": [0.0, 0.0]}
+    total, parts = scores_of("own_functions:parts,em")
+    assert total == [0.5, 1.5] and set(parts) == {"parts", "parts_length", "parts_asked", "em"}
     assert uses_model("em,model=0.5") and not uses_model("own:model")
 
 

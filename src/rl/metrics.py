@@ -27,6 +27,7 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
     texts = [(q, tuple(a)) for q, (_, answers) in enumerate(questions) for a in answers]
     k3 = sequence_sum(kl_estimates(rollout.logp, rollout.reference_logp).k3, mask)
     figures = {
+        "kl_coef": rollout.kl_coef,
         "reward_mean": rollout.score.mean(),
         "reward_std": rollout.score.std(correction=0),
         "kl_nats": k3.mean(),
@@ -36,6 +37,7 @@ def describe(rollout: Rollout, s: Settings) -> dict[str, float]:
         "answer_tokens": mask.sum(1).float().mean(),
         "distinct_fraction": torch.tensor(len(set(texts)) / len(texts)),
     }
+    figures |= {f"reward_{name}_mean": part.mean() for name, part in rollout.score_parts.items()}
     if s.algorithm.has_critic:
         explained = explained_variance(rollout.values, rollout.returns, mask)
         figures["explained_variance"] = explained  # NaN, null in the log, where returns are equal

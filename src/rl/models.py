@@ -15,10 +15,10 @@ from src.inference.sampling import PromptTree
 from src.model.heads import Critic, RewardModel
 from src.rl.rewards import (
     MODEL,
-    RewardOfTrees,
+    RewardOf,
+    make_reward,
     parse_rewards,
     reward_function,
-    reward_of_trees,
     uses_model,
 )
 from src.training.distributed import map_over_ranks, rank_partition
@@ -86,7 +86,7 @@ def load_models(
 
 
 def reward_and_kl(
-    reward_of: RewardOfTrees,
+    reward_of: RewardOf,
     models: Models,
     held_out: EvaluationSet,
     eos_id: int,
@@ -112,12 +112,10 @@ def reward_and_kl(
             for part in map_over_ranks(models.policy, held_out.prompts, sampled)
             for value in part
         ]
-        rewards, ones, groups = reward_of(result.trees).tolist(), [1.0] * len(kl), held_out.groups
-        parts = {
-            f"reward_{name}": (values.tolist(), ones, groups)
-            for name, values in reward_of.parts.items()
-        }
-        return {"reward": (rewards, ones, groups), **parts, "kl_nats": (kl, ones, groups)}
+        scores = reward_of(result.trees, held_out.asked)
+        named = {f"reward_{name}": values for name, values in scores.parts.items()}
+        values = {"reward": scores.reward, **named, "kl_nats": torch.tensor(kl)}
+        return {n: (v.tolist(), [1.0] * len(v), held_out.groups) for n, v in values.items()}
 
     return more
 
@@ -136,6 +134,6 @@ def score_and_kl(
     policy, tokenizer = parent.model, parent.tokenizer
     models = Models(policy, copy.deepcopy(policy).requires_grad_(False), None)
     reward = scored_by.model.to(device).requires_grad_(False)
-    reward_of = reward_of_trees(MODEL, reward, tokenizer, held_out.asked, device)
+    reward_of = make_reward(MODEL, reward, tokenizer, device)
     longest = held_out.max_answer_tokens
     return reward_and_kl(reward_of, models, held_out, tokenizer.eos_id, longest, device)

@@ -18,7 +18,6 @@ from src.evaluation.squad_metrics import QAExample, exact_match, f1_score
 from src.evaluation.user_functions import Function, call_function, load_function
 from src.inference.logprobs import build_tree_batch, for_all_completions, raw_reward
 from src.model.heads import RewardModel
-from src.training.distributed import gather
 from src.utils.errors import UserError
 
 # The reward model's score, in a list of rewards.
@@ -120,84 +119,60 @@ def model_rewards(
         return for_all_completions(trees, of_batch)
 
 
-class RewardOfTrees:
-    """The weighted sum of some rewards, for every answer of the trees that it is called with.
-
-    parts: what to log of the last call beside the sum, name -> values (N,). It has each reward,
-    unweighted, if there are several, and the parts that functions return.
+class Scores(NamedTuple):
+    """reward: (N,) on the CPU, of every answer. parts: what to log beside it, name -> values (N,):
+    each reward of a sum, unweighted, and the parts that functions return.
     """
 
-    def __init__(
-        self, terms: Sequence[Term], scores: Sequence[Callable[[Sequence[Tree]], dict[str, Tensor]]]
-    ) -> None:
-        self._terms, self._scores = terms, scores
-        self.parts: dict[str, Tensor] = {}
-
-    def __call__(self, trees: Sequence[Tree]) -> Tensor:
-        """Rewards (N,) of the trees' answers, question after question."""
-        self.parts, total = {}, 0.0
-        for name, term, score in zip(self._names(), self._terms, self._scores, strict=True):
-            found = score(trees)
-            reward = found.pop("reward")
-            total = total + term.weight * reward
-            if len(self._terms) > 1:
-                found = {name: reward, **{f"{name}_{part}": v for part, v in found.items()}}
-            self.parts |= found
-        return total
-
-    def _names(self) -> list[str]:
-        """The name of each reward in the log: a function's own, with its module's if two have the
-        same.
-        """
-        short = [term.name.rpartition(":")[2] for term in self._terms]
-        return [
-            term.name.replace(":", ".") if short.count(name) > 1 else name
-            for name, term in zip(short, self._terms, strict=True)
-        ]
-
-    def means(self) -> dict[str, float]:
-        """reward_{name}_mean -> the mean of a part over the answers of the last call on all ranks.
-        All ranks must call it.
-        """
-        sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        for its in gather({name: (v.sum().item(), len(v)) for name, v in self.parts.items()}):
-            for name, (value, count) in its.items():
-                sums[name] = sums.get(name, 0.0) + value
-                counts[name] = counts.get(name, 0) + count
-        return {f"reward_{name}_mean": sums[name] / max(1, counts[name]) for name in sums}
+    reward: Tensor
+    parts: dict[str, Tensor]
 
 
-def reward_of_trees(
+# Trees with answers, and their questions in order -> the answers' scores.
+RewardOf = Callable[[Sequence[Tree], Sequence[QAExample]], Scores]
+
+
+def make_reward(
     name: str,
     reward: RewardModel | None,
     tokenizer: Tokenizer,
-    asked: Sequence[QAExample],
     device: torch.device | str = "cpu",
     metric: str = "squad",
     seed: int = 0,
-) -> RewardOfTrees:
-    """A function from trees with answers to their rewards (N,), as `--reward name` says.
+) -> RewardOf:
+    """The weighted sum of rewards that `--reward name` asks for.
 
-    reward: the model for `model`, else None. asked: the trees' questions, in order, for functions.
-    seed: of noise.
+    reward: the model for `model`, else None. metric: how f1 and em compare answers. seed: of noise.
     """
-
-    def of_model(trees: Sequence[Tree]) -> dict[str, Tensor]:
-        return {"reward": model_rewards(reward, trees, tokenizer.eos_id, device).cpu()}
-
-    def of_function(function: Function) -> Callable[[Sequence[Tree]], dict[str, Tensor]]:
-        def score(trees: Sequence[Tree]) -> dict[str, Tensor]:
-            answers = [answers for _, questions in trees for _, answers in questions]
-            repeated = [about for about, texts in zip(asked, answers, strict=True) for _ in texts]
-            texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
-            return function_rewards(function, texts, repeated)
-
-        return score
-
     terms = parse_rewards(name)
-    scores = [
-        of_model if term.name == MODEL else of_function(reward_function(term.name, metric, seed))
-        for term in terms
+    functions = {
+        term.name: reward_function(term.name, metric, seed) for term in terms if term.name != MODEL
+    }
+
+    def reward_of(trees: Sequence[Tree], asked: Sequence[QAExample]) -> Scores:
+        answers = [answers for _, questions in trees for _, answers in questions]
+        repeated = [about for about, texts in zip(asked, answers, strict=True) for _ in texts]
+        texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
+        total, parts = torch.zeros(len(texts)), {}
+        for shown, term in zip(_shown_names(terms), terms, strict=True):
+            if term.name == MODEL:
+                found = {"reward": model_rewards(reward, trees, tokenizer.eos_id, device)}
+            else:
+                found = function_rewards(functions[term.name], texts, repeated)
+            alone = found.pop("reward")
+            total = total + term.weight * alone
+            if len(terms) > 1:
+                found = {shown: alone, **{f"{shown}_{part}": v for part, v in found.items()}}
+            parts |= found
+        return Scores(total, parts)
+
+    return reward_of
+
+
+def _shown_names(terms: Sequence[Term]) -> list[str]:
+    """Each reward's name in the log: a function's own, with its module's if two have the same."""
+    short = [term.name.rpartition(":")[2] for term in terms]
+    return [
+        term.name.replace(":", ".") if short.count(name) > 1 else name
+        for name, term in zip(short, terms, strict=True)
     ]
-    return RewardOfTrees(terms, scores)

@@ -8,7 +8,7 @@ src/rl/update.py.
 """
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -18,25 +18,24 @@ from torch import Tensor, nn
 
 from src.data.squad_dataset import Batch
 from src.data.squad_types import Paragraph
-from src.data.windows import Place, tree_tokens
+from src.data.windows import Place
 from src.evaluation.squad_metrics import QAExample, qa_example
 from src.inference.logprobs import (
     Tree,
     TreeBatch,
     build_tree_batch,
     completion_hidden,
+    for_all_completions,
     logp_of_hidden,
 )
 from src.inference.sampling import PromptTree, Sampling, generate, with_answers
 from src.losses import kl_penalised_rewards, sequence_sum
-from src.rl.algorithm_table import Algorithm, Selection, row_of
+from src.rl.algorithm_table import Algorithm, Selection
 from src.rl.algorithms import advantages_of, chosen_answers, kl_coefs
 from src.rl.models import Models
-from src.training.distributed import gather, rank, rank_partition, unsharded, within
+from src.rl.rewards import RewardOf
+from src.training.distributed import gather, rank, rank_partition, unsharded
 from src.utils.constants import MICRO_BATCH_TOKENS
-
-# trees with sampled answers -> reward (N,) on the CPU, question after question
-RewardOf = Callable[[Sequence[Tree]], Tensor]
 
 
 class Settings(NamedTuple):
@@ -61,10 +60,12 @@ class Settings(NamedTuple):
     micro_tokens: int = MICRO_BATCH_TOKENS
 
 
-def settings_of(args: argparse.Namespace, eos_id: int, device: torch.device) -> Settings:
-    """The settings of train_ppo.py's flags."""
+def settings_of(
+    args: argparse.Namespace, row: Algorithm | Selection, eos_id: int, device: torch.device
+) -> Settings:
+    """The settings of train_ppo.py's flags, of which the row is read already."""
     return Settings(
-        algorithm=row_of(args), eos_id=eos_id, num_samples=args.num_samples,
+        algorithm=row, eos_id=eos_id, num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens, temperature=args.temperature, gamma=args.gamma,
         lam=args.lam, value_clip_range=args.value_clip_range, value_coef=args.value_coef,
         beta=args.beta, missing_eos_penalty=args.missing_eos_penalty,
@@ -79,9 +80,10 @@ class Rollout(NamedTuple):
 
     rows: which of the N episodes each tree has. logp, reference_logp: of each action, in nats,
     under the policy that drew it and under the frozen one. score, stopped: (N,), the reward and
-    whether the EOS token came. rewards: KL penalty and score, token by token. values: the critic's
-    predictions at sampling time; returns: their targets. advantages: of the whole batch, as the
-    algorithm has them (PPO: whitened). kl_coef: of this step, in the reward or in the loss.
+    whether the EOS token came. score_parts: name -> (N,), of what the reward is made. rewards: KL
+    penalty and score, token by token. values: the critic's predictions at sampling time (0 without
+    a critic); returns: their targets. advantages: of the whole batch, as the algorithm has them
+    (PPO: whitened). kl_coef: of this step, in the reward or in the loss.
     """
 
     trees: list[Tree]
@@ -90,6 +92,7 @@ class Rollout(NamedTuple):
     logp: Tensor
     reference_logp: Tensor
     score: Tensor
+    score_parts: dict[str, Tensor]
     stopped: Tensor
     rewards: Tensor
     values: Tensor
@@ -98,58 +101,64 @@ class Rollout(NamedTuple):
     kl_coef: float
 
 
+class Prompts(NamedTuple):
+    """This rank's share of a batch of questions. trees: what the policy reads, without golds.
+    asked, excused: of each question, its text and golds, and whether answers to it may lack EOS.
+    """
+
+    trees: list[PromptTree]
+    asked: list[QAExample]
+    excused: list[bool]
+
+
 def rollout_prompts(
     batch: Batch, paragraphs: Sequence[Paragraph], too_long: Collection[Place]
-) -> tuple[list[PromptTree], list[QAExample], list[bool]]:
-    """This rank's share of a batch: prompts without golds, the same questions as text, and for each
-    question whether its golds are `too_long` to be sampled.
-    """
+) -> Prompts:
+    """Excused are the questions whose golds are `too_long` to be sampled."""
     mine = rank_partition(batch.trees)
     trees = [batch.trees[i] for i in mine]
-    prompts = [(context, [tokens for tokens, _ in questions]) for context, questions in trees]
+    without_golds = [(context, [tokens for tokens, _ in asked]) for context, asked in trees]
     places = [place for i in mine for place in batch.index[i]]
     examples = [qa_example(paragraphs[p], paragraphs[p].questions[q]) for p, q in places]
-    return prompts, examples, [place in too_long for place in places]
+    return Prompts(without_golds, examples, [place in too_long for place in places])
 
 
 def sample_rollout(
     models: Models,
-    prompts: Sequence[PromptTree],
+    prompts: Prompts,
     reward_of: RewardOf,
     kl_coef: float,
     step: int,
     s: Settings,
-    excused: Sequence[bool] | None = None,
 ) -> Rollout:
     """Sample answers to the prompts with the policy as it is, score them, compute advantages.
 
-    prompts: this rank's. excused: whether the answers to each of their questions may lack EOS
-    (default: none may). kl_coef: of the KL, in the reward or in the loss as the algorithm has it.
+    prompts: this rank's. kl_coef: of the KL, in the reward or in the loss as the algorithm has it.
     The rollout is that of all ranks, whitened as one, the same on each.
     """
     # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
     # Each rank draws its own rows of one stream: how many ranks there are changes no answer.
-    episodes = s.num_samples * sum(len(questions) for _, questions in prompts)
+    episodes = s.num_samples * len(prompts.excused)
     first_row = sum(gather(episodes)[: rank()])
     with unsharded(models.policy):
         answers = generate(
-            models.policy, prompts, s.eos_id, sampling=Sampling(s.temperature),
+            models.policy, prompts.trees, s.eos_id, sampling=Sampling(s.temperature),
             num_samples=s.num_samples, max_new_tokens=s.max_new_tokens, seed=[s.seed, step],
             first_row=first_row, device=s.device,
         )
-    trees = with_answers(prompts, answers.texts(), s.num_samples)
+    trees = with_answers(prompts.trees, answers.texts(), s.num_samples)
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty (N, 6).
-    score = reward_of(trees)
-    questions = sum(len(asked) for _, asked in prompts)
-    free = torch.tensor(excused or [False] * questions, dtype=torch.bool)
-    free = free.repeat_interleave(s.num_samples)
+    score, parts = reward_of(trees, prompts.asked)
+    free = torch.tensor(prompts.excused, dtype=torch.bool).repeat_interleave(s.num_samples)
     # 3. The frozen policy's log-probs and the critic's values in one pass each.
     reference_logp, values = _reference_and_values(models, trees, s)
     mine = score, free, answers.stopped, answers.lengths, answers.logp, reference_logp, values
-    found = gather((trees, [x.cpu() for x in mine]))
-    trees = [tree for part, _ in found for tree in part]
+    of_ranks = gather((trees, parts, [x.cpu() for x in mine]))
+    trees = [tree for its, _, _ in of_ranks for tree in its]
+    names = dict.fromkeys(name for _, its, _ in of_ranks for name in its)
+    parts = {n: torch.cat([its[n] for _, its, _ in of_ranks if n in its]) for n in names}
     score, free, stopped, lengths, logp, reference_logp, values = (
-        torch.cat(parts).to(s.device) for parts in zip(*(x for _, x in found), strict=True)
+        torch.cat(its).to(s.device) for its in zip(*(x for _, _, x in of_ranks), strict=True)
     )
     # As wide as scores are: they have the EOS of every answer. Where it was not drawn, the mask
     # leaves it out.
@@ -165,7 +174,7 @@ def sample_rollout(
         s.algorithm, rewards, values, mask, s.num_samples, s.gamma, s.lam
     )
     return Rollout(
-        trees, rows_of(trees), mask, logp, reference_logp, score, stopped,
+        trees, rows_of(trees), mask, logp, reference_logp, score, parts, stopped,
         rewards, values, advantages, returns, kl_coef,
     )
 
@@ -174,20 +183,19 @@ def _reference_and_values(
     models: Models, trees: Sequence[Tree], s: Settings
 ) -> tuple[Tensor, Tensor]:
     """Log-probs under the frozen policy and values, (N, most new tokens + the EOS token)."""
-    rows = rows_of(trees)
-    shape = (rows[-1].stop if rows else 0, s.max_new_tokens + 1)
-    reference_logp, values = torch.zeros(2, *shape, device=s.device)
+
+    def of_batch(batch: Sequence[Tree]) -> Tensor:  # (completions, 2, A)
+        tree_batch = build_tree_batch(batch, s.eos_id, s.device)
+        hidden = completion_hidden(models.reference, tree_batch)
+        logp = action_logp(models.reference, tree_batch, hidden, s)
+        values = torch.zeros_like(logp)
+        if (critic := models.critic) is not None:
+            values = critic.values(completion_hidden(critic.backbone, tree_batch))
+        return F.pad(torch.stack((logp, values), 1), (0, width - logp.shape[1]))
+
+    width = s.max_new_tokens + 1
     with torch.no_grad(), unsharded(models.critic):
-        for part in within(list(map(tree_tokens, trees)), s.micro_contexts, s.micro_tokens):
-            tree_batch = build_tree_batch([trees[i] for i in part], s.eos_id, s.device)
-            here = slice(rows[part[0]].start, rows[part[-1]].stop)
-            columns = tree_batch.targets.shape[1]
-            hidden = completion_hidden(models.reference, tree_batch)
-            reference_logp[here, :columns] = action_logp(models.reference, tree_batch, hidden, s)
-            if (critic := models.critic) is not None:
-                critic_hidden = completion_hidden(critic.backbone, tree_batch)
-                values[here, :columns] = critic.values(critic_hidden)
-    return reference_logp, values
+        return for_all_completions(trees, of_batch).view(-1, 2, width).unbind(1)
 
 
 def rows_of(trees: Sequence[Tree]) -> list[slice]:
