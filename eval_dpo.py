@@ -8,7 +8,6 @@ and win rate against the SFT parent (where there is a reward checkpoint), KL fro
 intervals.
 """
 
-import json
 from pathlib import Path
 
 from src.utils import cli
@@ -81,7 +80,7 @@ with flags_first(__name__, build_parser):
     from src.training.run import set_up_torch
     from src.training.run_data import say_remedy
     from src.utils.checkpoint_utils import load_parent, require_same_tokenizer, stage_folder
-    from src.utils.files import write_atomically
+    from src.utils.files import write_json
     from src.utils.progress_bar import say
 
 
@@ -108,8 +107,7 @@ def load_policies(args) -> list:
     """
     if args.checkpoint:
         return [load_parent(path, args.model_type) for path in args.checkpoint]
-    folders = {stage: stage_folder(args.model_type, stage) for stage in (DPO, PPO)}
-    there = [stage for stage, folder in folders.items() if (folder / "final.pt").exists()]
+    there = [s for s in (DPO, PPO) if (stage_folder(args.model_type, s) / "final.pt").exists()]
     trained = [load_parent(None, args.model_type, (s,), s) for s in there or [DPO]]
     return [*trained, sft_ancestor(trained[0])]
 
@@ -221,16 +219,14 @@ def main(argv=None) -> dict:
         print(f"\n{policy.path}: best of n by {scored_by.path}")
         print("\n".join(best_of_lines(rows)))
     if args.output:
-        text = json.dumps(report, indent=1)
-        write_atomically(Path(args.output), lambda file: file.write(text.encode()))
+        write_json(args.output, report, indent=1)
     if args.per_question:
         names = context_names(held.chosen)
-        text = json.dumps({"policies": by_question, "context_names": names})
-        write_atomically(Path(args.per_question), lambda file: file.write(text.encode()))
+        write_json(args.per_question, {"policies": by_question, "context_names": names})
     if args.predictions:
         answers = next(iter(results.values()))[0].answers
-        text = json.dumps(dict(zip(held_out.ids, answers, strict=True)), ensure_ascii=False)
-        write_atomically(Path(args.predictions), lambda file: file.write(text.encode()))
+        answer_of = dict(zip(held_out.ids, answers, strict=True))
+        write_json(args.predictions, answer_of, ensure_ascii=False)
     return report
 
 

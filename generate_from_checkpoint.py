@@ -60,6 +60,11 @@ def check(args) -> None:
         raise UserError(f"--{given[0]} and --{given[1]} given, expected one of them")
     if (args.context is None) != (args.question is None):
         raise UserError("one of --context and --question given, expected both or neither")
+    if args.answer is not None and (args.temperature or args.max_new_tokens is not None):
+        raise UserError(
+            "--temperature or --max_new_tokens given with --answer, which is scored, not sampled: "
+            "expected them left out"
+        )
     if not args.temperature and (args.top_k or args.top_p < 1 or args.num_samples > 1):
         raise UserError(
             "--top_k, --top_p or --num_samples given with --temperature 0, which always gives "
@@ -67,10 +72,10 @@ def check(args) -> None:
         )
 
 
-def answer(args, checkpoint, prompt, place: int, device) -> dict:
+def answer(args, checkpoint, prompt, number: int, device) -> dict:
     """One prompt's answers as text, with their log-probabilities in nats.
 
-    place: of the prompt among those of this run: each has its own stream of --seed, so that equal
+    number: of the prompt in this run, from 0. Each has its own stream of --seed, so that equal
     prompts get different samples.
     """
     backbone = checkpoint.model
@@ -90,7 +95,7 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
         sampling=Sampling(args.temperature, args.top_k, args.top_p),
         num_samples=args.num_samples,
         max_new_tokens=longest,
-        seed=[args.seed, place],
+        seed=[args.seed, number],
         device=device,
     )
     texts = [checkpoint.tokenizer.decode(ids).strip() for ids in answers.texts()]
@@ -100,8 +105,8 @@ def answer(args, checkpoint, prompt, place: int, device) -> dict:
             "stopped": answers.stopped.tolist()}
 
 
-def score(args, checkpoint, prompt, place: int, device) -> dict:
-    """The reward model's normalised score of --answer to the prompt, wherever that stands."""
+def score(args, checkpoint, prompt, number: int, device) -> dict:
+    """The reward model's normalised score of --answer to the prompt; `number` does not matter."""
     ids = checkpoint.tokenizer.encode(answer_text(args.answer.strip()))
     block = checkpoint.model.backbone.config.block_size
     room = block - len(ids) - 1
@@ -166,8 +171,8 @@ def main(argv=None) -> dict:
             except UserError as error:  # the next prompt may be better
                 say(str(error))
     else:
-        for place, prompt in enumerate(prompts_of_flags(args, checkpoint)):
-            results.append(respond(args, checkpoint, prompt, place, device))
+        for number, prompt in enumerate(prompts_of_flags(args, checkpoint)):
+            results.append(respond(args, checkpoint, prompt, number, device))
             show(args, results[-1])
     return {"results": results}
 

@@ -47,7 +47,8 @@ def build_parser() -> cli.Parser:
     add("--lm_weight", type=cli.non_negative, default=0.3,
         help="weight of the language-model loss on context and question")
     add("--control", choices=("none", "shuffled_answers", "no_context"), default="none",
-        help="train where learning must vanish: with others' answers, or without contexts")
+        help="a negative control, data without a learnable signal: answers of other questions, or "
+        "no contexts")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
@@ -125,9 +126,7 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
     sums = {"answer_loss_nats": 0.0, "loss": 0.0}
     if args.lm_weight:
         sums["text_loss_nats"] = 0.0
-    for part in micro_batches(
-        trees, args.micro_batch_size, tokens=args.micro_batch_tokens
-    ):
+    for part in micro_batches(trees, args.micro_batch_size, tokens=args.micro_batch_tokens):
         tree_batch = build_tree_batch(part, eos_id, device)
         text = score_text(model, tree_batch) if args.lm_weight else None
         answers = score_completions(model, tree_batch) if text is None else text.answers
@@ -208,7 +207,7 @@ def main(argv=None) -> dict:
             if due(run, step):
                 evaluate(step + 1)
         metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), held_out)
-        metrics |= progress.compute()
+        metrics |= progress.metrics()
         return publish(run, model, tokenizer, questions, metrics, parents)
 
 

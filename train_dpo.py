@@ -82,7 +82,7 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
 
     trees: every question carries [chosen, rejected], or several such pairs; of kto one pair and a
     third answer, another question's.
-    reference: (pairs, as many) nats, in the same order; None where the loss has no reference.
+    reference: (pairs, 2) nats, of kto (pairs, 3), in the same order; None: the loss has none.
     """
     counts = [count_pairs([tree]) for tree in trees]
     pairs, kl = sum(counts), 0.0
@@ -206,8 +206,9 @@ def main(argv=None) -> dict:
             if due(run, step):
                 evaluate(step + 1)
 
-        metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), held_out)
-        metrics |= progress.compute()
+        measured = unseen if held_out is None else held_out
+        metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), measured)
+        metrics |= progress.metrics()
         return publish(run, model, tokenizer, questions, metrics, parents)
 
 

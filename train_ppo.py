@@ -69,13 +69,14 @@ def build_parser() -> cli.Parser:
     add("--gamma", type=cli.share, default=1.0, help="discount a token")
     add("--lam", type=cli.share, default=0.95, help="GAE's lambda")
     add("--clip_range", type=cli.positive, help="--clip_low and --clip_high in one")
-    add("--value_clip_range", type=cli.positive, default=0.2, 
+    add("--value_clip_range", type=cli.positive, default=0.2,
         help="how far a value may move from its rollout value")
     add("--value_coef", type=cli.non_negative, default=0.1, help="weight of the value loss")
     add("--missing_eos_penalty", type=cli.non_negative, default=1.0,
         help="reward lost by an answer without an EOS token")
-    add("--ppo_epochs", type=cli.positive_int, help="passes over a batch; default 2, reinforce 1")
-    add("--minibatches", type=cli.positive_int, help="updates a pass; default 2, reinforce 1")
+    add("--ppo_epochs", type=cli.positive_int,
+        help="passes over a batch; default: 2, with --clip none (reinforce) 1")
+    add("--minibatches", type=cli.positive_int, help="updates a pass; default: as of --ppo_epochs")
     cli.note_pretrained_defaults(parser, STAGE)
     return parser
 
@@ -105,10 +106,10 @@ def check(args, parser) -> Algorithm | Selection:
     """
     row = row_of(args)
     fill_choices(args, row)
-    for name, value in (("ppo_epochs", 2), ("minibatches", 2)):
+    for name in ("ppo_epochs", "minibatches"):
         given = getattr(args, name)
         if given is None:
-            setattr(args, name, 1 if row.on_policy else value)
+            setattr(args, name, 1 if row.on_policy else 2)
         elif row.on_policy and given > 1:
             raise UserError(
                 f"--{name} {given} given with {args.algorithm} unclipped, whose gradient holds for "
@@ -204,7 +205,7 @@ def main(argv=None) -> dict:
 
         # What it learnt, on articles that neither it nor the reward model ever saw.
         metrics = reporting.compare(STAGE, progress.before, evaluate(max_steps), held_out)
-        metrics |= progress.compute() | {"sampled_tokens": progress.sampled_tokens}
+        metrics |= progress.metrics() | {"sampled_tokens": progress.sampled_tokens}
         return publish(run, policy, tokenizer, questions, metrics, parents)
 
 

@@ -49,18 +49,16 @@ def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float
     """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected], or
     several such pairs.
     """
-    pairs = count_pairs(trees)
+    count = count_pairs(trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
-    for part in micro_batches(
-        trees, args.micro_batch_size, tokens=args.micro_batch_tokens
-    ):
+    for part in micro_batches(trees, args.micro_batch_size, tokens=args.micro_batch_tokens):
         tree_batch = build_tree_batch(part, eos_id, device, reads_eos=True)
         scores = raw_reward(reward, tree_batch).view(-1, 2)
-        result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=pairs)
+        result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=count)
         backward(result.loss)
         sums["loss"] += result.loss.detach()
         sums["accuracy"] += 100 * result.accuracy
-        sums["margin_nats"] += (scores[:, 0] - scores[:, 1]).detach().sum() / pairs
+        sums["margin_nats"] += (scores[:, 0] - scores[:, 1]).detach().sum() / count
     return all_sum(sums)
 
 
@@ -93,6 +91,7 @@ def main(argv=None) -> dict:
         optimizer = make_optimizer(trained, args.weight_decay)
         run.start(run_data.inputs_of(questions, [parent], tokenizer))
         progress = Progress()
+        measured = unseen if unseen.given else questions.held_out
 
         def evaluate(step: int) -> tuple[Figures, dict[str, float]]:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
@@ -102,7 +101,6 @@ def main(argv=None) -> dict:
             table["margin_nats"] = pairs.margin(scores, unseen)
             by_kind = pairs.accuracy_by_kind(scores, unseen)
             table |= {f"accuracy_{kind}": interval for kind, interval in by_kind.items()}
-            measured = unseen if unseen.given else questions.held_out
             figures = {"accuracy": pairs.pair_points(scores, unseen)}
             gains = progress.gains(figures)
             reporting.log_intervals(run, step, table, measured, gains)
@@ -130,9 +128,8 @@ def main(argv=None) -> dict:
         golds = run_data.gold_trees(questions, train, args.seed)
         pairs.normalise_on(reward, golds, eos_id, device)
         figures, metrics = evaluate(max_steps)
-        measured = unseen if unseen.given else questions.held_out
         metrics |= reporting.compare(STAGE, progress.before, figures, measured)
-        metrics |= progress.compute()
+        metrics |= progress.metrics()
         return publish(run, reward, tokenizer, questions, metrics, [parent])
 
 

@@ -235,7 +235,7 @@ RL_ALGORITHMS = (
     Mutation("policy_loss", "weighted, mask, a.mean", 'weighted, mask, "tokens"',
              "test_first_gradients_of_every_row_by_hand"),
     Mutation("policy_loss", "loss + coef * kl", "loss - coef * kl", "test_kl_in_the_loss_by_hand"),
-    Mutation("policy_loss", "algorithm.kl_estimator", '"k2"', "test_kl_in_the_loss_by_hand"),
+    Mutation("policy_loss", "a.kl_estimator", '"k2"', "test_kl_in_the_loss_by_hand"),
     Mutation("chosen_answers", "[b, w] if ok", "[w, b] if ok", "test_chosen_answers_by_hand"),
     Mutation("chosen_answers", "> rewards.amin(-1)", ">= rewards.amin(-1)",
              "test_chosen_answers_by_hand"),

@@ -29,9 +29,10 @@ def comparison_of(monkeypatch, answers, rewards):
     (3, 4)."""
     asked = [QAExample("c", "q", (gold,)) for gold in ("b c", "d", "e f")]
     held_out = EvaluationSet([([1], [[2], [3]]), ([4], [[5]])], [[]] * 3, asked, list("xyz"),
-                             [0, 0, 1], 0.0, 0)
+                             [0, 0, 1], 0.0, 0, max_answer_tokens=5)
 
     def generate(model, prompts, eos_id, *, num_samples, seed, **options):
+        assert options["max_new_tokens"] == 5
         first = seed[1]
         return [row for texts in answers for row in texts[first : first + num_samples]]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from conftest import call, flags, outcome, refusal
@@ -157,6 +158,16 @@ def test_sft_is_continued_for_as_many_tokens_as_other_stages_processed(workplace
     paths = ["checkpoints/kgram_main_squad/final.pt", "continued/final.pt"]
     table = call("eval_dpo", ["--model_type", "kgram", "--limit", "6", "--checkpoint", *paths])
     assert table["policies"][paths[1]]["kl_nats"]["value"] != 0
+
+
+def test_a_run_is_resumed_without_the_checkpoint_that_said_how_long_it_is(workplace):
+    workplace("kgram", ["main_squad", "train_dpo"])
+    other = Path("checkpoints/kgram_train_dpo/final.pt")
+    argv = continued("--same_compute_as", str(other), "--save_every", "1")
+    with stopped_after(1):
+        assert outcome("main_squad", argv).code == 130
+    other.unlink()
+    assert outcome("main_squad", [*argv, "--resume"]).code == 0
 
 
 def test_a_continued_model_learns_from_its_own_role(tmp_path, monkeypatch):

@@ -220,6 +220,8 @@ def test_generation_refuses_in_one_line(more, line, kgram):
         (["--prompt", "x", "--max_new_tokens", "0"], "--max_new_tokens"),
         (["--prompt", "x", "--top_k", "5"], "add --temperature 1"),
         (["--prompt", "x", "--num_samples", "2"], "add --temperature 1"),
+        (["--prompt", "x", "--answer", "y", "--temperature", "1"], "scored, not sampled"),
+        (["--prompt", "x", "--answer", "y", "--max_new_tokens", "3"], "scored, not sampled"),
         (["--prompt", "x", "--prompts_file", "y"], "--prompt and --prompts_file given"),
         (["--prompt", "x", "--question", "y", "--context", "z"], "--prompt and --question given"),
         (["--context", "z"], "expected both or neither"),

@@ -317,7 +317,9 @@ def test_hidden_at_the_end_of_leaves_without_stop_token_is_refused(model):
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_temperature_divides_the_logits(model, temperature):
-    scores = score_completions(model, build_tree_batch(TREES, EOS), temperature)
+    tree_batch = build_tree_batch(TREES, EOS)
+    hidden = completion_hidden(model, tree_batch)
+    scores = logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask, temperature)
     expected = torch.cat(slow_answers(model, TREES, temperature))
     close(scores.logp[scores.mask], expected)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from src import evaluation
 from src.data import answer_text
 from src.evaluation import baselines, intervals, squad_metrics
-from src.evaluation.kl import kl_of_samples
+from src.evaluation.kl import sample_figures
 from src.model.model import build_model
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -294,7 +294,7 @@ def test_kl_of_samples_is_the_kl_of_what_was_drawn(limit):
     with torch.no_grad():
         exact = kl([1, 2, 0], limit)
     prompts = [([1], [[2, 0]] * 3000)]
-    found = kl_of_samples(policy, parent, prompts, stop, max_new_tokens=limit)
+    found = sample_figures(policy, parent, prompts, stop, max_new_tokens=limit).kl_nats
     error = float(found.std()) / len(found) ** 0.5
     assert exact > 10 * error
     assert float(found.mean()) == pytest.approx(exact, abs=4 * error)

@@ -38,7 +38,7 @@ def test_line_of_a_packed_forest_worked_by_hand():
     assert packed.level.tolist() == [0, 0, 1, 2, 2, 2, 2]
     assert packed.place.tolist() == [0, 1, 0, 0, 1, 2, 4]
     assert packed.wanted.tolist() == [3, 4, 5, 6]
-    assert pack(levels, "ends").wanted.tolist() == [4, 5, 6]
+    assert pack(levels, "last token").wanted.tolist() == [4, 5, 6]
     assert [starts_of(packed, i, level).tolist() for i, level in enumerate(levels)] == [
         [0, 0], [2, 0], [3, 5, 6]
     ]
@@ -61,7 +61,7 @@ def test_rows_of_a_packed_forest_worked_by_hand():
     assert torch.equal(rows.shown[0, 0] == 0, seen[0, 3:])
     assert torch.equal(rows.shown[1, 0, 0] == 0, seen[1, 0])
     # Of the leaves' ends: three tokens in two rows of two places.
-    rows = pack(levels, "ends", in_rows=True).last_attention
+    rows = pack(levels, "last token", in_rows=True).last_attention
     assert rows.width == 2 and rows.place.tolist() == [0, 1, 2]
     assert torch.equal(rows.shown[0, 0] == 0, seen[0, 4:])
     assert torch.equal(rows.shown[1, 0, 0] == 0, seen[1, 0])
@@ -115,7 +115,7 @@ def test_parts_equal_rows_in_value_and_gradient(data):
         tokens, lengths = torch.randint(VOCAB, (rows, width)), torch.randint(width + 1, (rows,))
         levels.append(Level(tokens, lengths, parents))
         above = rows
-    wanted = draw(st.sampled_from(["all", "last level", "ends"]))
+    wanted = draw(st.sampled_from(["all", "last level", "last token"]))
     found = []
     kernels = draw(st.booleans()) and cpu_kernels.HAS_ATTENTION  # or the fallback
     for in_rows in (False, True):

@@ -123,6 +123,14 @@ def test_a_device_that_is_not_there_is_said_so(device, expected, monkeypatch):
         set_up_torch(args)
 
 
+def test_a_gpu_of_a_number_that_is_not_there_is_said_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    args = parser().parse_args(["--device", "cuda:7"])
+    with pytest.raises(UserError, match="--device cuda:7 given, but torch finds 1 CUDA devices"):
+        set_up_torch(args)
+
+
 def test_mps_is_taken_where_it_is_asked_for(monkeypatch):
     """Its parsing and settings only: no tensor is made there. float32, unless bfloat16 is asked."""
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

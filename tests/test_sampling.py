@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.inference.logprobs import build_tree_batch, score_completions
+from src.inference.logprobs import build_tree_batch, completion_hidden, logp_of_hidden
 from src.inference.sampling import GREEDY, Sampling, draw, filter_logits, generate, generate_all
 from src.model.model import build_model
 from src.model.prefix_sharing.level_by_level import LevelByLevel
@@ -74,13 +74,15 @@ def test_samples_of_a_question_stand_side_by_side(model):
 
 
 def rescored(model, prompts, found, samples, temperature):
-    """Log-probs of the sampled tokens, computed by score_completions."""
+    """Log-probs of the sampled tokens, computed by logp_of_hidden."""
     texts = iter(found.texts())
     trees = [
         (c, [(q, [next(texts) for _ in range(samples)]) for q in questions])
         for c, questions in prompts
     ]
-    return score_completions(model, build_tree_batch(trees, EOS), temperature).logp
+    tree_batch = build_tree_batch(trees, EOS)
+    hidden = completion_hidden(model, tree_batch)
+    return logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask, temperature).logp
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])

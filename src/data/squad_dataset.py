@@ -21,7 +21,7 @@ from src.data.windows import (
     evaluation_trees,
     gold_asks,
     head_tokens,
-    place,
+    windows_for,
 )
 
 POOL_BATCHES = 8
@@ -68,8 +68,8 @@ def context_groups(
         dropped += len(paragraph.questions) - len(asks)
         # One window each: a batch reads as much of a long context as of others.
         kept = list(asks)
-        windows = place(paragraph, list(asks.values()), block_size, np.random.default_rng(0))
-        for _, members in windows:
+        rng = np.random.default_rng(0)
+        for _, members in windows_for(paragraph, list(asks.values()), block_size, rng):
             groups += [(p, group) for group in chunks([kept[i] for i in members], max_questions)]
     return ContextGroups(groups, dropped, block_size, answer_budget)
 
@@ -105,7 +105,7 @@ def _group_trees(
         )
         asks.append(options[int(rng.integers(len(options))) if gold == "random" else 0])
     placed = []
-    for context, group in place(paragraph, asks, units.block_size, rng):
+    for context, group in windows_for(paragraph, asks, units.block_size, rng):
         tree = (context, [(asks[i].tokens, asks[i].answers) for i in group])
         placed.append((tree, [questions[i] for i in group]))
     return placed

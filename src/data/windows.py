@@ -23,8 +23,8 @@ from src.data.squad_types import NO_PLACE
 Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]]
 Place = tuple[int, int]  # (paragraph, question in it)
 EOS_TOKENS = 1  # EOS takes one token
-# At evaluation a question longer than this share of a block is read apart from its siblings, whose
-# context it would shorten.
+# At evaluation a question longer than 1 / _LONE_SHARE of a block is read apart from its siblings,
+# whose context it would shorten.
 _LONE_SHARE = 4
 
 
@@ -102,8 +102,7 @@ def make_ask(
 def room_for_answer(
     paragraph: EncodedParagraph, question: EncodedQuestion, gold: int, block_size: int
 ) -> int:
-    """Tokens, EOS excluded, of the longest answer with which `make_ask` finds a window.
-    """
+    """Tokens, EOS excluded, of the longest answer with which `make_ask` finds a window."""
     need = len(question.tokens) + EOS_TOKENS
     whole = block_size - len(paragraph.tokens) - need
     if question.starts[gold] == NO_PLACE:
@@ -115,7 +114,7 @@ def room_for_answer(
 def gold_asks(
     paragraph: EncodedParagraph, question: EncodedQuestion, block_size: int, answer_budget: int = 0
 ) -> Iterator[Ask]:
-    """One ask for each gold that can be learnt from in this block. None: drop the question."""
+    """One ask for each gold that can be learnt from in this block, which may be none."""
     for number, ids in enumerate(question.golds):
         ask = make_ask(paragraph, question, number, [ids], block_size, answer_budget)
         if ask is not None:
@@ -127,7 +126,7 @@ def chunks(items: Sequence, size: int) -> list[tuple]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def place(
+def windows_for(
     paragraph: EncodedParagraph, asks: Sequence[Ask], block_size: int, rng: np.random.Generator
 ) -> list[tuple[list[int], list[int]]]:
     """(context ids, indices into asks) of each window.

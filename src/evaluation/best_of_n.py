@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from src.evaluation.compare_policies import CommonGround
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
 from src.evaluation.intervals import bootstrap_interval, paired_difference, question_figures
 from src.evaluation.squad_metrics import em_and_f1
 from src.inference.sampling import Sampling, generate_all, with_answers
@@ -85,7 +84,7 @@ def sample_and_score(
         samples = min(AT_A_TIME, count - first)
         ids = generate_all(
             model, prompts, tokenizer.eos_id, sampling=Sampling(), num_samples=samples,
-            seed=[seed, first], max_new_tokens=MAX_ANSWER_TOKENS, device=c.device,
+            seed=[seed, first], max_new_tokens=c.held_out.max_answer_tokens, device=c.device,
         )
         trees = with_answers(prompts, ids, samples)
         rewards = model_rewards(c.reward, trees, tokenizer.eos_id, c.device)

@@ -22,13 +22,6 @@ class SampleFigures(NamedTuple):
     tokens: np.ndarray
 
 
-def kl_of_samples(
-    model: nn.Module, parent: nn.Module, prompts: Sequence[PromptTree], eos_id: int, **options
-) -> np.ndarray:
-    """KL from the parent, one estimate a question (Q,); options as of `sample_figures`."""
-    return sample_figures(model, parent, prompts, eos_id, **options).kl_nats
-
-
 def sample_figures(
     model: nn.Module, parent: nn.Module, prompts: Sequence[PromptTree], eos_id: int, *,
     seed: int = 0, first_row: int = 0, max_new_tokens: int = 24, device: torch.device | str = "cpu",

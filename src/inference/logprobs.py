@@ -141,17 +141,10 @@ def logp_of_hidden(
     return CompletionLogps(logp.view(mask.shape), mask)
 
 
-def score_completions(
-    model: nn.Module, tree_batch: TreeBatch, temperature: float = 1.0
-) -> CompletionLogps:
+def score_completions(model: nn.Module, tree_batch: TreeBatch) -> CompletionLogps:
     """Log-probabilities of every completion's tokens, EOS included."""
-    return logp_of_hidden(
-        model,
-        completion_hidden(model, tree_batch),
-        tree_batch.targets,
-        tree_batch.mask,
-        temperature,
-    )
+    hidden = completion_hidden(model, tree_batch)
+    return logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask)
 
 
 def raw_reward(reward: RewardModel, tree_batch: TreeBatch) -> Tensor:
@@ -166,15 +159,13 @@ def raw_reward(reward: RewardModel, tree_batch: TreeBatch) -> Tensor:
     return reward.raw_score(end, sequence_sum(answers.logp, answers.mask))
 
 
-def batches_by_length(
-    trees: Sequence, questions_a_batch: int = 64, tokens_a_batch: int = MICRO_BATCH_TOKENS
-) -> Iterator[list[int]]:
+def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[list[int]]:
     """Indices of trees in batches of similar context length, to avoid padding."""
     order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]))
     batch, questions, tokens = [], 0, 0
     for index in order:
         read = tree_tokens(trees[index])
-        if batch and (questions >= questions_a_batch or tokens + read > tokens_a_batch):
+        if batch and (questions >= questions_a_batch or tokens + read > MICRO_BATCH_TOKENS):
             yield batch
             batch, questions, tokens = [], 0, 0
         batch.append(index)
@@ -205,7 +196,6 @@ def completion_logps(
     trees: Sequence[Tree],
     eos_id: int,
     device: torch.device | str = "cpu",
-    temperature: float = 1.0,
     first: int | None = None,
 ) -> Tensor:
     """Log-probability (N,) in nats of every completion, EOS included, without gradients.
@@ -214,7 +204,7 @@ def completion_logps(
     """
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
-        scores = score_completions(model, build_tree_batch(batch, eos_id, device), temperature)
+        scores = score_completions(model, build_tree_batch(batch, eos_id, device))
         return sequence_sum(scores.logp[:, :first], scores.mask[:, :first])
 
     with torch.inference_mode():
@@ -222,7 +212,9 @@ def completion_logps(
 
 
 class TextScores(NamedTuple):
-    """text_logp: (M,) nats of each context and question token that a language model predicts."""
+    """answers: log-probabilities of the completions. text_logp: (M,) nats of each context and
+    question token that is predicted; `score_text` says which are not.
+    """
 
     answers: CompletionLogps
     text_logp: Tensor
@@ -237,22 +229,20 @@ def score_text(model: nn.Module, tree_batch: TreeBatch) -> TextScores:
     """
     contexts, questions, completions = tree_batch.levels()
     context_hidden, question_hidden, hidden = model.read_levels(tree_batch.levels())
-    hidden = hidden[: len(tree_batch.targets)]
-    answers = logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask)
+    count = len(tree_batch.targets)
+    answers = logp_of_hidden(model, hidden[:count], tree_batch.targets, tree_batch.mask)
     # The last prompt token of a question is the first token of each of its completions.
     last_token = torch.full_like(questions.lengths, -1)
-    count = len(tree_batch.targets)
     last_token[completions.parents[:count]] = completions.tokens[:count, 0]
     flat_hidden, targets = [], []
     for level, level_hidden in ((contexts, context_hidden), (questions, question_hidden)):
         following = torch.roll(level.tokens, -1, 1)
-        count = level.lengths - 1
+        followed = level.lengths - 1  # tokens of each row whose next one is known
         if level is questions:
-            rows = torch.arange(len(count), device=count.device)
-            end = (level.lengths - 1).clamp_min(0)
-            following[rows, end] = last_token
-            count = level.lengths - (last_token < 0).long()
-        mask = torch.arange(following.shape[1], device=count.device) < count[:, None]
+            rows = torch.arange(len(followed), device=followed.device)
+            following[rows, followed.clamp_min(0)] = last_token
+            followed = level.lengths - (last_token < 0).long()
+        mask = torch.arange(following.shape[1], device=followed.device) < followed[:, None]
         flat_hidden.append(pick(level_hidden, mask))
         targets.append(following[mask])
     logits = model.logits(torch.cat(flat_hidden))

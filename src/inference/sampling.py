@@ -4,7 +4,7 @@ C contexts, Q questions, N = Q * samples answers, A answer positions, V vocabula
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,7 @@ def generate(
     alive = torch.arange(count if max_new_tokens > 0 else 0, device=device)
     with prepacked(model, count):
         if len(alive):
-            hidden, state = _read(model, prompts, device)
+            hidden, state = _prefill(model, prompts, device)
             row = torch.arange(len(hidden), device=device).repeat_interleave(num_samples)
             hidden, state = hidden.index_select(0, row), state.select(row)
         for step in range(max_new_tokens):
@@ -165,7 +165,9 @@ def generate(
         return Answers(*(x.clone() for x in (tokens, lengths, logp, stopped)))
 
 
-def _read(model: nn.Module, prompts: Sequence[PromptTree], device: torch.device | str):
+def _prefill(
+    model: nn.Module, prompts: Sequence[PromptTree], device: torch.device | str
+) -> tuple[Tensor, Any]:
     """Hidden states (Q, D) at the last token of every prompt, and the model's state after it."""
     questions = [list(question) for _, children in prompts for question in children]
     parents = [i for i, (_, children) in enumerate(prompts) for _ in children]

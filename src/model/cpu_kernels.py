@@ -1,4 +1,4 @@
-"""CPU kernels of torch that have no public name, all of them, each with a public fallback.
+"""All private CPU kernels of torch that this project calls, each with a public fallback.
 
 - Attention that also returns the logarithm of its softmax's sum, and the gradient of it. That
   number is what joins the parts of a prefix; torch's public attention does not return it.

@@ -17,10 +17,12 @@ read.
     a_tj  = softmax over j of  exp(tau) q_t . k_j,  beside a learned score for "nothing"
     out_t = hidden_t + W_o [sum_j a_tj e(x_j) of each head]               e: the embedding
 
-In these sums each token has a weight: the product of the gates of all tokens between it and t, or
-j. A gate is sigmoid(sqrt(D) u . e(x) + KEPT), with u learnt. So a full stop can learn to shut out
-the sentence behind it. The logits of out_t are a product with the embedding, so W_o sum_j a_tj
-e(x_j) votes for the tokens that were looked up.
+In the sums of f and g, the weight of a token is a learnt number for its distance, times the gates
+of other tokens: in f of all that came after it, up to t; in g of all between j and it. A gate is
+sigmoid(sqrt(D) u . e(x) + KEPT), with u learnt. So a full stop can learn to shut out the sentence
+behind it. Each of these sums, and hidden_t in f, is scaled to root mean square 1. The logits of
+out_t are a product with the embedding, so W_o sum_j a_tj e(x_j) votes for the tokens that were
+looked up.
 
 A head sees the j whose keys are known at t: j <= t, or j + AHEAD <= t. Each token read adds one
 entry to each head. Some entries have no token. They stand for "nothing", and their value is 0. In
@@ -88,7 +90,7 @@ class Pointer(nn.Module):
             self.out.weight.copy_(STRENGTH * torch.eye(width).repeat(1, HEADS))
 
     def gates(self, window: Tensor, embedding: Tensor) -> Tensor:
-        """How much each token of windows (M, K) lets through of what is beyond it, 0 to 1, (M, K).
+        """How much each token of windows (P, K) lets through of what is beyond it, 0 to 1, (P, K).
         """
         of_id = torch.sigmoid(embedding @ self.forget * self.width**0.5 + KEPT)
         return F.embedding(window.clamp_min(0), of_id[:, None]).squeeze(-1)
@@ -96,22 +98,15 @@ class Pointer(nn.Module):
     def features(
         self, hidden: Tensor, window: Tensor, gates: Tensor, embedding: Tensor
     ) -> Tensor:
-        """What was just read, (M, 3 D): hidden states (M, D), two sums over the last tokens'
+        """What was just read, (P, 3 D): hidden states (P, D), two sums over the last tokens'
         embeddings.
 
-        window: (M, K) ids, the newest at the right, NO_TOKEN where there was none. gates: (M, K).
+        window: (P, K) ids, the newest at the right, NO_TOKEN where there was none. gates: (P, K).
         embedding: (V, D).
         """
         weights = _products(gates.flip(1)).flip(1)
         sums = _weighted_sums(window, weights, self.lags, embedding)
         return torch.cat([_rms(x) for x in (hidden, *sums)], -1)
-
-    def following(self, window: Tensor, gates: Tensor, embedding: Tensor) -> Tensor:
-        """For each window (P, K), a sum (P, D) over its newest AHEAD tokens. They follow the token
-        before them; the sum reaches as far as the first of them whose gate is shut.
-        """
-        weights = _products(gates[:, -AHEAD:])
-        return _rms(_weighted_sums(window[:, -AHEAD:], weights, self.leads, embedding)[0])
 
     def queries(self, features: Tensor) -> Tensor:
         """(M, 3 D) to (M, H, 1, D), scaled against attention's division by sqrt(D)."""
@@ -120,15 +115,20 @@ class Pointer(nn.Module):
         return (found * self.width**0.5)[:, :, None]
 
     def keys_values(
-        self, before: tuple[Tensor, Tensor], after: Tensor, tokens: Tensor, empty: Tensor,
+        self, before: tuple[Tensor, Tensor], window: Tensor, gates: Tensor, position: Tensor,
         embedding: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Keys and values (P, H, D) of the entries that come with P tokens.
 
-        before: W_k f of the state before each head's token, (P, D - 1) each, 0 where none was;
-        after: W_a g of the second head's tokens. tokens: (P, H), each head's. empty: (P, H) bool,
-        True for an entry without a token.
+        before: W_k f of the state before each head's token, (P, D - 1) each, 0 where none was.
+        window, gates: (P, K), as for `features`. position: (P,), of the tokens.
         """
+        tokens = torch.stack((window[:, -1], window[:, -1 - AHEAD]), 1)
+        empty = torch.stack((position < 1, position < AHEAD), 1)
+        # The newest AHEAD tokens follow the second head's token.
+        weights = _products(gates[:, -AHEAD:])
+        following = _weighted_sums(window[:, -AHEAD:], weights, self.leads, embedding)[0]
+        after = self.after(_rms(following))
         keys = _unit(torch.stack((before[0], before[1] + after), 1))
         keys = torch.where(empty[..., None], 0.0, keys)
         score = torch.where(empty, self.nothing * self.sharpness.exp(), 0.0)
@@ -142,14 +142,14 @@ class Pointer(nn.Module):
 
 
 def _products(kept: Tensor) -> Tensor:
-    """For each of (M, K) factors, the product of all factors before it; 1 for the first."""
+    """For each of (P, K) factors, the product of all factors before it; 1 for the first."""
     return F.pad(kept[:, :-1].cumprod(1), (1, 0), value=1.0)
 
 
 def _weighted_sums(
     window: Tensor, weights: Tensor, lags: Tensor, embedding: Tensor
 ) -> list[Tensor]:
-    """Sums (M, D) over the embeddings of windows (M, K), weighted (M, K) and by each row of lags.
+    """Sums (P, D) over the embeddings of windows (P, K), weighted (P, K) and by each row of lags.
     """
     weights = torch.where(window == NO_TOKEN, 0.0, weights)
     ids = window.clamp_min(0)
@@ -218,30 +218,29 @@ class PointerModel(OnePass, nn.Module):
         self, tokens: Tensor, lengths: Tensor, state: PointerState | None = None
     ) -> tuple[Tensor, PointerState]:
         """Read tokens (B, T) after `state`; returns hidden (B, T, D) and the new state."""
-        batch, width = tokens.shape
+        batch, columns = tokens.shape
         state = state or self._nothing_read(tokens)
         hidden, base = self.base(tokens, lengths, state.base)
+        embedding = self.embedding.weight
         ids = torch.cat((state.window, tokens), 1)
         windows = ids.unfold(1, WINDOW, 1).flatten(0, 1)
-        gates = self.pointer.gates(windows, self.embedding.weight)
-        features = self.pointer.features(
-            hidden.flatten(0, 1), windows, gates, self.embedding.weight
-        )
-        states = self.pointer.before(features).unflatten(0, (batch, width))
-        states = torch.cat((state.before, states), 1)  # AHEAD + 1 places before the first new one
-        before = tuple(states[:, at : at + width].flatten(0, 1) for at in (AHEAD, 0))
-        column = torch.arange(width, device=tokens.device)
+        gates = self.pointer.gates(windows, embedding)
+        features = self.pointer.features(hidden.flatten(0, 1), windows, gates, embedding)
+        states = self.pointer.before(features).unflatten(0, (batch, columns))
+        states = torch.cat((state.before, states), 1)  # AHEAD + 1 columns before the first new one
+        before = tuple(states[:, at : at + columns].flatten(0, 1) for at in (AHEAD, 0))
+        column = torch.arange(columns, device=tokens.device)
         position = (state.lengths[:, None] + column).flatten()
-        pair = self._entries(before, windows, gates, position)
-        if decoding(width):
+        pair = self.pointer.keys_values(before, windows, gates, position, embedding)
+        if decoding(columns):
             [attention], read = append_token(
                 state.read, lengths, pair[0].new_zeros(batch, 0, 1, HEADS, self.width)
             )
         else:
-            [attention] = read_after(state.read, width, 1)
-            read = read_rows(state.read, lengths, width, [pair])
+            [attention] = read_after(state.read, columns, 1)
+            read = read_rows(state.read, lengths, columns, [pair])
         copied = attention.attend(self.pointer.queries(features), *pair)
-        hidden = self.pointer(hidden, copied.unflatten(0, (batch, width)))
+        hidden = self.pointer(hidden, copied.unflatten(0, (batch, columns)))
         newest = lengths[:, None] + torch.arange(WINDOW - 1, device=tokens.device)
         last = lengths[:, None] + torch.arange(AHEAD + 1, device=tokens.device)
         before = states.gather(1, last[..., None].expand(-1, -1, states.shape[-1]))
@@ -253,36 +252,25 @@ class PointerModel(OnePass, nn.Module):
         """As in OnePass. A context's keys stay in place; all that is below it reads them."""
         everywhere = packed._replace(wanted=None, last_attention=packed.attention)
         hidden, base = self.base.read_trees(levels, everywhere, keep_state)
-        places = _places(packed)
+        embedding = self.embedding.weight
+        indices = _window_indices(packed)
         # The row after the last one stands for no token.
-        windows = F.pad(packed.tokens, (0, 1), value=NO_TOKEN)[places]
-        gates = self.pointer.gates(windows, self.embedding.weight)
-        features = self.pointer.features(hidden, windows, gates, self.embedding.weight)
+        windows = F.pad(packed.tokens, (0, 1), value=NO_TOKEN)[indices]
+        gates = self.pointer.gates(windows, embedding)
+        features = self.pointer.features(hidden, windows, gates, embedding)
         states = F.pad(self.pointer.before(features), (0, 0, 0, 1))
-        before = tuple(states.index_select(0, places[:, -1 - ago]) for ago in (1, AHEAD + 1))
-        pair = self._entries(before, windows, gates, packed.positions)
+        before = tuple(states.index_select(0, indices[:, -1 - ago]) for ago in (1, AHEAD + 1))
+        pair = self.pointer.keys_values(before, windows, gates, packed.positions, embedding)
         if packed.wanted is not None:
             hidden, features = (x.index_select(0, packed.wanted) for x in (hidden, features))
         copied = packed.last_attention.attend(self.pointer.queries(features), *pair)
         state = None
         if keep_state:
             read = state_of_packed(levels, packed, [pair])
-            last = F.pad(places, (0, 0, 0, 1), value=len(places))[packed.newest]
+            last = F.pad(indices, (0, 0, 0, 1), value=len(indices))[packed.newest]
             window = F.pad(packed.tokens, (0, 1), value=NO_TOKEN)[last[:, 1:]]
             state = PointerState(base, window, states[last[:, -AHEAD - 1 :]], read)
         return self.pointer(hidden, copied), state
-
-    def _entries(
-        self, before: tuple[Tensor, Tensor], windows: Tensor, gates: Tensor, position: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values (P, H, D) of the entries that the newest tokens of P windows add.
-
-        gates: those of the windows. position: (P,), of the newest tokens.
-        """
-        tokens = torch.stack((windows[:, -1], windows[:, -1 - AHEAD]), 1)
-        empty = torch.stack((position < 1, position < AHEAD), 1)
-        after = self.pointer.after(self.pointer.following(windows, gates, self.embedding.weight))
-        return self.pointer.keys_values(before, after, tokens, empty, self.embedding.weight)
 
     def _nothing_read(self, tokens: Tensor) -> PointerState:
         weight, batch = self.pointer.query.weight, len(tokens)
@@ -291,7 +279,7 @@ class PointerModel(OnePass, nn.Module):
         return PointerState(None, window, before, KeyValueState((), tokens.new_zeros(batch)))
 
 
-def _places(packed: Packed) -> Tensor:
+def _window_indices(packed: Packed) -> Tensor:
     """The indices of the last K tokens that each packed token has read, itself included, (P, K),
     the newest at the right; P where there was none.
     """
@@ -299,8 +287,8 @@ def _places(packed: Packed) -> Tensor:
     previous = F.pad(packed.previous, (0, 1), value=-1)
     previous = torch.where(previous < 0, count, previous)
     at = torch.arange(count, device=previous.device)
-    places = []
+    indices = []
     for _ in range(WINDOW):
-        places.append(at)
+        indices.append(at)
         at = previous[at]
-    return torch.stack(places[::-1], 1)
+    return torch.stack(indices[::-1], 1)

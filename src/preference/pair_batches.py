@@ -22,8 +22,8 @@ from src.data.windows import (
     chunks,
     cut_context,
     make_ask,
-    place,
     room_for_answer,
+    windows_for,
 )
 
 
@@ -89,7 +89,8 @@ def preference_trees(
                 asks[n] = ask
         for group in chunks(list(asks), max_questions):
             rng = stream(Stream.PAIR_WINDOWS, seed, p, pairs[group[0]].question)
-            for context, members in place(encoded[p], [asks[n] for n in group], block_size, rng):
+            asked = [asks[n] for n in group]
+            for context, members in windows_for(encoded[p], asked, block_size, rng):
                 chosen = [group[i] for i in members]
                 trees.append((context, [(asks[n].tokens, asks[n].answers) for n in chosen]))
                 index.append(chosen)
@@ -103,17 +104,14 @@ def evaluation_pair_trees(
     block_size: int,
     *,
     answer_budget: int,
-    max_questions: int = 16,
 ) -> PairTrees:
     """Held-out pairs below the contexts that evaluation reads: the first tokens, whatever the gold.
 
     answer_budget: tokens for an answer and its EOS; a pair with a longer answer is dropped.
     """
-    answers = dict(enumerate(_answers(pairs, tokenizer)))
+    answers = _answers(pairs, tokenizer)
     numbers = {(pair.paragraph, pair.question): n for n, pair in enumerate(pairs)}
-    evaluation = evaluate_on(
-        encoded, block_size=block_size, answer_budget=answer_budget, max_questions=max_questions
-    )
+    evaluation = evaluate_on(encoded, block_size=block_size, answer_budget=answer_budget)
     by_place = {where: answers[n] for where, n in numbers.items()}
     trees, places = attach_answers(evaluation, by_place, answer_budget)
     index = [[numbers[where] for where in row] for row in places]

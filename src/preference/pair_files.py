@@ -206,8 +206,8 @@ def _choose(rows: list[PreferenceRow], limit: int | None) -> list[PreferenceRow]
         return rows
     units = list(dict.fromkeys(map(unit_of, rows)))
     random.Random(0).shuffle(units)
-    place = {unit: number for number, unit in enumerate(units)}
-    first = sorted(range(len(rows)), key=lambda n: place[unit_of(rows[n])])[:limit]
+    order = {unit: number for number, unit in enumerate(units)}
+    first = sorted(range(len(rows)), key=lambda n: order[unit_of(rows[n])])[:limit]
     return [rows[n] for n in sorted(first)]
 
 

@@ -71,14 +71,13 @@ def read_pair(row: Any) -> PreferenceRow:
     sides = [_messages(row["chosen"]), _messages(row["rejected"])]
     if (sides[0] is None) != (sides[1] is None):
         raise BadRow("one of chosen and rejected is a list of messages, the other is not")
+    context = None
     if sides[0] is not None:
         before = _messages(row.get("prompt"))
         given = text_of(row, "prompt") if before is None and row.get("prompt") is not None else ""
         prompt, chosen, rejected = _of_messages(*sides, before or [], given)
-        context = None
     else:
         chosen, rejected = (text_of(row, key) for key in ("chosen", "rejected"))
-        context = None
         if "question" in row or "context" in row:
             context, prompt = text_of(row, "context"), text_of(row, "question")
         elif row.get("prompt") is not None:
@@ -191,4 +190,3 @@ def _of_dialogues(chosen: str, rejected: str) -> tuple[str, str, str]:
     if not shared[:cut].strip():
         raise BadRow("no 'prompt', and chosen and rejected begin differently")
     return shared[:cut].rstrip(" "), chosen[cut:], rejected[cut:]
-

@@ -153,8 +153,6 @@ def row_of(args: argparse.Namespace) -> Algorithm | Selection:
         clip_high=_given(args.clip_high, args.clip_range, row.clip_high),
         kl_coef=_given(args.kl_coef, row.kl_coef),
     )
-    if chosen.mean == "constant" and chosen.length is None:
-        chosen = chosen._replace(length=args.max_new_tokens)
     _refuse_meaningless(chosen, row, args)
     return chosen
 

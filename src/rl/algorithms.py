@@ -113,12 +113,11 @@ def policy_loss(
             loss=reduce_tokens(weighted, mask, a.mean, length=a.length, count=count)
         )
     loss, kl = found.loss, torch.zeros_like(found.loss)
-    if coef := kl_coefs(algorithm, kl_coef).loss:
+    if coef := kl_coefs(a, kl_coef).loss:
         if reference_logp is None:
             raise ValueError("reference_logp is missing: the KL is in the loss, expected (B, T)")
         kl = kl_loss(
-            logp, reference_logp, mask, algorithm.kl_estimator, algorithm.mean,
-            length=algorithm.length, count=count,
+            logp, reference_logp, mask, a.kl_estimator, a.mean, length=a.length, count=count
         )
         loss = loss + coef * kl
     return AlgorithmLoss(

@@ -10,7 +10,7 @@ from torch import nn
 
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.intervals import Figures
-from src.evaluation.kl import kl_of_samples
+from src.evaluation.kl import sample_figures
 from src.inference.sampling import PromptTree
 from src.model.heads import Critic, RewardModel
 from src.rl.rewards import (
@@ -102,10 +102,10 @@ def reward_and_kl(
 
     def more(result: PolicyResult) -> Figures:
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
-            return kl_of_samples(
+            return sample_figures(
                 models.policy, models.reference, prompts, eos_id, first_row=first_row,
                 max_new_tokens=min(max_new_tokens, held_out.max_answer_tokens), device=device,
-            ).tolist()
+            ).kl_nats.tolist()
 
         kl = [
             value

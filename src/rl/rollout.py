@@ -64,6 +64,8 @@ def settings_of(
     args: argparse.Namespace, row: Algorithm | Selection, eos_id: int, device: torch.device
 ) -> Settings:
     """The settings of train_ppo.py's flags, of which the row is read already."""
+    if isinstance(row, Algorithm) and row.length is None:
+        row = row._replace(length=args.max_new_tokens)  # by default of the data: known only now
     return Settings(
         algorithm=row, eos_id=eos_id, num_samples=args.num_samples,
         max_new_tokens=args.max_new_tokens, temperature=args.temperature, gamma=args.gamma,
@@ -184,6 +186,8 @@ def _reference_and_values(
 ) -> tuple[Tensor, Tensor]:
     """Log-probs under the frozen policy and values, (N, most new tokens + the EOS token)."""
 
+    width = s.max_new_tokens + 1
+
     def of_batch(batch: Sequence[Tree]) -> Tensor:  # (completions, 2, A)
         tree_batch = build_tree_batch(batch, s.eos_id, s.device)
         hidden = completion_hidden(models.reference, tree_batch)
@@ -193,7 +197,6 @@ def _reference_and_values(
             values = critic.values(completion_hidden(critic.backbone, tree_batch))
         return F.pad(torch.stack((logp, values), 1), (0, width - logp.shape[1]))
 
-    width = s.max_new_tokens + 1
     with torch.no_grad(), unsharded(models.critic):
         return for_all_completions(trees, of_batch).view(-1, 2, width).unbind(1)
 

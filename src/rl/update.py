@@ -42,8 +42,9 @@ def update_policy(
         rng = stream(Stream.MINIBATCHES, s.seed, step, epoch)
         order = rng.permutation(len(rollout.trees))
         for batch in np.array_split(order, min(s.minibatches, len(order))):
-            actions = sum(actions_of[i] for i in batch.tolist())
-            metrics = _minibatch_gradient(models, rollout, batch.tolist(), actions, s)
+            contexts = batch.tolist()
+            actions = sum(actions_of[i] for i in contexts)
+            metrics = _minibatch_gradient(models, rollout, contexts, actions, s)
             first_kl = metrics["approx_kl_nats"] if first_kl is None else first_kl
             metrics |= take_step(metrics["loss"])
             # Means over actions: a minibatch weighs as much as it has actions.

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 from src.sweep.experiment import EVALUATION, Cell
 from src.utils.errors import UserError
 from src.utils.file_lock import lock_file
-from src.utils.files import write_atomically
+from src.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "log.txt"
@@ -114,8 +114,7 @@ def _start(cell: Cell, threads: int, lock: BinaryIO) -> Job:
     cell.folder.mkdir(parents=True, exist_ok=True)
     path = cell.folder / "cell.json"
     if not path.exists():
-        text = json.dumps([cell.script, *cell.argv])
-        write_atomically(path, lambda file: file.write(text.encode()))
+        write_json(path, [cell.script, *cell.argv])
     resume = [] if cell.script == EVALUATION else ["--resume"]
     with open(cell.folder / LOG, "ab") as log:
         process = subprocess.Popen(

@@ -39,6 +39,11 @@ def choose_device(args: argparse.Namespace) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise UserError(f"--device {name} given, {EXPECTED}")
     if device.type == "cuda" and device.index is not None:
+        if device.index >= (count := torch.cuda.device_count()):
+            raise UserError(
+                f"--device {name} given, but torch finds {count} CUDA devices, numbered from 0: "
+                "name one of them, or start fewer ranks"
+            )
         torch.cuda.set_device(device)
     if device.type == "cuda":
         # Read when the first product is computed.

@@ -34,10 +34,9 @@ def prepare(
             "--shard given to one process, expected several to divide the model among: "
             "torchrun --nproc_per_node N"
         )
-    if args.shard and args.compile:
-        raise UserError("--shard and --compile given, expected one: not made to go together")
-    if args.shard and args.lora_rank:
-        raise UserError("--shard and --lora_rank given, expected one: not made to go together")
+    for other in ("compile", "lora_rank"):
+        if args.shard and getattr(args, other):
+            raise UserError(f"--shard and --{other} given, expected one: not made to go together")
     for module in modules.values():
         if args.lora_rank:
             add_lora(module, args.lora_rank)

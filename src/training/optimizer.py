@@ -20,8 +20,9 @@ def make_optimizer(
     """AdamW over the parameters that are not frozen; decay on matrices only, never on embeddings,
     norms or biases.
 
-    eps: PPO takes 1e-5 (N, "Adam epsilon"): a parameter whose gradient is nearly 0 then stays put.
-    From scratch 1e-8: gradients of attention are that small early in training.
+    eps: PPO takes 1e-5 (Huang et al., "The N Implementation Details of RLHF with PPO", on Adam's
+    epsilon): a parameter whose gradient is nearly 0 then stays put. The other stages take 1e-8:
+    gradients of attention are that small early in training.
     """
     decayed, free = [], []
     for module in modules.values():

@@ -86,8 +86,8 @@ def plan_steps_of_tokens(
     steps whose batches, those that it will see, have so many tokens.
     """
     _require_units(units)
-    budget = _token_budget(args)
-    if budget is not None and args.max_steps is None:
+    # A resumed run has its steps, and needs the files of --same_compute_as no more.
+    if args.max_steps is None and (budget := _token_budget(args)) is not None:
         read, args.max_steps = 0, 0
         while read < budget:
             read += tokens_read(next(batches).trees)

@@ -46,7 +46,7 @@ class Progress:
         """
         self.processed_tokens += (gradient + forward / 3) * tokens_read(trees)
 
-    def compute(self) -> dict[str, int]:
+    def metrics(self) -> dict[str, int]:
         """What a run has processed, for its metrics."""
         return {"processed_tokens": round(self.processed_tokens)}
 

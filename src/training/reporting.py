@@ -1,4 +1,4 @@
-"""What a stage logs and says: each step, each evaluation, and what training has changed."""
+"""What a stage logs and prints: each step, each evaluation, and what training has changed."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -75,7 +75,8 @@ def log_intervals(
     held_out: EvaluationSet | PairSet,
     gains: dict[str, Interval],
 ) -> None:
-    """Log held-out figures with their 95% intervals, and say them, as what they are (`kind`).
+    """Log and print held-out metrics with their 95% intervals. The line says what they are of
+    (`kind`).
 
     gains: of `Progress.gains`, only logged. Each is a difference of paired questions, and its
     interval is narrower than those of the two figures.
@@ -159,11 +160,11 @@ def log_pair_figures(
 
 def say_pairs(progress: Progress, scores: Tensor, pair_set: PairSet) -> None:
     """Print the scores (P, 2), in nats, of a few fixed pairs, beside those from before training."""
-    places = evenly_spaced(len(scores))
-    progress.sample_scores = before = progress.sample_scores or scores[places].tolist()
+    printed = evenly_spaced(len(scores))
+    progress.sample_scores = before = progress.sample_scores or scores[printed].tolist()
     pairs = pair_set.in_order()
-    for place, was in zip(places, before, strict=True):
-        pair, now = pairs[place], scores[place].tolist()
+    for index, was in zip(printed, before, strict=True):
+        pair, now = pairs[index], scores[index].tolist()
         question = pair_set.paragraphs[pair.paragraph].questions[pair.question].text
         say(
             f"  Q: {question}  chosen: {pair.chosen!r} {now[0]:.2f} (before {was[0]:.2f})"
@@ -172,7 +173,7 @@ def say_pairs(progress: Progress, scores: Tensor, pair_set: PairSet) -> None:
 
 
 def compare(
-    stage: str, before: Figures, after: Figures, held_out: EvaluationSet | None = None
+    stage: str, before: Figures, after: Figures, held_out: EvaluationSet | PairSet | None = None
 ) -> dict[str, float | None]:
     """Print whether each metric is above the parent's, by the interval of the paired difference. A
     last line says where the stage is better or worse than the model that it started from.
@@ -190,13 +191,13 @@ def compare(
             continue
         gain = gains[name]
         sign = gain.verdict()
-        place = {1: "above", -1: "below", 0: "not different from", None: "no verdict against"}[sign]
+        words = {1: "above", -1: "below", 0: "not different from", None: "no verdict against"}[sign]
         metrics[name] = sum(values) / sum(denominators)
         ends = {"": gain.value, "_low": gain.low, "_high": gain.high}
         metrics |= {f"{name}_gain{e}": v if isfinite(v) else None for e, v in ends.items()}
         metrics[f"{name}_gain_contexts"] = gain.groups
         say(
-            f"{name} {metrics[name]:.2f}: {place} the figure before training, by "
+            f"{name} {metrics[name]:.2f}: {words} the figure before training, by "
             f"{gain.in_words(sign='+')}"
         )
         if name in GOOD:

@@ -8,7 +8,7 @@ from src.utils.errors import UserError
 from src.utils.payload import load_payload
 from src.utils.ranks import world_size
 
-# Flags of how a run is started, which are not stored.
+# Flags of how a run is started. last.pt holds them too, but a resumed run has its own.
 START_FLAGS = {"output_dir", "resume", "overwrite"}
 # Flags that may differ when a run is resumed: they do not change what it computes.
 FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite", "tracker"}

@@ -1,7 +1,6 @@
 """One run of a training stage: its flags and its folder, fresh or resumed."""
 
 import argparse
-import json
 import random
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +19,7 @@ from src.utils.cli import Parser
 from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError
 from src.utils.file_lock import lock_file
-from src.utils.files import clear_stale, write_atomically
+from src.utils.files import clear_stale, write_json
 from src.utils.machine import machine_in_words
 from src.utils.progress_bar import say
 from src.utils.ranks import rank
@@ -149,10 +148,9 @@ class Run:
         if self.last is None:
             for name in RUN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
-        flags = json.dumps({"stage": self.stage, **vars(self.args)}, indent=1, sort_keys=True)
-        write_atomically(self.folder / "args.json", lambda file: file.write(flags.encode()))
-        machine = json.dumps(machine_in_words(), indent=1).encode()
-        write_atomically(self.folder / "machine.json", lambda file: file.write(machine))
+        flags = {"stage": self.stage, **vars(self.args)}
+        write_json(self.folder / "args.json", flags, indent=1, sort_keys=True)
+        write_json(self.folder / "machine.json", machine_in_words(), indent=1)
         keep = self.last["metrics_bytes"] if self.last else 0
         self.log.open(self.folder, keep, self.args, self.steps_done)
 

@@ -220,10 +220,9 @@ def load_questions(
         args.max_new_tokens = args.max_new_tokens or args.max_answer_tokens
         answer_budget = args.max_new_tokens + 1
     units = context_groups(encoded, block_size, answer_budget=answer_budget)
-    asked = sum(len(p.questions) for p in train)
     say(
-        f"data: {asked} training questions ({units.dropped} fit no window of {block_size} tokens), "
-        f"{held_out.summary()}"
+        f"data: {count_questions(train)} training questions ({units.dropped} fit no window of "
+        f"{block_size} tokens), {held_out.summary()}"
     )
     say_remedy(held_out, chosen_encoded, tokenizer)
     given = _given_pairs(args, data.identity["template"], parents, data.validation)
@@ -394,7 +393,7 @@ def load_pairs(
                 f"no {what} pair of {dropped} fits a block of {block_size} tokens, expected some: "
                 "shorter data, or a larger --block_size of main_squad.py"
             )
-        unspoilt = sum(len(p.questions) for p in of) - len(pair_set.pairs)
+        unspoilt = count_questions(of) - len(pair_set.pairs)
         rest = f"{unspoilt} questions have no answer that these corruptions spoil"
         if what == "training" and (args.max_pairs or args.label_noise):
             rest = f"--max_pairs {args.max_pairs}, --label_noise {args.label_noise:g}"

@@ -25,6 +25,8 @@ NAMING_FLAGS = (
     "output_dir", "checkpoint", "checkpoints", "reward_checkpoint", "dataset", "tokenizer",
     "init_from", "pairs", "metric",
 )
+
+
 class _Defaults(argparse.ArgumentDefaultsHelpFormatter):
     """Defaults in the help, but for those that the text itself explains."""
 
@@ -163,7 +165,7 @@ def shares(text: str) -> str:
 def add_machine_flags(parser: Parser) -> None:
     """--seed --device --threads --dtype."""
     parser.add_argument(
-        "--seed", type=number(int, 0, 2**63 - 1), default=0, help="seed of everything random"
+        "--seed", type=count, default=0, help="seed of everything random"
     )
     parser.add_argument(
         "--device",
@@ -178,7 +180,8 @@ def add_machine_flags(parser: Parser) -> None:
         choices=("auto", "float32", "bfloat16"),
         default="auto",
         help="of products, by autocast: weights and losses stay float32; auto: bfloat16 on a GPU "
-        "that has it, and on a CPU that multiplies it for models of width 512 and more",
+        "that has it, and in training and eval_dpo.py on a CPU that multiplies it for models of "
+        "width 512 and more",
     )
 
 

@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 from src.utils.exit_handling import out_of_memory
 
@@ -40,6 +42,12 @@ def write_atomically(path: str | Path, write) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_json(path: str | Path, value: Any, **options: Any) -> None:
+    """`write_atomically` for a value as JSON; options: of json.dumps."""
+    text = json.dumps(value, **options)
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def clear_stale(folder: str | Path) -> None:

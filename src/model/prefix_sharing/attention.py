@@ -41,8 +41,8 @@ class Parts(NamedTuple):
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """query (M, K, G, d), keys and values (P, K, d) to (M, K * G * d).
 
-        In float32 under autocast too: torch's kernel is no faster in bfloat16, for which it calls a
-        product that converts its factors.
+        In float32 under autocast too: torch's kernel is no faster in bfloat16, because the product
+        that it then calls converts its factors.
         """
         query, keys, values = (
             x.to(torch.promote_types(x.dtype, torch.float32)) for x in (query, keys, values)

@@ -1,4 +1,4 @@
-"""What a transformer has read: keys and values, computed once and read in place by all.
+"""What attention has read: keys and values, computed once and read in place by all.
 
 A state is a chain of segments (a context, its question, an answer). `select` repeats or drops batch
 rows by changing a row map. No key or value is copied.
@@ -106,7 +106,7 @@ class Buffer(NamedTuple):
 
 
 class KeyValueState(NamedTuple):
-    """What a transformer has read: segments, oldest first, and (B,) real tokens read so far by each
+    """What attention has read: segments, oldest first, and (B,) real tokens read so far by each
     row.
     """
 
@@ -221,7 +221,7 @@ def append_token(
     blocks.
     """
     prefix, buffer = _for_decoding(state, nothing)
-    buffer = _make_room(buffer, lengths > 0)
+    buffer = _add_column(buffer, lengths > 0)
     keys, values, real = buffer.apart()
     seen = real.clone()
     seen[:, -1] = True  # a padding token sees itself, so that no row is without keys
@@ -280,7 +280,7 @@ def _buffer(segments: Sequence[Segment | Buffer], room: int) -> Buffer:
     return Buffer(tuple(keys), tuple(values), real, used, [used])
 
 
-def _make_room(buffer: Buffer, real: Tensor) -> Buffer:
+def _add_column(buffer: Buffer, real: Tensor) -> Buffer:
     """The buffer with one more visible column. real: (B,), whether that column holds a real token.
     Other states' views do not change.
     """

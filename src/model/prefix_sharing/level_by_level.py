@@ -30,11 +30,11 @@ class LevelByLevel:
         for level in levels[:-1]:
             hidden, state = self(level.tokens, level.lengths, _of_parents(state, level))
             found.append(hidden)
-        return [*found, self._read_last(levels[-1], state)]
+        return [*found, self._read_last_level(levels[-1], state)]
 
     def read_completions(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, T, D) of the last level alone."""
-        return self._read_last(levels[-1], self._state_after(levels[:-1]))
+        return self._read_last_level(levels[-1], self._state_after(levels[:-1]))
 
     def read_last(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
@@ -80,7 +80,7 @@ class LevelByLevel:
             state = self.read(level.tokens, level.lengths, _of_parents(state, level))
         return state
 
-    def _read_last(self, level: Level, state: Any) -> Tensor:
+    def _read_last_level(self, level: Level, state: Any) -> Tensor:
         """Hidden states (R, T, D) of a level read after the state of the one above it.
 
         One rejected answer may be a whole sentence. In one batch with it, an answer of five tokens

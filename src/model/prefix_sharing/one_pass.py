@@ -25,7 +25,7 @@ class OnePass:
         """Hidden states (M, D) of the wanted tokens of packed trees, and the state after each row
         of the last level, or None if it is not kept.
         """
-        raise TypeError(f"{type(self).__name__} has no read_trees, which OnePass calls")
+        raise NotImplementedError
 
     def read_levels(self, levels: Sequence[Level]) -> list[Tensor]:
         """Hidden states (R, T, D) of each level, 0 in the padding."""
@@ -47,14 +47,14 @@ class OnePass:
     def read_last(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
         """
-        packed = self._pack(levels, "ends")
-        return _in_rows(self.read_trees(levels, packed)[0], packed, levels[-1])
+        packed = self._pack(levels, "last token")
+        return _by_row(self.read_trees(levels, packed)[0], packed, levels[-1])
 
     def prefill(self, levels: Sequence[Level]) -> tuple[Tensor, Any]:
         """What `read_last` gives, and the state after each row of the last level."""
-        packed = self._pack(levels, "ends")
+        packed = self._pack(levels, "last token")
         hidden, state = self.read_trees(levels, packed, keep_state=True)
-        return _in_rows(hidden, packed, levels[-1]), state
+        return _by_row(hidden, packed, levels[-1]), state
 
     def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
         """By parts where one call per part pays, on a CPU; else in rows, with a mask."""
@@ -63,7 +63,7 @@ class OnePass:
         return pack(levels, wanted, in_rows=not by_parts)
 
 
-def _in_rows(hidden: Tensor, packed: Packed, last: Level) -> Tensor:
+def _by_row(hidden: Tensor, packed: Packed, last: Level) -> Tensor:
     """Hidden states (M, D) of last tokens, put in their rows (R, D); 0 for an empty row."""
     rows = packed.place[packed.wanted] // last.tokens.shape[1]
     return hidden.new_zeros(len(last.lengths), hidden.shape[-1]).index_copy(0, rows, hidden)

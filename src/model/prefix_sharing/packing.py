@@ -100,13 +100,13 @@ class _Line(NamedTuple):
 def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) -> Packed:
     """Pack the levels into one sequence.
 
-    wanted: the tokens whose hidden states are wanted: "all", "last level", or "ends", the last
-    token of each row of the last level that has any. in_rows: attention by `Rows`, else `Parts`.
+    wanted: the tokens whose hidden states are wanted: "all", "last level", or "last token", that
+    of each row of the last level that has any. in_rows: attention by `Rows`, else `Parts`.
     """
-    assert wanted in ("all", "last level", "ends"), f"wanted is {wanted!r}"
+    assert wanted in ("all", "last level", "last token"), f"wanted is {wanted!r}"
     line, above, newest = _line(levels)
     at = None
-    if wanted == "ends":
+    if wanted == "last token":
         at = ((line.level == len(levels) - 1) & line.ends).nonzero().squeeze(1)
     elif wanted == "last level" and len(levels) > 1:
         at = (line.level == len(levels) - 1).nonzero().squeeze(1)

@@ -30,7 +30,7 @@ from src.utils.errors import UserError
 
 # On a CPU, without gradients, a block ends in pieces of so many tokens, so that what lies between
 # stays in the processor's cache.
-ROWS_AT_ONCE = 512
+TOKENS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TransformerConfig:
     (src/model/pointer.py).
     rope_scaling: of Llama 3.1 and later, [factor, low_freq_factor, high_freq_factor, positions that
     the model was first trained on], see `rotary_frequencies`.
-    qkv_bias, out_bias: whether queries, keys and values have biases, and what attention found.
+    qkv_bias: biases in the projections to queries, keys and values. out_bias: one in attention's
+    output projection.
     """
 
     vocab_size: int
@@ -174,12 +175,12 @@ class Block(nn.Module):
         return rotate(query, cos, sin).unflatten(-2, (self.kv_heads, self.groups))
 
     def finish(self, stream: Tensor, mixed: Tensor) -> Tensor:
-        """The stream (..., D) with what attention found (..., K * G * d) and with the SwiGLU
-        (Shazeer 2020, 2002.05202) of that.
+        """Add attention's output (..., K * G * d) to the stream (..., D), then the SwiGLU (Shazeer
+        2020, 2002.05202) of the sum.
         """
         in_pieces = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if in_pieces and stream.device.type == "cpu" and len(stream) > ROWS_AT_ONCE:
-            pieces = zip(stream.split(ROWS_AT_ONCE), mixed.split(ROWS_AT_ONCE), strict=True)
+        if in_pieces and stream.device.type == "cpu" and len(stream) > TOKENS_AT_ONCE:
+            pieces = zip(stream.split(TOKENS_AT_ONCE), mixed.split(TOKENS_AT_ONCE), strict=True)
             return torch.cat([self.finish(*piece) for piece in pieces])
         stream = stream + self.attention_out(mixed)
         gate, up = self.gate_up(self.mlp_norm(stream)).chunk(2, -1)
@@ -222,14 +223,16 @@ class Transformer(OnePass, nn.Module):
         """
         batch, width = tokens.shape
         state = state or KeyValueState((), tokens.new_zeros(batch))
-        line = tokens.flatten(), self._positions(state, lengths, width).flatten()
+        ids, positions = tokens.flatten(), self._positions(state, lengths, width).flatten()
         if decoding(width):
-            stored = (len(self.blocks), self.blocks[0].kv_heads, self.blocks[0].head_size)
-            attentions, state = append_token(state, lengths, self.cos.new_zeros(batch, 0, *stored))
-            stream = self._blocks(*line, attentions)
+            heads, size = self.config.n_kv_head, self.config.head_size
+            no_keys = self.cos.new_zeros(batch, 0, len(self.blocks), heads, size)
+            attentions, state = append_token(state, lengths, no_keys)
+            stream = self._blocks(ids, positions, attentions)
         else:
             kept: list[tuple[Tensor, Tensor]] = []
-            stream = self._blocks(*line, read_after(state, width, len(self.blocks)), kept=kept)
+            attentions = read_after(state, width, len(self.blocks))
+            stream = self._blocks(ids, positions, attentions, kept=kept)
             state = read_rows(state, lengths, width, kept)
         return self.norm(stream).unflatten(0, (batch, width)), state
 
@@ -254,8 +257,8 @@ class Transformer(OnePass, nn.Module):
     def _read(self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Hidden states (M, D) of the wanted tokens. kept: as for `_blocks`."""
         attentions = [*[packed.attention] * (len(self.blocks) - 1), packed.last_attention]
-        line = packed.tokens, packed.positions
-        return self.norm(self._blocks(*line, attentions, packed.wanted, kept))
+        stream = self._blocks(packed.tokens, packed.positions, attentions, packed.wanted, kept)
+        return self.norm(stream)
 
     def _blocks(
         self,
@@ -265,7 +268,7 @@ class Transformer(OnePass, nn.Module):
         wanted: Tensor | None = None,
         kept: list[tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
-        """The stream (P, D) after all blocks of a line of tokens (P,) at these positions (P,).
+        """The stream (P, D) after all blocks, of tokens (P,) at these positions (P,).
 
         attentions: one a block; they know which token sees which.
         wanted: the tokens (M,) whose stream is wanted, None: all. Of other tokens the last block
@@ -280,8 +283,9 @@ class Transformer(OnePass, nn.Module):
             if kept is not None:
                 kept.append((keys, values))
             if wanted is not None and block is self.blocks[-1]:
-                line = (normed, stream, cos, sin)
-                normed, stream, cos, sin = (x.index_select(0, wanted) for x in line)
+                normed, stream, cos, sin = (
+                    x.index_select(0, wanted) for x in (normed, stream, cos, sin)
+                )
             mixed = attention.attend(block.queries(normed, cos, sin), keys, values)
             stream = block.finish(stream, mixed)
         return stream
