@@ -151,9 +151,10 @@ def make_reward(
 
     def reward_of(trees: Sequence[Tree], asked: Sequence[QAExample]) -> Scores:
         answers = [answers for _, questions in trees for _, answers in questions]
-        repeated = [about for about, texts in zip(asked, answers, strict=True) for _ in texts]
-        texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
-        total, parts = torch.zeros(len(texts)), {}
+        total, parts = torch.zeros(sum(map(len, answers))), {}
+        if functions:
+            repeated = [about for about, texts in zip(asked, answers, strict=True) for _ in texts]
+            texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
         for shown, term in zip(_shown_names(terms), terms, strict=True):
             if term.name == MODEL:
                 found = {"reward": model_rewards(reward, trees, tokenizer.eos_id, device)}
