@@ -85,7 +85,9 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 
     1e-8 is added to the variance, so a single entry, or equal entries, become 0 and not NaN.
     Entries that differ only by rounding (`above_rounding`) become 0 too.
-    PPO whitens the advantages of the whole batch, before minibatches are made (N, detail 10).
+    PPO whitens the advantages of the whole batch, before minibatches are made; the source whitens
+    each minibatch (Huang et al., "The N Implementation Details of RLHF with PPO", policy training,
+    detail 9).
     """
     centred = select(x - masked_mean(x, mask), mask)
     size = masked_mean(select(x, mask).detach().square(), mask).sqrt()
@@ -191,13 +193,14 @@ def kl_loss(
     logp, reference_logp, mask: (B, T), of tokens that the policy drew; the reference is constant.
     The value estimates KL(policy || reference) per token (k2 with bias). In general its gradient is
     not that of the divergence, because the draws do not move with the policy. On average over the
-    policy's own draws, the gradient of
+    policy's own draws of a token, those before it given, the gradient of
         k1 is 0. It only adds noise: k1 belongs in the reward, where its gradient is exact.
-        k2 is that of KL(policy || reference). A penalty in the reward pushes the same way.
+        k2 is that of KL(policy || reference). A penalty in the reward pushes the same way, and also
+            counts the KL of the tokens that follow.
         k3 is that of KL(reference || policy), which asks the policy to cover the reference (GRPO's
             choice, 2402.03300 eq. 4).
-    This is exact for fresh draws only. Once the policy has moved away from the one that drew, all
-    three are biased.
+    This is exact for fresh draws only, and where no token is divided by a length that was drawn
+    ("constant"). Once the policy has moved away from the one that drew, all three are biased.
     mean, length, count: see `reduce_tokens`. k3 has no gradient where the log-ratio is below -60.
     """
     log_ratio = select(logp, mask) - select(reference_logp, mask).detach()
@@ -621,7 +624,8 @@ def ppo_value_loss(
 ) -> ValueLoss:
     """Move values towards the returns, at most clip_range away from their values at sampling.
 
-    0.5 max((v - R)^2, (clip(v, v_old +- eps) - R)^2), the mean per real token (N, detail 9; LHP).
+    0.5 max((v - R)^2, (clip(v, v_old +- eps) - R)^2), the mean per real token (Huang et al., "The N
+    Implementation Details of RLHF with PPO", policy training, detail 10).
     All tensors (B, T), in units of reward; old_values and returns are constants.
     """
     values, old = select(values, mask), select(old_values, mask).detach()

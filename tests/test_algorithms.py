@@ -192,6 +192,20 @@ def test_what_stands_in_the_padding_never_matters(name):
             assert torch.equal(found, clean)
 
 
+def test_without_a_clip_advantages_in_the_padding_never_matter():
+    """Two answers, of two tokens and of none: -A / 2 at the two tokens, 0 elsewhere."""
+    logp, *_, mask = ragged(7, (2, 0))
+    logp.requires_grad_()
+    for junk in PADDING:
+        rows = tensor([3.0, junk], dtype=torch.float64)
+        for advantages in (rows, torch.where(mask, rows[:, None], junk)):
+            out = algorithms.policy_loss(
+                row("reinforce"), logp, logp.detach(), advantages, mask
+            )
+            (gradient,) = torch.autograd.grad(out.loss, logp)
+            close(gradient, torch.where(mask, -1.5, 0.0), 1e-12)
+
+
 def test_the_kl_goes_where_the_row_says():
     for name, algorithm in ALGORITHMS.items():
         rewarded = name in ("ppo", "rloo", "reinforce")
@@ -214,7 +228,7 @@ def test_kl_in_the_loss_by_hand():
     close(out.kl, math.log(2) - 0.5)
     close(out.loss.detach(), 0.1 * (math.log(2) - 0.5))
     close(logp.grad, [[0.05]])
-    assert out.policy_loss == 0
+    assert out.policy_loss == 0 and not any(field.requires_grad for field in out[1:])
     for estimator, slope in (("k1", 0.1), ("k2", 0.1 * math.log(2))):
         changed = row("grpo", kl_estimator=estimator)
         loss = algorithms.policy_loss(

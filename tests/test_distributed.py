@@ -39,7 +39,8 @@ from src.utils.ranks import rank, world_size
 ROOT = Path(__file__).resolve().parent.parent
 SPEEDS = {"seconds", "examples_per_second", "tokens_per_second"}
 BATCHES = ((2, None), (7, 2))  # contexts of the global batch (2: fewer than 3 ranks), micro-batch
-CASES = [*(("sft", m) for m in MODEL_TYPES), ("dpo", "transformer"), ("reward", "transformer")]
+CASES = [*(("sft", m) for m in MODEL_TYPES)]
+CASES += [(stage, "transformer") for stage in ("dpo", "kto", "reward")]
 
 
 def launch(ranks, what, out, cwd=None, **environment):

@@ -91,6 +91,9 @@ def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(mon
     _, same = measure_policy(c, parent)
     assert same["win_rate"] == (50, 50, 50, 2) and same["kl_nats"] == (0, 0, 0, 2)
     assert same["reward"] == (*[-MAX_ANSWER_TOKENS] * 3, 2)
+    # EOS is a token where it was drawn: one of the policy's, and ln V for each of the parent's.
+    assert found["sample_tokens"] == (1, 1, 1, 2) and found["entropy_nats"].value < 1e-6
+    assert same["entropy_nats"].value == pytest.approx(math.log(VOCAB), rel=1e-5)
 
 
 def test_equal_answers_tie_however_their_scores_are_rounded(monkeypatch):

@@ -4,7 +4,9 @@ The slow side uses `model` and `model.logits` on one unpadded row without state,
 """
 
 import copy
+import math
 from functools import cache
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -322,6 +324,15 @@ def test_temperature_divides_the_logits(model, temperature):
     scores = logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask, temperature)
     expected = torch.cat(slow_answers(model, TREES, temperature))
     close(scores.logp[scores.mask], expected)
+
+
+def test_logits_in_bfloat16_are_divided_by_the_temperature_in_float32():
+    """20 and 19.875, exact in bfloat16, are 0.125 / 0.7 = 0.179 apart at temperature 0.7. Divided
+    in bfloat16 they would be 28.625 and 28.375, and PPO's ratio not 1 before the first update."""
+    halves = SimpleNamespace(logits=lambda hidden: hidden.bfloat16())
+    hidden, target = torch.tensor([[[20.0, 19.875]]]), torch.tensor([[0]])
+    found = logp_of_hidden(halves, hidden, target, torch.tensor([[True]]), 0.7)
+    assert found.logp.item() == pytest.approx(-math.log1p(math.exp(-0.125 / 0.7)), abs=1e-5)
 
 
 def test_no_targets_give_zero_and_a_gradient_of_zero(model):

@@ -384,6 +384,45 @@ def test_the_closed_gradients_are_those_of_the_divergences():
     close(logits.grad, forward.grad, 1e-12)
 
 
+def test_of_two_tokens_only_the_reward_counts_what_follows():
+    """All nine answers of two tokens of three kinds, each weighted as often as it is drawn, against
+    autograd through the exact divergence. k1 in the reward has the gradient of the whole answers'
+    KL. k2 in the loss leaves out what the first token does to the KL of the second."""
+    rng = random.Random(8)
+
+    def logp_of(x: Tensor, y: Tensor) -> Tensor:
+        before = x.log_softmax(0)[:, None].expand(3, 3)
+        return torch.stack((before, y.log_softmax(1)), -1).view(9, 2)
+
+    first, second = floats(rng, 3), floats(rng, 3, 3)
+    q, found = logp_of(floats(rng, 3), floats(rng, 3, 3)), {}
+    for name in ("whole", "here", "reward", "k2"):
+        x, y = first.clone().requires_grad_(), second.clone().requires_grad_()
+        logp, mask = logp_of(x, y), torch.ones(9, 2, dtype=torch.bool)
+        often = logp.detach().sum(1).exp()
+        if name == "whole":
+            loss = (logp.sum(1).exp() * (logp - q).sum(1)).sum()
+        elif name == "here":  # the second token's KL with the first one as it was drawn
+            before = logp[:, 0].detach().exp()
+            loss = (logp[::3, 0].exp() * (logp - q)[::3, 0]).sum()
+            loss = loss + (before * logp[:, 1].exp() * (logp - q)[:, 1]).sum()
+        elif name == "reward":
+            rewards = losses.kl_penalised_rewards(torch.zeros(9).double(), logp, q, mask, 1.0)
+            loss = losses.reinforce_loss(logp, 9 * often * rewards.sum(1), mask, baseline=0.0)
+        else:
+            loss = sum(
+                n * losses.kl_loss(logp[i : i + 1], q[i : i + 1], mask[:1], "k2", "constant",
+                                   length=1)
+                for i, n in enumerate(often)
+            )
+        found[name] = torch.autograd.grad(loss, (x, y))
+    for one, other in (("reward", "whole"), ("k2", "here")):
+        for a, b in zip(found[one], found[other], strict=True):
+            close(a, b, 1e-12)
+    close(found["whole"][1], found["here"][1], 1e-12)
+    assert (found["whole"][0] - found["here"][0]).abs().max() > 0.05
+
+
 def test_kl_loss_equals_plain_loops():
     rng, worst = random.Random(5), Worst("kl_loss")
     forms = {"k1": lambda x: x, "k2": lambda x: x * x / 2, "k3": lambda x: math.exp(-x) - 1 + x}
@@ -767,6 +806,23 @@ def test_constants_of_the_family_carry_no_gradient():
     losses.kl_loss(x[0], x[1], mask).backward()
     losses.kto_loss(x[0][:, 0], x[0][:, 1], x[1][:, 0], x[2][:, 0], x[3].sum(), 0.1).loss.backward()
     assert x[0].grad.any() and all(other.grad is None for other in x[1:])
+
+
+def test_what_is_only_reported_carries_no_gradient():
+    """Shares, KL, accuracies and rewards beside every loss: metrics must not keep graphs alive."""
+    a, b, c, d = (torch.randn(2, 3, requires_grad=True) for _ in range(4))
+    mask, (w, x, y, z) = torch.ones(2, 3, dtype=torch.bool), (v[:, 0] for v in (a, b, c, d))
+    for out in (
+        losses.clipped_policy_loss(a, b, c, mask, 0.2, 0.2),
+        losses.clipped_policy_loss(a, b, c, mask, 0.2, 0.2, ratio="sequence"),
+        losses.cispo_loss(a, b, c, mask, 0.2),
+        losses.dpo_loss(w, x, y, z, 0.1),
+        losses.kto_loss(w, x, y, z, 0.5, 0.1),
+        losses.orpo_loss(-w.exp(), -x.exp()),
+        losses.simpo_loss(w, x, 2.0, 0.5),
+        losses.pairwise_reward_loss(w, x),
+    ):
+        assert out.loss.requires_grad and not any(field.requires_grad for field in out[1:])
 
 
 def test_gradients_of_the_family_agree_with_finite_differences():

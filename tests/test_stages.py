@@ -89,6 +89,9 @@ BACKWARD = {
     "sft": (1, lambda model, trees, args: main_squad.sft_backward(model, trees, EOS, args, CPU)),
     "dpo": (2, lambda model, trees, args: train_dpo.dpo_backward(
         model, trees, torch.linspace(-9, -2, 2 * pairs_in(trees)).view(-1, 2), EOS, args, CPU)),
+    "kto": (3, lambda model, trees, args: train_dpo.dpo_backward(
+        model, trees, torch.linspace(-40, -20, 3 * pairs_in(trees)).view(-1, 3), EOS,
+        argparse.Namespace(**{**vars(args), "loss_type": "kto"}), CPU)),
     "reward": (2, lambda model, trees, args: train_reward_model.reward_backward(
         model, trees, EOS, args, CPU)),
 }
@@ -310,6 +313,18 @@ def test_mismatched_answers_are_the_next_question_s_and_fit_their_windows():
     ]
     pairs, others = without_mismatched(found)
     assert pairs == trees and [a for _, qs in others for _, a in qs] == [[[7, 8]], [[12]], [[3]]]
+
+
+def test_a_mismatched_answer_is_never_of_the_same_prompt():
+    """Two pairs of one question, in one tree or in the first and the last: each takes the answer
+    of the other question. The same question below another context is another prompt."""
+    one = [([1], [([2], [[3], [4], [5], [6]])]), ([7], [([2], [[9], [10]])])]
+    apart = [([1], [([2], [[3], [4]])]), ([7], [([2], [[9], [10]])]), ([1], [([2], [[5], [6]])])]
+    for trees, expected in ((one, [[9], [9], [3]]), (apart, [[9], [5], [9]])):
+        found = with_mismatched(PairTrees(trees, [], 0)).trees
+        assert [answers[2] for _, qs in found for _, answers in qs] == expected
+    alone = with_mismatched(PairTrees(one[:1], [], 0)).trees  # there is no other prompt
+    assert alone == [([1], [([2], [[3], [4], [3]]), ([2], [[5], [6], [3]])])]
 
 
 @pytest.mark.parametrize("loss_type", ["hinge", "kto", "orpo", "simpo", "nll"])

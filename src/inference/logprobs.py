@@ -135,7 +135,8 @@ def logp_of_hidden(
     """
     logits = model.logits(pick(hidden[:, : targets.shape[1]], mask))
     if temperature != 1:  # saves a pass over all logits, forward and backward
-        logits = logits / temperature
+        # In float32, as sampling does: bfloat16 would round once more, to 0.1 nats.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     flat = token_logp(logits, targets[mask])
     logp = flat.new_zeros(mask.numel()).index_copy(0, mask.flatten().nonzero().squeeze(1), flat)
     return CompletionLogps(logp.view(mask.shape), mask)

@@ -43,7 +43,7 @@ PREFERENCE_LOSSES = {
     # 2403.07691 eq. 6: the NLL of the chosen answer plus beta (its lambda, 0.1) times the odds
     # ratio's term.
     "orpo": PreferenceLoss("means", 0.1, nll_weight=1.0),
-    # 2405.14734: beta 2 to 2.5, gamma 0.5 to 1.6 in its table of best values.
+    # 2405.14734: beta 2 to 2.5, gamma 0.3 to 1.6 in its table of best values.
     "simpo": PreferenceLoss("means", 2.0, gamma=1.0),
     # A control: the NLL of the chosen answers alone. The rejected answers are not used. The pairs
     # are scored, as by sigmoid, but only for the log.

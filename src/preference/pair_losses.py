@@ -64,17 +64,23 @@ def answer_tokens(trees: Sequence[Tree]) -> Tensor:
 
 def with_mismatched(pair_trees: PairTrees) -> PairTrees:
     """The trees with one question for each pair. The question has a third answer that does not
-    belong to it: the chosen answer of the next pair (after the last pair, of the first). This
-    answer is cut to the length of the longer one of the pair's own, for which the window has room.
+    belong to it: the chosen answer of the next pair with another prompt (after the last pair comes
+    the first). This answer is cut to the length of the longer one of the pair's own, for which the
+    window has room. Where all pairs have the same prompt, it is the first pair's.
     """
     alone = [
         (context, [(q, answers[i : i + 2]) for q, answers in qs for i in range(0, len(answers), 2)])
         for context, qs in pair_trees.trees
     ]
     chosen = [answers[0] for _, qs in alone for _, answers in qs]
-    following = iter([*chosen[1:], *chosen[:1]])
+    prompts = [(context, q) for context, qs in alone for q, _ in qs]
+    following = [0] * len(prompts)
+    for n in reversed(range(2 * len(prompts))):  # twice: the last pairs look beyond the end
+        here, after = n % len(prompts), (n + 1) % len(prompts)
+        following[here] = after if prompts[after] != prompts[here] else following[after]
+    others = (chosen[n] for n in following)
     trees = [
-        (context, [(q, [*answers, next(following)[: max(map(len, answers))]]) for q, answers in qs])
+        (context, [(q, [*answers, next(others)[: max(map(len, answers))]]) for q, answers in qs])
         for context, qs in alone
     ]
     return pair_trees._replace(trees=trees)

@@ -108,6 +108,7 @@ def policy_loss(
         found = clipped_policy_loss(*batch, a.clip_low, a.clip_high, a.ratio, a.mean, **whole)
     if a.clip == "none":  # the log-probs' gradient (Williams 1992); the range is only reported
         each = advantages if advantages.dim() == 2 else advantages[:, None]
+        each = select(each.expand_as(mask), mask)  # 0 times NaN would be a gradient of NaN
         weighted = -each.detach() * logp
         found = found._replace(
             loss=reduce_tokens(weighted, mask, a.mean, length=a.length, count=count)

@@ -3,8 +3,8 @@
 C contexts, Q questions, N = Q * samples answers (episodes), A answer positions. An episode's
 actions are its sampled tokens, the EOS token included when the policy chose it. Numbered comments
 give the source of a detail: IGPT = Ouyang et al. 2022 (2203.02155), N = Huang et al., "The N
-Implementation Details of RLHF with PPO", N+ = Huang et al. 2024 (2403.17031). The second half is
-src/rl/update.py.
+Implementation Details of RLHF with PPO", whose lists are "general" and "policy training". The
+second half is src/rl/update.py.
 """
 
 import argparse
@@ -138,7 +138,8 @@ def sample_rollout(
     prompts: this rank's. kl_coef: of the KL, in the reward or in the loss as the algorithm has it.
     The rollout is that of all ranks, whitened as one, the same on each.
     """
-    # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, 4).
+    # 1. Plain temperature sampling: a filter would make old and new log-probs disagree (N, general
+    # detail 4).
     # Each rank draws its own rows of one stream: how many ranks there are changes no answer.
     episodes = s.num_samples * len(prompts.excused)
     first_row = sum(gather(episodes)[: rank()])
@@ -149,7 +150,8 @@ def sample_rollout(
             first_row=first_row, device=s.device,
         )
     trees = with_answers(prompts.trees, answers.texts(), s.num_samples)
-    # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty (N, 6).
+    # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty. (N, policy
+    # training, detail 5, replaces the score by a fixed one.)
     score, parts = reward_of(trees, prompts.asked)
     free = torch.tensor(prompts.excused, dtype=torch.bool).repeat_interleave(s.num_samples)
     # 3. The frozen policy's log-probs and the critic's values in one pass each.
@@ -166,7 +168,8 @@ def sample_rollout(
     # leaves it out.
     logp = F.pad(logp, (0, 1))
     mask = torch.arange(logp.shape[1], device=s.device) < lengths[:, None]
-    # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, 5).
+    # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, policy
+    # training, detail 8).
     rewards = kl_penalised_rewards(
         score, logp, reference_logp, mask, kl_coefs(s.algorithm, kl_coef).reward, stopped | free,
         s.missing_eos_penalty, s.algorithm.kl_estimator,
@@ -208,7 +211,8 @@ def rows_of(trees: Sequence[Tree]) -> list[slice]:
 
 
 def action_logp(model: nn.Module, tree_batch: TreeBatch, hidden: Tensor, s: Settings) -> Tensor:
-    """Log-probs (N, A) of the actions at the sampling temperature (N, 4)."""
+    """Log-probs (N, A) of the actions at the sampling temperature (N, policy training, detail 1).
+    """
     return logp_of_hidden(model, hidden, tree_batch.targets, tree_batch.mask, s.temperature).logp
 
 
