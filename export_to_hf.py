@@ -36,7 +36,7 @@ def main(argv=None) -> dict:
     """Export the checkpoint; returns the folder and its files' sizes in bytes."""
     args = build_parser().parse_args(argv)
 
-    folder = Path(args.output_dir or Path(args.checkpoint).with_name("hf"))
+    folder = Path(args.output_dir or Path(args.checkpoint).parent / "hf")
     check_folder(folder, args.overwrite)
     checkpoint = load_checkpoint(args.checkpoint, f"run: python {SFT}.py")
     contents = contents_of(checkpoint)

@@ -7,10 +7,10 @@ models), measures their policies on held-out questions, and writes report.html, 
 nothing else, and the plots as PNG files beside it.
 """
 
+import shlex
 from pathlib import Path
 
 from src.utils import cli
-from src.utils.errors import UserError
 from src.utils.exit_handling import command, flags_first
 
 
@@ -35,7 +35,7 @@ with flags_first(__name__, build_parser):
     from src.report.pipelines import find_pipelines, group_pipelines
     from src.report.summary_plots import hacking_plot, quality_plot, reward_plot
     from src.training.run import set_up_torch
-    from src.utils.files import write_atomically
+    from src.utils.files import require_folder, write_atomically
     from src.utils.progress_bar import say
 
 
@@ -69,8 +69,7 @@ def main(argv=None) -> dict:
     """Write the report; returns {"report": its path, "plots": the PNG files' paths}."""
     args = build_parser().parse_args(argv)
     folder = Path(args.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {folder} given, a file, expected a folder or a new name")
+    require_folder(folder)
 
     device = set_up_torch(args)
     series = group_pipelines(find_pipelines(args.checkpoints))
@@ -82,8 +81,9 @@ def main(argv=None) -> dict:
         for note in pipeline.notes:
             say(f"{pipeline.model_type} in {pipeline.folder}: {note}")
     plots = plots_of(series, measured)
-    command = f"report.py --checkpoints {' '.join(args.checkpoints)} --limit {args.limit}"
-    text = page(Contents(series, measured, plots, args.limit, f"{command} --seed {args.seed}"))
+    made_by = ["report.py", "--checkpoints", *args.checkpoints, "--limit", str(args.limit)]
+    made_by += ["--seed", str(args.seed)]
+    text = page(Contents(series, measured, plots, shlex.join(made_by)))
 
     folder.mkdir(parents=True, exist_ok=True)
     written = {}

@@ -53,6 +53,10 @@ while [[ $# -gt 0 ]]; do
             [[ -n $checkpoints ]] || { echo "run.sh: --checkpoints given without a folder" >&2; exit 2; }
             continue
             ;;
+        --model_type)
+            echo "run.sh: --model_type given, expected the model first, as ./run.sh lstm" >&2
+            exit 2
+            ;;
         --output_dir | --checkpoint | --overwrite)
             echo "run.sh: ${flag[0]%%=*} given, expected --checkpoints DIR: the folder of all stages" >&2
             exit 2

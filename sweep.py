@@ -35,8 +35,8 @@ with flags_first(__name__, build_parser):
     from src.sweep.experiment import folder_of, read_experiment
     from src.sweep.page import page, plots_of
     from src.sweep.results import read_measured, table_text
-    from src.sweep.runner import run_cells
-    from src.utils.files import write_atomically
+    from src.sweep.runner import check_stored, run_cells
+    from src.utils.files import require_folder, write_atomically
 
 
 @command
@@ -48,8 +48,13 @@ def main(argv=None) -> dict:
 
     experiment = read_experiment(args.experiment, args.output_dir, args.threads)
     folder = folder_of(args.experiment, args.output_dir)
+    require_folder(folder)
     jobs = args.jobs or os.cpu_count() or 1
-    failed = {} if args.report_only else run_cells(experiment.cells, jobs, args.threads, folder)
+    failed = {}
+    if args.report_only:
+        check_stored(experiment.cells, any_threads=True)
+    else:
+        failed = run_cells(experiment.cells, jobs, args.threads, folder)
 
     measured = read_measured(experiment.cells)
     panels = panels_of(experiment, measured)

@@ -164,8 +164,10 @@ def held_out_loss(side: Side, model: nn.Module) -> float:
     model.eval()
     with torch.inference_mode():
         for prompt, chosen, _ in side.rows([side.work["held_out"]]):
-            logits = model(torch.tensor([prompt + chosen])).logits[0, len(prompt) - 1 : -1]
-            nats += float(nn.functional.cross_entropy(logits, torch.tensor(chosen)) * len(chosen))
+            ids = torch.tensor([prompt + chosen], device=side.device)
+            logits = model(ids).logits[0, len(prompt) - 1 : -1]
+            loss = nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum")
+            nats += float(loss)
             tokens += len(chosen)
     model.train()
     return nats / tokens

@@ -14,6 +14,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September",
@@ -97,9 +98,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=8000, help="rows, default 8000")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of dates, default 0")
     args = parser.parse_args(argv)
-    with open(args.file, "w", encoding="utf-8") as file:
-        for row in rows(args.count, args.seed):
-            file.write(json.dumps(row) + "\n")
+    most = len(range(*YEARS)) * sum(DAYS)
+    if not 1 <= args.count <= most:
+        parser.error(f"--count {args.count}: expected 1 to {most}, the dates that there are")
+    text = "".join(json.dumps(row) + "\n" for row in rows(args.count, args.seed))
+    try:
+        Path(args.file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        parser.error(f"{args.file}: {error.strerror}; expected a file that can be written")
     print(f"{args.file}: {args.count} rows")
 
 

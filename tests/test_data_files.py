@@ -1,6 +1,7 @@
 """Data files as people have them: every layout gives the same questions, whatever its file."""
 
 import copy
+import csv
 import gzip
 import json
 import os
@@ -91,12 +92,19 @@ LAYOUTS = {
     "parquet of another name": lambda to: saved(to / "a.bin", "to_parquet"),
     "JSON Lines of datasets": lambda to: saved(to / "a.json", "to_json"),
     "folder of save_to_disk": lambda to: saved(to / "disk", "save_to_disk"),
+    "folder of save_to_disk, one column as arrays": lambda to: saved_arrays(to / "disk"),
 }
 
 
 def flattened(path, way):
     """`rows` with the columns answers.text and answers.answer_start."""
     getattr(datasets.Dataset.from_list(rows()).flatten(), way)(str(path))
+    return path
+
+
+def saved_arrays(path):
+    table = datasets.Dataset.from_list(rows()).with_format("numpy", columns=["answers"])
+    table.save_to_disk(str(path))
     return path
 
 
@@ -182,7 +190,7 @@ def test_ids_and_titles_may_be_what_they_are(tmp_path, change, questions, unit):
 def test_a_place_may_be_written_as_text_or_with_a_point(tmp_path):
     """The second Ada is meant, and found without a look elsewhere; "x" and 2.5 are no places."""
     context = "Ada met Ada and Ada left."
-    starts = {8: [8, 8.0, "8"], -1: [-1.0, "x", 2.5, float("inf"), "9" * 5000]}
+    starts = {8: [8, 8.0, "8", "8.0"], -1: [-1.0, "x", 2.5, "2.5", float("inf"), "9" * 5000]}
     for expected, several in starts.items():
         for start in several:
             answers = {"text": ["Ada"], "answer_start": [start]}
@@ -217,6 +225,7 @@ def test_files_of_a_folder_go_to_their_splits(tmp_path):
     more = zipped(json_lines(tmp_path / "more" / "train-b.json", rows()[10:20]))
     more.rename(tmp_path / more.name)
     (tmp_path / "notes.txt").write_text("no data")
+    json_lines(tmp_path / "train-0.jsonl.bak", rows()[20:])
     (tmp_path / "value.json").write_text("no data")
     data = load_squad(str(tmp_path))
     assert (data.identity["train_questions"], data.identity["validation_questions"]) == (18, 2)
@@ -348,6 +357,12 @@ def test_hub_sets_through_the_real_library(tmp_path):
     assert "check the name and the network" in absent
 
 
+def test_a_saved_folder_has_no_configurations(tmp_path):
+    path = saved(tmp_path / "disk", "save_to_disk")
+    with pytest.raises(UserError, match="disk:en: expected .*disk, a folder of save_to_disk"):
+        load_squad(f"{path}:en")
+
+
 def test_lists_in_csv_stay_lists(tmp_path):
     """`datasets` writes ['Ada' "Bob's"] there, which Python reads as one text, AdaBob's; NumPy
     breaks long ones into lines."""
@@ -371,6 +386,23 @@ def test_csv_keeps_texts_as_they_are(tmp_path):
     path.write_text("id,context,question,answers\n007,[sic] 1804,NA,[sic]\n")
     [paragraph] = load_squad(str(path), evaluate=True).validation
     assert paragraph[1:3] == ("[sic] 1804", (Question("007", "NA", ("[sic]",), (0,)),))
+    assert csv.field_size_limit() < 2**31  # a C long of Windows
+
+
+def test_parquet_values_that_python_does_not_have_are_one_line(tmp_path):
+    """A date after the year 9999, a text that is no UTF-8, in a column that nobody asked for."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    ends, content = pyarrow.py_buffer(bytes(4) + b"\x01\0\0\0"), pyarrow.py_buffer(b"\xff")
+    for odd, reason in (
+        (pyarrow.array([10**7], pyarrow.date32()), "date value out of range"),
+        (pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, ends, content]), "can't decode"),
+    ):
+        parquet.write_table(pyarrow.table({"question": ["Who?"], "odd": odd}), path)
+        with pytest.raises(UserError, match=f"a.parquet: no sound parquet file .*{reason}"):
+            read_rows(path)
 
 
 def test_reading_is_bounded_after_unpacking(tmp_path, monkeypatch):

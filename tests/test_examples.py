@@ -40,6 +40,17 @@ def test_the_rewards_by_hand():
     assert exact_match("1804-05-03", ("1804-05-03",)) == 1.0
 
 
+@pytest.mark.parametrize("argv", [["--count", "0"], ["--count", "120451"], ["--seed", "x"]])
+def test_what_cannot_be_written_leaves_the_file_as_it_was(argv, tmp_path, capsys):
+    kept = tmp_path / "dates.jsonl"
+    kept.write_text("kept")
+    for file in (kept, tmp_path / "no folder" / "dates.jsonl"):
+        with pytest.raises(SystemExit) as ended:
+            dates.main([str(file), *(argv if file == kept else [])])
+        assert ended.value.code == 2 and kept.read_text() == "kept"
+        assert "Traceback" not in capsys.readouterr().err
+
+
 def test_no_held_out_date_is_trained_on(tmp_path):
     dates.main([str(tmp_path / "dates.jsonl"), "--count", "500"])
     data = load_squad(str(tmp_path / "dates.jsonl"))

@@ -337,6 +337,8 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path):
     assert "holds notes.txt, expected an empty folder" in refusal("export_to_hf", flags)
     line = refusal("export_to_hf", [*flags[:3], path])
     assert "is a file, expected a folder" in line
+    for place in (".", "/"):
+        assert "a folder, expected a file in it" in refusal("export_to_hf", ["--checkpoint", place])
     line = refusal("export_to_hf", ["--checkpoint", "none.pt", "--output_dir", tmp_path / "x"])
     assert "none.pt given, expected a checkpoint file there" in line
 

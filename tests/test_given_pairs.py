@@ -96,6 +96,7 @@ def test_messages_by_hand():
     told = "User: Hi\n\nAssistant: Hello!\n\nUser: Who?\n\nAssistant:"
     assert read_pair(sides) == (None, told, "I.", "You.")
     assert read_pair({key: json.dumps(side) for key, side in sides.items()})[1] == told
+    assert read_pair({key: json.dumps(side, indent=2) for key, side in sides.items()})[1] == told
     assert read_pair({key: str(side) for key, side in sides.items()})[1] == told
     last = {key: side[-1:] for key, side in sides.items()}
     assert read_pair(last | {"prompt": turns})[1] == told

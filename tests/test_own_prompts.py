@@ -78,6 +78,19 @@ def test_bad_rows_are_dropped_and_counted(tmp_path, row, reason):
         load_squad(path, evaluate=True, strict=True)
 
 
+def test_prompts_of_the_validation_split_are_not_trained_on(tmp_path):
+    """Blanks aside. They were all kept where all of them were held out."""
+    json_lines(tmp_path / "train.jsonl", SUMS)
+    spaced = [row | {"prompt": row["prompt"].replace("+", "\r\n+")} for row in SUMS]
+    json_lines(tmp_path / "validation.jsonl", spaced[:10])
+    data = load_squad(str(tmp_path))
+    assert (data.identity["train_questions"], data.identity["validation_questions"]) == (90, 10)
+    for several in (SUMS, spaced):
+        json_lines(tmp_path / "validation.jsonl", several)
+        with pytest.raises(UserError, match="no usable question for train; dropped: 100 training"):
+            load_squad(str(tmp_path))
+
+
 def test_both_kinds_of_rows_in_one_set_are_refused(tmp_path):
     row = {"context": "Ada left.", "question": "Who?", "answers": ["Ada"]}
     with pytest.raises(UserError, match="some rows have a prompt, some a context"):
@@ -134,6 +147,16 @@ def test_prompts_are_never_cut():
     assert evaluation.dropped == [(0, 0)] and len(evaluation.trees) == 1
     [batch] = [next(indexed_batches(encoded, context_groups(encoded, 64), batch_size=1, seed=0))]
     assert batch.trees == [([], [(PICO.encode("short"), [PICO.encode(" y")])])]
+    # Nor is a beginning that prompts share; what just fits is read, as in training.
+    ends = [prompt(f"{'long ' * 50}{end}", "x") for end in "ab"]
+    for paragraphs in (share_beginnings(ends), ends):
+        encoded = encode_paragraphs(paragraphs, PICO)
+        size = len(encoded[0].tokens) + len(encoded[0].questions[0].tokens)
+        assert len(evaluate_on(encoded, block_size=size + 7, answer_budget=8).dropped) == 2
+        evaluation = evaluate_on(encoded, block_size=size + 8, answer_budget=8)
+        read = [[*context, *tokens] for context, asked in evaluation.trees for tokens, _ in asked]
+        assert read == [PICO.encode(p.title) for p in ends]
+        assert context_groups(encoded, size + 8, answer_budget=8).dropped == 0
 
 
 def test_wrong_answers_come_from_other_prompts():

@@ -1,6 +1,7 @@
 """What the playground computes and shows, without its page: no test here needs gradio."""
 
 import dataclasses
+import errno
 import re
 import socket
 import sys
@@ -403,6 +404,16 @@ def test_without_gradio_it_says_how_to_install_it(kgram, monkeypatch):
 def test_mistakes_end_in_one_line(kgram, monkeypatch, argv, words):
     monkeypatch.setattr("playground.import_gradio", lambda: None)
     assert words in refusal("playground", argv)
+
+
+def test_a_port_that_needs_more_rights_is_not_called_in_use(monkeypatch):
+    class Refused(socket.socket):
+        def bind(self, address):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(page.socket, "socket", Refused)
+    with pytest.raises(UserError, match=r"--port 80 given, which cannot be opened \(Permission"):
+        page.require_port(80)
 
 
 def test_a_port_in_use_is_refused_before_models_are_loaded():

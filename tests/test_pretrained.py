@@ -293,6 +293,21 @@ def test_added_tokens_that_ordinary_text_holds_are_refused():
         vocabulary_of_json(root, 1, "test")
 
 
+@pytest.mark.parametrize("processors", [5, [], None, [[]]])
+def test_a_post_processor_that_is_none_is_refused(processors):
+    root = tokenizer_json() | {"post_processor": {"type": "Sequence", "processors": processors}}
+    with pytest.raises(UserError, match="post_processor"):
+        vocabulary_of_json(root, 1, "test")
+
+
+def test_a_list_as_the_name_of_a_cut_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tokenizer_pre",
+                        lambda writer, pre: writer.add_array("tokenizer.ggml.pre", [pre]))
+    path = write_gguf(tmp_path / "a.gguf", make_llama())
+    with pytest.raises(UserError, match="expected gpt2 cut as one of"):
+        load_pretrained(str(path))
+
+
 def test_tokenizers_of_llama_3_and_qwen_2_are_read():
     """Their cuts, the frame of a text and marks in it that are not called special; ids as
     `tokenizers` has them, without the frame.

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import call, outcome, refusal
+from conftest import call, flags, outcome, refusal
 
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
 from src.evaluation.squad_metrics import f1_score
 from src.report.answers import answers_table, few_answers, marked_words
-from src.report.curves import by_step
-from src.report.drawing import Plot, png
+from src.report.curves import CURVES, by_step, draw_curve
+from src.report.drawing import LIGHT, Plot, png
 from src.report.html import VOID, tag
+from src.report.measure import KindScores, Measured
 from src.report.page import plot_grid
 from src.report.pipelines import Pipeline, Series, Stage, find_pipelines, group_pipelines, read_log
 from src.report.sentences import stage_sentences
@@ -25,6 +26,7 @@ from src.report.summary_plots import (
     mean_of,
     mean_track,
     quality_plot,
+    reward_plot,
 )
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
@@ -98,7 +100,7 @@ def test_a_pipeline_in_one_page(workplace):
     ended, page = report()
     assert [i for i in page.ids if i in SECTIONS] == SECTIONS
     text = "".join(page.text)
-    for words in ("base (untrained)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.05",
+    for words in ("base (before SFT)", "SFT", "DPO", "PPO", "rule: first of type", "--kl_coef 0.05",
                   "sha256", "torch 2.", "Tokenizer: ", '"dataset": "pico"', "9 held-out questions",
                   "than the untrained model", "The reward model puts "):
         assert words in text, words
@@ -172,6 +174,18 @@ def test_a_stage_from_elsewhere_is_found_by_its_lineage(workplace):
     assert "train_dpo" in pipeline.stages and any("is a second" in note for note in pipeline.notes)
 
 
+def test_no_distance_from_an_sft_model_that_no_stage_started_from(workplace):
+    """SFT was trained anew, the later stages were not."""
+    workplace("kgram")
+    anew = [*flags("main_squad", "kgram"), "--lr", "0.01", "--overwrite"]
+    assert outcome("main_squad", anew).code == 0
+    _, page = report()
+    text = "".join(page.text)
+    assert "did not start from checkpoints/kgram_main_squad as it is now" in text
+    assert "9 held-out questions, greedy answers" in text and "no KL and wins against it" in text
+    assert "KL from start" not in text and "wins against start" not in text
+
+
 def test_two_seeds_are_one_series_and_two_models_two(workplace):
     workplace("kgram")
     shutil.copytree("checkpoints", "again")
@@ -195,6 +209,20 @@ def test_two_seeds_are_one_series_and_two_models_two(workplace):
     assert "band from the least to the most" in text
     # The very same checkpoint answers once.
     assert "kgram checkpoints SFT" in text and "kgram again SFT" not in text
+
+
+def test_runs_with_the_same_seeds_are_not_called_seeds():
+    """Both of seed 0 in SFT and of seed 1 in PPO."""
+
+    def pipeline(folder):
+        stages = {
+            name: Stage(Path(folder, name), None, [], [], {"seed": seed}, {})
+            for name, seed in (("main_squad", 0), ("train_ppo", 1))
+        }
+        return Pipeline(Path(folder), "kgram", stages, [])
+
+    (series,) = group_pipelines([pipeline("a"), pipeline("b")])
+    assert series.label == "kgram, 2 runs"
 
 
 def test_a_run_that_broke_off_says_itself_what_it_is(workplace):
@@ -242,7 +270,9 @@ def test_a_mark_in_a_folders_name_stays_text(workplace):
     folder = workplace("kgram", ["main_squad"])
     shutil.move(folder / "checkpoints", folder / "a<img src=x>&$x^2$ b")
     _, page = report("--checkpoints", "a<img src=x>&$x^2$ b")
-    assert "a<img src=x>&$x^2$ b" in "".join(page.text) and page.tags.count("img") == 4
+    text = "".join(page.text)
+    assert "a<img src=x>&$x^2$ b" in text and page.tags.count("img") == 4
+    assert "report.py --checkpoints 'a<img src=x>&$x^2$ b' --limit 9" in text
 
 
 def made_up(questions, golds, answers):
@@ -263,6 +293,10 @@ def test_questions_and_answers_are_escaped():
     text = "".join(page.text)
     assert "script" not in page.tags and "img" not in page.tags and not page.urls
     assert "<script>alert('x')</script>\ufffd\ufffd&lt;" in text and "evil.org" in text
+
+
+def test_white_space_stays_as_it_is():
+    assert tag("p", "a\r\nb\x0c\tc\x0b") == "<p>a\r\nb\x0c\tc\ufffd</p>"
 
 
 def test_the_first_questions_are_those_where_policies_differ():
@@ -335,7 +369,8 @@ def test_what_is_no_pipeline_is_refused_in_one_line(tmp_path, monkeypatch):
     told = refusal("report", [])
     assert "--checkpoints checkpoints given" in told and "main_squad.py" in told
     Path("file").write_text("x")
-    assert "--output_dir file given" in refusal("report", ["--output_dir", "file"])
+    for place in ("file", "file/below"):
+        assert f"--output_dir {place} given" in refusal("report", ["--output_dir", place])
     (tmp_path / "checkpoints/kgram_main_squad").mkdir(parents=True)
     (tmp_path / "checkpoints/kgram_main_squad/final.pt").write_bytes(b"x")
     assert "final.pt" in refusal("report", [])
@@ -396,6 +431,38 @@ def test_several_tracks_are_their_mean_where_all_have_an_evaluation():
     mean = mean_track([track([0, 5, 9], [0, 1, 2]), track([0, 9], [0, 4])])
     assert mean["step"].tolist() == [0, 9]
     np.testing.assert_allclose(mean["kl_nats"], [[0, 0, 0], [3, 2, 4]])
+
+
+def test_pairs_of_several_runs_are_pooled():
+    """1 pair in order and 9 that are not: 10% of 10."""
+    from matplotlib.figure import Figure
+
+    from src.evaluation.intervals import Interval
+
+    in_order = KindScores(np.ones(1), np.zeros(1), Interval(100.0, math.nan, math.nan, 1))
+    others = KindScores(np.zeros(9), np.ones(9), Interval(0.0, 0.0, 0.0, 9))
+    runs = [Measured(None, {}, {}, {"shuffled": scores}) for scores in (in_order, others)]
+    axes = Figure().subplots()
+    reward_plot("x", "kinds", runs).draw(axes, LIGHT)
+    assert [text.get_text() for text in axes.texts] == ["10% of 10"]
+
+
+def losses(label, runs):
+    """A series of DPO runs whose loss was never finite."""
+    steps = [{"step": n, "loss": math.nan} for n in (1, 2)]
+    return Series(label, [
+        Pipeline(Path(label), "kgram", {
+            "train_dpo": Stage(Path(label, str(n)), None, steps, [], {}, {})
+        }, []) for n in range(runs)
+    ])
+
+
+@pytest.mark.parametrize("series", [[losses("a", 1)], [losses("a", 2)],
+                                    [losses("a", 1), losses("b", 1)]], ids=len)
+def test_what_was_never_finite_is_an_empty_panel(series):
+    """null in every line of metrics.jsonl: of one run, of two seeds, of two models."""
+    (curve,) = [c for c in CURVES if (c.stage, c.name) == ("train_dpo", "loss")]
+    assert png(draw_curve(curve, series))
 
 
 def test_rules_are_drawn_once_unless_the_questions_differ():
@@ -508,6 +575,9 @@ def test_sft_from_scratch_is_compared_with_the_untrained_model():
          "get 50."),
         ((51.0, 45.0, 57.0), 20,
          "(95% interval: 45 to 57), which is not clearly different from the 50 of a coin."),
+        ((51.0, 45.0, 57.0), 5,
+         "(95% interval: 45 to 57); a coin would get 50 (from 5 contexts, expected at least 10: "
+         "intervals of so few are too narrow, no verdict)."),
         ((93.1, math.nan, math.nan), 1,
          "in the right order; a coin would get 50 (from 1 context, expected at least 10: no "
          "interval, no verdict)."),

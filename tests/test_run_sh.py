@@ -85,6 +85,14 @@ def test_flags_that_run_sh_gives_itself_are_refused(tmp_path, flag):
     assert not (tmp_path / "asked").exists()
 
 
+@pytest.mark.parametrize("flag", [["--model_type", "lstm"], ["--model_type=lstm"]])
+def test_the_model_is_the_first_word(tmp_path, flag):
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        asked(tmp_path, *flag)
+    assert ended.value.returncode == 2 and b"as ./run.sh lstm" in ended.value.stderr
+    assert not (tmp_path / "asked").exists()
+
+
 @pytest.mark.parametrize("flag", ["--checkpoints", "--checkpoints="])
 def test_a_pipeline_of_no_folder_is_refused(tmp_path, flag):
     with pytest.raises(subprocess.CalledProcessError) as ended:

@@ -85,7 +85,7 @@ def test_the_cache_gives_the_same_and_notices_changes(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign", "range"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "locked", "empty", "foreign", "range"])
 def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     source = generate_articles(0, "train", 1, 2)
     expected = encode_paragraphs(source, PICO, tmp_path)
@@ -95,6 +95,8 @@ def test_a_damaged_cache_is_made_anew(tmp_path, damage):
         content = content[: len(content) // 2]
     elif damage == "flip":
         content[len(content) // 3] ^= 64
+    elif damage == "locked":  # the bit that says a member of the zip is encrypted
+        content[content.index(b"PK\1\2") + 8] ^= 1
     elif damage == "empty":
         content = bytearray()
     file.write_bytes(content)

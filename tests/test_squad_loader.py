@@ -316,7 +316,7 @@ def test_one_article_is_split_by_context(tmp_path):
 def test_a_folder_is_made_disjoint(tmp_path):
     """One title and one context are in both files: the training side gives them up, counted."""
     shared = article("t0", ("Ada wrote this.", [qa("v0")]))
-    copied = article("v1", ("Ada of t3 met Bob. ", [qa("v1")]))
+    copied = article("v1", ("Ada of\r\nt3 met  Bob. ", [qa("v1")]))
     write(tmp_path / "train-v1.1.json", *articles(5))
     write(tmp_path / "dev-v1.1.json", shared, copied)
     data = load_squad(str(tmp_path))

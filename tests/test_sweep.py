@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,8 +26,10 @@ from src.sweep.crossed import (
     t_quantile,
 )
 from src.sweep.curves import line_of
-from src.sweep.experiment import read_experiment
-from src.sweep.results import Point, label_of
+from src.sweep.experiment import Cell, Experiment, read_experiment
+from src.sweep.page import matrix_table, results_table
+from src.sweep.page import page as page_of
+from src.sweep.results import CellResult, Point, label_of, rows_of
 from src.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +148,13 @@ def test_flags_are_shared_by_those_that_have_them_and_copied_from_parents(tmp_pa
          "expected the stages to evaluate"),
         ("copy = { reward_checkpoint", "copy = { reward", "flags of one of its parents"),
         ("[stages.measured]", "[curves]\nstages = ['x']\n[stages.measured]", "curves: 'x' given"),
+        ("[stages.measured]", "[curves]\nstages = [['x']]\n[stages.measured]", "['x'] given"),
+        ('{ stage = "sft" }', '{ stage = ["sft"] }', "expected stage = one of"),
+        ('checkpoint = "sft", r', 'checkpoint = [["sft"]], r', "stands before it (sft, reward)"),
+        ('["max_pairs", "label_noise"]', '[["max_pairs"]]', "flags of one of its parents"),
+        ('["f1", "answer_loss_nats"]', '["f1", ["f1"]]', "expected a list of metrics' names"),
+        ("save_every = 1", "save_every = 1, pointer = false", "no_pointer = true"),
+        ('algorithm = ["rloo", "grpo", "raft"]', "lr = [1, 1.0]", "two cells are equal to rl"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_and_nothing_runs(tmp_path, old, new, said):
@@ -204,6 +214,29 @@ def test_a_failure_is_named_and_the_rest_goes_on(stand_ins, tmp_path, capsys):
     assert "3 finished before, 3 to run, 1 at once" in capsys.readouterr().out
 
 
+EVALUATE = """
+import sys
+path = sys.argv[sys.argv.index("--per_question") + 1]
+open(path + ".starts", "a").write("x")
+open(path, "w").close()
+"""
+
+
+def test_what_was_measured_of_a_removed_cell_is_measured_again(stand_ins, tmp_path):
+    """To change the flags of sft one has to remove its folder; its evaluations were finished."""
+    (tmp_path / "eval_dpo.py").write_text(EVALUATE)
+    cells = [c for c in read(tmp_path, FILE).cells
+             if c.seed == 0 and c.policy().stage in ("sft", "reward")]
+    evaluations = [c for c in cells if c.stage == "measured"]
+    assert len(evaluations) == 2
+    assert runner.run_cells(cells, 2, 1, tmp_path / "out") == {}
+    assert runner.run_cells(cells, 2, 1, tmp_path / "out") == {}
+    assert {(c.folder / "questions.json.starts").read_text() for c in evaluations} == {"x"}
+    shutil.rmtree(next(c.folder for c in cells if c.stage == "sft"))
+    assert runner.run_cells(cells, 2, 1, tmp_path / "out") == {}
+    assert {(c.folder / "questions.json.starts").read_text() for c in evaluations} == {"xx"}
+
+
 def test_cells_of_another_file_are_not_taken_for_these(stand_ins, tmp_path):
     runner.run_cells(stand_ins[:1], 1, 1, tmp_path / "out")
     other = read(tmp_path, FILE.replace("n_embd = 16", "n_embd = 8")).cells
@@ -257,6 +290,67 @@ def test_a_finished_sweep_reports_again_without_running(tmp_path, monkeypatch):
     ended = outcome("sweep", ["small.toml", "--output_dir", "none", "--report_only"])
     assert ended.code == 0 and sorted(os.listdir("none")) == ["index.html", "table.csv"]
     assert "Nothing here yet." in Path("none/index.html").read_text()
+
+
+def test_a_report_of_cells_that_ran_with_other_flags_is_refused(tmp_path):
+    """But for the number of threads, which changes no figure."""
+    path, out = tmp_path / "small.toml", str(tmp_path / "out")
+    path.write_text(SMALL)
+    cell = read_experiment(str(path), out, 1).cells[0]
+    cell.folder.mkdir(parents=True)
+    argv = [str(path), "--output_dir", out, "--report_only"]
+    (cell.folder / "cell.json").write_text(json.dumps([cell.script, *cell.argv[:-1], "2"]))
+    assert outcome("sweep", argv).code == 0
+    (cell.folder / "cell.json").write_text(json.dumps([cell.script, "--max_steps", "9"]))
+    assert "was started with other flags" in refusal("sweep", argv)
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
+    path, file = tmp_path / "small.toml", tmp_path / "file"
+    path.write_text(SMALL)
+    file.write_text("")
+    for place in (file, file / "below"):
+        line = refusal("sweep", [str(path), "--output_dir", str(place), "--report_only"])
+        assert f"{file} is a file, expected a folder" in line
+
+
+# --- the table and the page ---
+
+
+def evaluated(seed, algorithm, **metrics):
+    """A finished evaluation: metric -> its value in this seed's one context."""
+    policy = Cell("rl", "train_ppo.py", seed, {"rl.algorithm": algorithm}, {}, Path("."), {}, [])
+    cell = policy._replace(stage="measured", script="eval_dpo.py", parents={"checkpoint": policy})
+    by_context = {name: {f"context {seed}": value} for name, value in metrics.items()}
+    return CellResult(cell, metrics, by_context, [], 0.0)
+
+
+def test_a_matrix_is_of_its_metric_where_it_was_measured():
+    """Of one that is no column of the table; and not measured of raft."""
+    matrix = {"metric": "win_rate", "rows": "rl.algorithm", "columns": "rl.algorithm"}
+    options = {"metrics": ["f1"], "matrices": [matrix]}
+    experiment = Experiment(Path("x.toml"), "", "x", [0], [], options)
+    measured = [evaluated(0, "ppo", f1=1.0, win_rate=50.0), evaluated(0, "raft", f1=2.0)]
+    rows, looks = rows_of(experiment, measured)
+    text = matrix_table(matrix, rows)
+    assert "50.0" in text and "ppo" in text and "raft" not in text
+    assert "wins" not in results_table(experiment, rows, looks)
+
+
+def test_a_row_of_fewer_seeds_says_so():
+    """A seed that failed, or has not run yet."""
+    experiment = Experiment(Path("x.toml"), "", "x", [0, 1], [], {"metrics": ["f1"]})
+    measured = [evaluated(0, "ppo", f1=1.0), evaluated(1, "ppo", f1=2.0)]
+    rows, looks = rows_of(experiment, [*measured, evaluated(0, "raft", f1=2.0)])
+    text = results_table(experiment, rows, looks)
+    assert "algorithm=raft (1 of 2 seeds)" in text and "algorithm=ppo<" in text
+
+
+def test_the_page_shows_the_file_that_was_read(tmp_path):
+    """A sweep takes hours, in which the file may be edited or removed."""
+    experiment = read(tmp_path, SMALL)
+    experiment.path.unlink()
+    assert "seeds = [3]" in page_of(experiment, [], {}, {}, [])
 
 
 # --- intervals ---

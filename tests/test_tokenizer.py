@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from src.data.encoding import answer_text, context_text, question_text
 from src.data.pico import generate_articles
 from src.data.squad_loader import load_squad
+from src.data.squad_types import NO_PLACE, Paragraph, Question
 from src.data.tokenizers.bpe_file import read_ranks
 from src.data.tokenizers.byte_pairs import Vocabulary
 from src.data.tokenizers.tokenizer import EOS, PATTERNS, PICO_FILE, Tokenizer, load_tokenizer
@@ -202,6 +203,9 @@ def test_long_runs_are_cut_only_when_long(pico):
 
 def test_lone_surrogates_become_replacement_characters(pico):
     assert pico.decode(pico.encode("a\ud800b\udfff")) == "a\ufffdb\ufffd"
+    # U+FFFD is EF BF BD; without a token, EF is dropped (tiktoken panicked).
+    without = pretrained("gpt2", {bytes([byte]): byte for byte in range(0xEF)})
+    assert without.encode("a\ud800b") == without.encode("a\ufffdb") == [97, 0xBF, 0xBD, 98]
 
 
 def test_cut_characters_decode_to_replacements(pico):
@@ -336,6 +340,18 @@ def test_no_network_is_one_line(tmp_path, monkeypatch):
         assert "\n" not in str(caught.value)
 
 
+def test_the_trainer_reads_what_the_model_reads():
+    """Prompts of the user's own without `Context:`, `Question:` and `Answer:`."""
+    from tools.train_tokenizer import texts_of
+
+    question = Question("1", "2 + 3 =", ("5",), (NO_PLACE,))
+    own = Paragraph(question.text, "", (question,), False)
+    asked = Paragraph("T", "It is 5.", (question._replace(text="What?"),))
+    assert list(texts_of([own, asked])) == [
+        "2 + 3 = 5\n", "Context: It is 5.\nQuestion: What?\nAnswer: 5\n"
+    ]
+
+
 def test_trainer_is_deterministic(tmp_path, monkeypatch):
     """Twice the same bytes, and a file that loads; digits are tokens whatever the text."""
     pytest.importorskip("tokenizers", reason="development dependency")
@@ -358,6 +374,10 @@ def test_trainer_is_deterministic(tmp_path, monkeypatch):
         )
         outputs.append(output.read_bytes())
     assert outputs[0] == outputs[1]
+    for output in ("mine.txt", "none/mine.tiktoken"):
+        with pytest.raises(SystemExit) as ended:
+            train_tokenizer.main(["--dataset", str(data), "--output", str(tmp_path / output)])
+        assert ended.value.code == 2
     tokenizer = load_tokenizer(str(tmp_path / "0.tiktoken"))
     assert tokenizer.vocab_size == 560
     assert len(tokenizer.encode(" 47")) == 1

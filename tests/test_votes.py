@@ -16,7 +16,7 @@ import pytest
 from conftest import flags, outcome
 
 from src.data.squad_loader import load_squad
-from src.playground import vote_page
+from src.playground import comparisons, vote_page
 from src.playground.checkpoints import find_checkpoints, load_checkpoints
 from src.playground.comparisons import Voting, draw_comparison, training_questions
 from src.playground.vote_page import Window, render_comparison, voter
@@ -111,6 +111,13 @@ def test_a_line_torn_by_another_program_stays_alone(tmp_path):
     assert count_votes(path)["a"] == 13
     given = load_given_pairs(str(path))
     assert given.report.dropped == {"no JSON where an object belongs": 1}
+
+
+def test_lines_of_other_programs_are_not_counted(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"vote": ["a"]}\n{"vote": {}}\n{"vote": 1}\n[]\n{"vote": "c"}\n')
+    append_vote(path, vote_row(comparison(), "b"))
+    assert count_votes(path) == {"a": 0, "b": 1, "tie": 0}
 
 
 def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
@@ -230,6 +237,20 @@ def test_two_different_answers_in_random_order(loaded):
     assert again == one.a.text
 
 
+def test_an_answer_is_as_long_as_at_evaluation(loaded, monkeypatch):
+    """A vote for one that is cut off sooner would teach to stop there."""
+    policy = loaded.policies["kgram SFT"]._replace(max_answer_tokens=50)
+    generate, limits = comparisons.generate, []
+
+    def noted(*given, **options):
+        limits.append(options["max_new_tokens"])
+        return generate(*given, **options)
+
+    monkeypatch.setattr(comparisons, "generate", noted)
+    comparisons.sample_text(policy, training_questions(loaded.data)[0], 1.0, 0, "cpu")
+    assert limits == [50]
+
+
 def test_what_cannot_be_compared_is_said(loaded, monkeypatch):
     pair = (loaded.policies["kgram SFT"],) * 2
     questions = training_questions(loaded.data)
@@ -323,3 +344,12 @@ def test_a_place_that_takes_no_votes_is_refused_first(tmp_path):
             require_vote_file(path)
     require_vote_file(tmp_path / "new.jsonl")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("closed", ["", "p.jsonl"])
+def test_a_file_or_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, closed):
+    path = tmp_path / "p.jsonl"
+    path.write_text("")
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path / closed)
+    with pytest.raises(UserError, match="cannot be written"):
+        require_vote_file(path)

@@ -215,7 +215,7 @@ def test_many_questions_on_one_context_are_dealt_in_groups():
 def test_the_evaluation_builder_is_shown_no_answers():
     assert set(inspect.signature(evaluation_trees).parameters) == {
         "contexts", "questions", "block_size", "answer_budget", "max_questions", "doc_stride",
-        "heads",
+        "heads", "whole",
     }
 
 

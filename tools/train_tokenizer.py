@@ -51,7 +51,11 @@ def training_paragraphs(dataset: str) -> list[Paragraph]:
 def texts_of(paragraphs: Sequence[Paragraph]) -> Iterator[str]:
     """Each paragraph as the model will read it, every question once."""
     for paragraph in paragraphs:
-        yield prompt_text(paragraph.context, [(q.text, q.answers[0]) for q in paragraph.questions])
+        asked = [(q.text, q.answers[0]) for q in paragraph.questions]
+        if paragraph.template:
+            yield prompt_text(paragraph.context, asked)
+        else:
+            yield from (f"{prompt} {answer}\n" for prompt, answer in asked)
 
 
 def pico_texts(size: int, seed: int) -> Iterator[str]:
@@ -120,11 +124,6 @@ def write_ranks(ranks: dict[bytes, int], path: Path, pattern: str = "gpt2") -> N
     path.write_text("".join(lines), encoding="ascii", newline="\n")
 
 
-def context_tokens(paragraphs: list[Paragraph], encode) -> float:
-    """Mean number of tokens a context, "Context: " and the newline included."""
-    return sum(len(encode(f"Context: {p.context}\n")) for p in paragraphs) / len(paragraphs)
-
-
 @command
 def main(argv: list[str] | None = None) -> dict[bytes, int]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -156,6 +155,8 @@ def main(argv: list[str] | None = None) -> dict[bytes, int]:
         parser.error(f"--vocab_size {flags.vocab_size}: expected 512 to 1048576")
     if not 0 <= flags.pico_share < 1:
         parser.error(f"--pico_share {flags.pico_share}: expected 0 or more and less than 1")
+    if flags.output.suffix != ".tiktoken" or not flags.output.parent.is_dir():
+        parser.error(f"--output {flags.output}: expected FILE.tiktoken in a folder that exists")
     texts = list(texts_of(training_paragraphs(flags.dataset)))
     share = flags.pico_share / (1 - flags.pico_share)
     texts += pico_texts(round(share * sum(map(len, texts))), flags.seed)

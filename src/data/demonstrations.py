@@ -31,7 +31,7 @@ def in_sentences(paragraphs: Sequence[Paragraph], share: float, seed: int) -> li
 
 
 def changed_questions(before: Sequence[Paragraph], after: Sequence[Paragraph]) -> int:
-    """How many questions differ: none where no answer has a place, or each is a sentence already.
+    """How many questions differ. One whose answer has no place, or is a sentence already, does not.
     """
     pairs = zip(before, after, strict=True)
     return sum(a != b for p, q in pairs for a, b in zip(p.questions, q.questions, strict=True))

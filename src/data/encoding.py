@@ -85,8 +85,6 @@ def split_prompt(text: str) -> tuple[str, str]:
     if cut < 0 or not body.startswith(f"{CONTEXT_HEAD} ") or not body.endswith(_ANSWER):
         return "", text
     question = body[cut + len(_QUESTION) : -len(_ANSWER)]
-    if cut + len(_QUESTION) > len(body) - len(_ANSWER):
-        return "", text
     return context_text(body[len(CONTEXT_HEAD) + 1 : cut]), question_text(question)
 
 
@@ -205,7 +203,7 @@ def _read_cache(
     try:
         with np.load(path, allow_pickle=False) as file:  # the zip's checksums are verified here
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, RuntimeError):
         return None
     expected = {"starts", *counts, *(f"{name}_lengths" for name in counts)}
     if set(arrays) != expected or any(a.dtype != np.int32 or a.ndim != 1 for a in arrays.values()):

@@ -19,7 +19,7 @@ class Stream(IntEnum):
 
 
 def stream(purpose: Stream, seed: int, *place: int) -> np.random.Generator:
-    """The generator for a purpose at a place (an epoch, a step, a paragraph): it depends on nothing
-    else. A purpose is always used with as many numbers of a place.
+    """The generator for a purpose at a place (an epoch, a step, a paragraph). It depends on nothing
+    else. Every use of a purpose names the same number of places, for the reason given above.
     """
     return np.random.default_rng([seed, purpose, *place])

@@ -23,8 +23,8 @@ def deal(
     """Role -> its paragraphs, in their old order. shares: percent of the questions for each
     role, as `--shares` takes them: "30,40,30".
 
-    Titles are dealt by size, equal ones in a seeded order, each to the role that is furthest below
-    its share.
+    Titles are dealt from the largest on, equal ones in a seeded order, each to the role that is
+    furthest below its share.
     Raises UserError where a role with a share gets nothing.
     """
     questions = Counter()

@@ -99,7 +99,7 @@ def _csv(path: Path, text: str, delimiter: str) -> list[dict]:
 
     Python's reader, as it leaves "1804" and "NA" the texts that they are.
     """
-    csv.field_size_limit(MAX_FILE_BYTES)
+    csv.field_size_limit(min(MAX_FILE_BYTES, 2**31 - 1))  # more is no C long on Windows
     try:
         rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True))
     except csv.Error as error:
@@ -162,6 +162,6 @@ def _parquet(path: Path, content: bytes) -> list[dict]:
 
     try:
         return parquet.read_table(io.BytesIO(content)).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: no sound parquet file ({reason}); download it again") from None

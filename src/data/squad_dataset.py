@@ -185,4 +185,5 @@ def evaluate_on(
         max_questions=max_questions,
         doc_stride=doc_stride,
         heads=[head_tokens(paragraph) for paragraph in paragraphs],
+        whole=[not paragraph.template for paragraph in paragraphs],
     )

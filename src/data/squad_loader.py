@@ -258,16 +258,11 @@ def sources_at(
     )
 
 
-def _folder_sources(
-    folder: Path, report: LoadReport, reading: Reading = QUESTIONS
-) -> Sources:
+def _folder_sources(folder: Path, report: LoadReport, reading: Reading) -> Sources:
     """The splits whose files stand in the folder itself, by the beginnings of their names."""
-    files = [
-        file
-        for file in sorted(folder.iterdir())
-        if {suffix.removeprefix(".") for suffix in file.suffixes} & set(SUFFIXES)
-    ]
-    split = _by_split([file.name for file in files])
+    ends = tuple(f".{suffix}" for suffix in SUFFIXES)
+    files = sorted(file.name for file in folder.iterdir())
+    split = _by_split(name for name in files if name.removesuffix(".gz").endswith(ends))
     return {name: partial(_of_files, [folder / n for n in its], report, reading)
             for name, its in split.items()}
 
@@ -299,8 +294,16 @@ def _hub_sources(
     import datasets  # takes a second; pico does not need it
 
     saved = any(Path(hub_id, name).exists() for name in ("dataset_dict.json", "state.json"))
+    if saved and config:
+        raise UserError(
+            f"{reading.flag} {hub_id}:{config}: expected {hub_id}, a folder of save_to_disk has no "
+            "configurations"
+        )
     try:
-        found = datasets.load_from_disk(hub_id) if saved else datasets.load_dataset(hub_id, config)
+        if saved:  # in plain values, with all columns, whatever format it was saved in
+            found = datasets.load_from_disk(hub_id).with_format(None)
+        else:
+            found = datasets.load_dataset(hub_id, config)
     except Exception as error:  # the library raises dozens of kinds, of network, hub and format
         reason = " ".join(str(error).split())[:1000]
         advice = "check the name and the network"

@@ -274,7 +274,8 @@ def _placed(
     where the text does not stand there is it looked for, near that position or, without one, in the
     whole context, and taken where it occurs once.
     """
-    start = int(start) if isinstance(start, str) and re.fullmatch(r"\d{1,9}", start) else start
+    if isinstance(start, str) and re.fullmatch(r"\d{1,9}(\.0+)?", start):
+        start = float(start)  # CSV has "8", or "8.0" in a column with gaps
     start = _whole(start)
     known = type(start) is int and start != -1  # with -1 tools say that they do not know
     answer = text.strip()

@@ -35,10 +35,10 @@ def split_by_title(
     """Train and validation of data without a split: titles with about a tenth of the questions are
     held out, at least one; contexts where there is one title only.
 
-    The hashes of titles alone decide their order, so every stage splits alike, whatever its seed: a
+    Titles are taken in the order of their hashes, so every stage splits alike, whatever its seed. A
     title is held out if that brings the count of questions nearer to a tenth.
     """
-    unit, key = ("title", _title) if paragraphs[0].template else ("prompt", _title)
+    unit, key = "title" if paragraphs[0].template else "prompt", _title
     sizes = _questions_by(paragraphs, key)
     if len(sizes) == 1:
         unit, key = "context", _context
@@ -89,15 +89,21 @@ def _context(paragraph: Paragraph) -> str:
     return paragraph.context.strip()
 
 
+def _text(paragraph: Paragraph) -> str:
+    """The context or, of the user's own, the prompt; blanks aside, as in `context_hash`."""
+    return " ".join((paragraph.context if paragraph.template else paragraph.title).split())
+
+
 def disjoint(
     train: list[Paragraph], validation: list[Paragraph], report: LoadReport
 ) -> list[Paragraph]:
     """The training paragraphs whose title and context are not in validation; where no other title
-    is left, as where all have the same, those whose context is not.
+    is left, as where all have the same, those whose context is not. A prompt of the user's own must
+    not be in validation, whatever is left.
     """
     titles = {p.title for p in validation}
-    contexts = {_context(p) for p in validation} - {""}
-    kept = [p for p in train if _context(p) not in contexts]
+    texts = set(map(_text, validation))
+    kept = [p for p in train if _text(p) not in texts]
     apart = [p for p in kept if p.title not in titles]
     if kept and not apart:
         report.notes.append(
@@ -105,7 +111,7 @@ def disjoint(
             "by context only"
         )
     report.drop(
-        "training questions on an article or context of the validation split",
+        "training questions on an article, context or prompt of the validation split",
         "the training split",
         count_questions(train) - count_questions(apart or kept),
     )

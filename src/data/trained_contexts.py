@@ -1,8 +1,8 @@
 """Which contexts a model and all its ancestors were trained on, so that none is called held out.
 
-A context is known by 8 bytes of its hash, blanks aside: a checkpoint keeps 8 KB for a thousand
-contexts, wherever their file has gone since. A set of them is a sorted int64 tensor. A custom
-prompt has no context of its own; it is known by its whole text.
+A checkpoint keeps 8 bytes of each context's hash, blanks aside: 8 KB for a thousand contexts. It
+knows them even if their file is gone. A set of them is a sorted int64 tensor. A custom prompt has
+no context of its own; its whole text is hashed.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ def context_hash(context: str) -> int:
 
 def contexts_of(paragraphs: Sequence[Paragraph]) -> Tensor:
     """The set of the paragraphs' contexts."""
-    hashes = sorted({context_hash(text) for p in paragraphs for text in _texts(p)})
+    hashes = sorted({context_hash(text) for p in paragraphs for text in texts_of(p)})
     return torch.tensor(hashes, dtype=torch.int64)
 
 
@@ -41,12 +41,12 @@ def split_by_training(
     unseen: list[Paragraph] = []
     seen: list[Paragraph] = []
     for paragraph in paragraphs:
-        found = any(context_hash(text) in known for text in _texts(paragraph))
+        found = any(context_hash(text) in known for text in texts_of(paragraph))
         (seen if found else unseen).append(paragraph)
     return unseen, seen
 
 
-def _texts(paragraph: Paragraph) -> list[str]:
+def texts_of(paragraph: Paragraph) -> list[str]:
     """The context, or the custom prompts, each of which is all that its answer is read from."""
     if paragraph.template:
         return [paragraph.context]

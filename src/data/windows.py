@@ -49,8 +49,8 @@ class LaterWindow(NamedTuple):
 
 class EvaluationTrees(NamedTuple):
     """trees: questions without answers; index: per tree, the (context, question) of each question;
-    dropped: the questions that leave no room for a context; later: windows further on in contexts
-    that were cut, where they are asked for."""
+    dropped: the questions that leave no room for a context, and own prompts that do not fit; later:
+    windows further on in contexts that were cut, where they are asked for."""
 
     trees: list[Tree]
     index: list[list[Place]]
@@ -182,6 +182,7 @@ def evaluation_trees(
     max_questions: int = 16,
     doc_stride: int | None = None,
     heads: Sequence[int] = (),
+    whole: Sequence[bool] = (),
 ) -> EvaluationTrees:
     """Each context's first tokens (all of them where they fit) with its questions, in order.
     Prompts without a context that begin alike come side by side, their beginning as a context.
@@ -189,6 +190,7 @@ def evaluation_trees(
     contexts[i], questions[i][j]: ids; answer_budget: tokens left for the answer and its EOS.
     doc_stride: tokens from one window's start to the next, in a context that is cut; None: only its
     first window. heads: per context, the tokens that every window begins with (for doc_stride).
+    whole: per context, whether it may not be cut, as the user's own prompts; (): all may be.
     Nothing here depends on an answer.
     """
     trees: list[Tree] = []
@@ -198,8 +200,9 @@ def evaluation_trees(
     for i, (context, asked) in enumerate(zip(contexts, questions, strict=True)):
         shared: list[int] = []
         groups: list[Iterable[int]] = []
+        least = len(context) if whole and whole[i] else 1
         for j, tokens in enumerate(asked):
-            if len(tokens) + answer_budget >= block_size:
+            if least + len(tokens) + answer_budget > block_size:
                 dropped.append((i, j))
             elif _is_lone(len(context), len(tokens), answer_budget, block_size):
                 groups.append([j])

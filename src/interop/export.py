@@ -9,7 +9,7 @@ from src.interop.tokenizer_json import tokenizer_config, tokenizer_json
 from src.model.heads import RewardModel
 from src.utils.checkpoint_utils import Checkpoint, describe_lineage
 from src.utils.errors import UserError
-from src.utils.files import write_atomically
+from src.utils.files import require_folder, write_atomically
 
 # In the order they are moved to their place: without config.json `transformers` loads nothing.
 FILES = (
@@ -21,9 +21,7 @@ PARTIAL = ".export.tmp"
 
 def check_folder(folder: Path, overwrite: bool) -> None:
     """UserError unless an export may go here: an empty folder, or one to be overwritten."""
-    above = next(path for path in (folder, *folder.parents) if path.exists())
-    if not above.is_dir():
-        raise UserError(f"--output_dir {folder} given, but {above} is a file, expected a folder")
+    require_folder(folder)
     found = sorted(path.name for path in folder.glob("*") if path.name != PARTIAL)
     if found and not overwrite:
         raise UserError(

@@ -128,7 +128,10 @@ def config_of(source: LlamaSource) -> TransformerConfig:
     for ours, (theirs, _) in SIZES.items():
         kind = {"tied": bool, "norm_eps": float}.get(ours, int)
         if type(values[ours]) is not kind:
-            raise UserError(f"{path}: {theirs} {values[ours]!r:.60} given, expected a number")
+            words = {bool: "true or false", float: "a number such as 1e-6", int: "a whole number"}
+            raise UserError(
+                f"{path}: {theirs} {values[ours]!r:.60} given, expected {words[kind]}"
+            )
     values["n_kv_head"] = fields.get("num_key_value_heads")
     values["head_size"] = fields.get("head_dim")
     values["rope_theta"], values["rope_scaling"] = _rope(fields, path)

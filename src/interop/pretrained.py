@@ -239,7 +239,7 @@ def _gguf_vocabulary(path: Path) -> Vocabulary:
     fields = GgufFile(path).fields
     prefix = "tokenizer.ggml."
     kind, pre = fields.get(prefix + "model"), fields.get(prefix + "pre")
-    if kind != "gpt2" or pre not in GGUF_PATTERNS:
+    if kind != "gpt2" or type(pre) is not str or pre not in GGUF_PATTERNS:
         raise UserError(f"{path}: a tokenizer {str(kind)[:40]!r} cut as {str(pre)[:40]!r} given, "
                         f"expected gpt2 cut as one of {', '.join(GGUF_PATTERNS)}")
     for name in ("add_bos_token", "add_space_prefix"):

@@ -13,7 +13,6 @@ import torch
 from src.data.roles import ROLE_OF_STAGE, deal
 from src.data.squad_loader import load_from_identity, load_squad
 from src.data.squad_types import Paragraph
-from src.evaluation.evaluation_set import MAX_ANSWER_TOKENS
 from src.evaluation.squad_metrics import QAExample, qa_example
 from src.inference.sampling import Sampling, generate
 from src.playground.answers import cut_prompt
@@ -59,15 +58,14 @@ def _training_paragraphs(data: dict) -> list[Paragraph]:
 def sample_text(
     policy: Policy, example: QAExample, temperature: float, seed: int, device: torch.device | str
 ) -> str:
-    """One answer of a policy, as text."""
-    block = policy.model.config.block_size
-    prompt = cut_prompt(policy.tokenizer, example, block, policy.template)
-    with torch.inference_mode():
-        found = generate(
-            policy.model, [(prompt.context, [prompt.question])], policy.tokenizer.eos_id,
-            sampling=Sampling(temperature), num_samples=1, max_new_tokens=MAX_ANSWER_TOKENS,
-            seed=seed, device=device,
-        )
+    """One answer of a policy, as text, as long as it may answer at evaluation."""
+    block, longest = policy.model.config.block_size, policy.max_answer_tokens
+    prompt = cut_prompt(policy.tokenizer, example, block, policy.template, longest + 1)
+    found = generate(
+        policy.model, [(prompt.context, [prompt.question])], policy.tokenizer.eos_id,
+        sampling=Sampling(temperature), num_samples=1, max_new_tokens=longest, seed=seed,
+        device=device,
+    )
     return policy.tokenizer.decode(found.texts()[0]).strip()
 
 

@@ -5,6 +5,7 @@ models are shared and read-only. The page makes no requests to other hosts: it u
 and Gradio's analytics and sharing are off.
 """
 
+import errno
 import os
 import socket
 import time
@@ -169,13 +170,15 @@ def build(
 
 
 def require_port(port: int) -> None:
-    """UserError if another process listens on the port."""
+    """UserError if the port cannot be opened, as where another process listens on it."""
     with socket.socket() as place:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server itself does
         try:
             place.bind((HOST, port))
-        except OSError:
-            raise UserError(f"--port {port} given, which is in use, name another") from None
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            why = "is in use" if taken else f"cannot be opened ({error.strerror})"
+            raise UserError(f"--port {port} given, which {why}, name another") from None
 
 
 def serve(page, port: int, block: bool = True) -> str:

@@ -101,9 +101,9 @@ def count_votes(path: Path) -> dict[str, int]:
     except FileNotFoundError:
         return counts
     for line in lines:
-        row = _row_of(line)
-        if row.get("vote") in counts:
-            counts[row["vote"]] += 1
+        vote = _row_of(line).get("vote")
+        if isinstance(vote, str) and vote in counts:
+            counts[vote] += 1
     return counts
 
 
@@ -111,7 +111,8 @@ def require_vote_file(path: Path) -> None:
     """UserError where no votes can be written, before anybody votes."""
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"--preferences {path} given, expected a file in a folder that exists")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    written = [path.parent, path] if path.exists() else [path.parent]  # the file is replaced
+    if not all(os.access(place, os.W_OK) for place in written):
         raise UserError(f"--preferences {path} given, which cannot be written, name another file")
 
 

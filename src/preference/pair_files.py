@@ -16,7 +16,7 @@ from src.data.squad_parse import LoadReport
 from src.data.squad_preferences import Pair
 from src.data.squad_splits import VALIDATION_SHARE, share_beginnings
 from src.data.squad_types import Paragraph, Question
-from src.data.trained_contexts import context_hash
+from src.data.trained_contexts import context_hash, texts_of
 from src.preference.pair_rows import EXPECTED_ROWS, PreferenceRow, in_template, parse_pairs
 from src.utils.errors import UserError
 
@@ -111,12 +111,7 @@ def unit_of(row: PreferenceRow) -> str:
 
 def units_of(paragraphs: Sequence[Paragraph]) -> set[str]:
     """The contexts and prompts of questions, as `unit_of` has them."""
-    texts = (
-        text
-        for p in paragraphs
-        for text in ([p.context] if p.template else [q.text for q in p.questions])
-    )
-    return {" ".join(text.split()) for text in texts}
+    return {" ".join(text.split()) for p in paragraphs for text in texts_of(p)}
 
 
 def _read(rows: list[PreferenceRow], name: str, template: bool) -> list[PreferenceRow]:

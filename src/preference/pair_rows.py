@@ -111,7 +111,7 @@ def in_template(row: PreferenceRow) -> PreferenceRow:
 
 def _messages(value: Any) -> list[tuple[str, str]] | None:
     """(role, content) of each message; None where the value is no list. CSV has lists as texts."""
-    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {")):
+    if isinstance(value, str) and re.match(r"\s*\[\s*\{", value):
         read = literal(value)
         value = read if _is_list_of_messages(read) else value
     if not isinstance(value, list):

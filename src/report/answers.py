@@ -42,19 +42,19 @@ def answer_cell(
     name: str, answer: str, golds: Sequence[str], exact: bool, metric: str = "squad"
 ) -> Markup:
     """A cell: whether the answer is exact, and its words marked by more than colour."""
-    pieces: list[object] = []
+    cell: list[object] = []
     end = 0
     for word, right in marked_words(answer, golds, metric):
         start = answer.index(word, end)
-        if pieces and start > end:
-            pieces.append(" ")
+        if cell and start > end:
+            cell.append(" ")
         end = start + len(word)
         kind = {True: "right", False: "wrong", None: None}[right]
-        pieces.append(tag("mark", word, class_=kind) if kind else word)
-    if not pieces:
-        pieces = [tag("span", "(no words)", class_="faint", lang="en")]
+        cell.append(tag("mark", word, class_=kind) if kind else word)
+    if not cell:
+        cell = [tag("span", "(no words)", class_="faint", lang="en")]
     sign = tag("span", "✓ " if exact else "✗ ", title="exact" if exact else "not exact")
-    return tag("td", sign, *pieces, data_policy=name, dir="auto")
+    return tag("td", sign, *cell, data_policy=name, dir="auto")
 
 
 def few_answers(

@@ -108,8 +108,10 @@ def _mean_and_band(axes: Axes, steps: np.ndarray, values: np.ndarray, **style) -
 def _training(axes: Axes, curve: Curve, series: Series, number: int, theme: Theme) -> bool:
     """The figure in training, smoothed over a twentieth of the run; one run's raw, faintly."""
     logs = [p.stages[curve.stage].steps for p in series.pipelines]
-    steps, values = by_step(logs, curve.training) if curve.training else (np.array([]), None)
-    if not len(steps):
+    if curve.training is None:
+        return False
+    steps, values = by_step(logs, curve.training)
+    if not np.isfinite(values).any():
         return False
     values = values * curve.scale
     colour = theme.colours[number % len(theme.colours)]

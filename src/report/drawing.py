@@ -94,9 +94,9 @@ def legend(axes: Axes, entries: int) -> None:
     In two columns where the names are short; the figure grows by the rows beyond two, so that the
     panel does not shrink.
     """
-    if entries < 2:
-        return
     handles, names = axes.get_legend_handles_labels()
+    if entries < 2 or not names:
+        return
     columns = 2 if max(map(len, names)) <= SHORT_NAME else 1
     rows = -(-len(names) // columns)
     axes.figure.set_figheight(axes.figure.get_figheight() + LEGEND_ROW * max(0, rows - 2))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _FORBIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+    "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
 VOID = {"br", "img", "link", "meta", "source"}
 
@@ -79,7 +79,7 @@ def table(
 
 
 def _escaped(value: object) -> str:
-    """Text as HTML has it; what HTML forbids (control characters, halves of surrogate pairs, what
-    Unicode calls no character) is replaced by U+FFFD.
+    """Text as HTML has it; what HTML forbids (control characters but white space, halves of
+    surrogate pairs, what Unicode calls no character) is replaced by U+FFFD.
     """
     return html.escape(_FORBIDDEN.sub("\ufffd", str(value)))

@@ -23,7 +23,7 @@ from src.utils.constants import REWARD, SFT
 from src.utils.errors import UserError
 from src.utils.progress_bar import say
 
-# What evaluations at step 0 of SFT say, the model before any training.
+# What SFT's evaluation at step 0 says: of the model before SFT, untrained or pretrained.
 BASE = "base"
 # Metrics that compare a policy with the SFT model it came from.
 AGAINST_START = ("kl_nats", "win_rate")
@@ -40,18 +40,17 @@ class KindScores(NamedTuple):
 class Measured(NamedTuple):
     """What was measured of one pipeline. table: policy or rule -> metric -> value with interval;
     answers: policy's stage -> its greedy answers; kinds: corruption -> scores, if there is a reward
-    model; gold_tokens: mean length of the golds, EOS included.
+    model.
     """
 
     held_out: EvaluationSet
     table: dict[str, dict[str, Interval]]
     answers: dict[str, PolicyResult]
     kinds: dict[str, KindScores]
-    gold_tokens: float
 
 
 def base_row(pipeline: Pipeline) -> dict[str, Interval]:
-    """The untrained model's figures from SFT's log; empty where it did not log any."""
+    """The figures before SFT, from its log; empty where it did not log any."""
     first = pipeline.stages[SFT].evaluations[:1] if SFT in pipeline.stages else []
     if not first or first[0]["step"] != 0:
         return {}
@@ -80,7 +79,8 @@ def measure_pipeline(
     if not policies:
         pipeline.notes.append("no finished policy: there are no answers to show")
         return None
-    first, reward = _start(policies), pipeline.checkpoint(REWARD)
+    start, reward = _start(policies), pipeline.checkpoint(REWARD)
+    first = start or next(iter(policies.values()))
     try:
         key = str(first.data.get("fingerprint"))
         if key not in loaded:
@@ -90,7 +90,7 @@ def measure_pipeline(
     except UserError as error:
         pipeline.notes.append(f"answers were not measured: {error}")
         return None
-    if first.stage != SFT:
+    if start is None:
         pipeline.notes.append(
             "the SFT model it started from is not there: no KL and wins against it"
         )
@@ -120,25 +120,23 @@ def measure_pipeline(
         say(f"measuring {policy.path} on {len(held_out.asked)} questions")
         answers[stage], table[stage] = measure_policy(ground, policy.model)
         table[stage] |= _form(answers[stage], held_out)
-        if first.stage != SFT:  # against itself both would say that nothing changed
+        if start is None or not _descends(policy, start):
             table[stage] = {k: v for k, v in table[stage].items() if k not in AGAINST_START}
     rules = rule_rows(baselines_of(held_out, first.tokenizer, data.train), held_out)
-    golds = [len(ids) + 1 for ids in held_out.golds]
-    return Measured(
-        held_out,
-        table | rules,
-        answers,
-        kind_scores(reward_model, pairs, first.tokenizer.eos_id, device),
-        sum(golds) / len(golds),
-    )
+    kinds = kind_scores(reward_model, pairs, first.tokenizer.eos_id, device)
+    return Measured(held_out, table | rules, answers, kinds)
 
 
-def _start(policies: dict[str, Checkpoint]) -> Checkpoint:
-    """The SFT model that the last policy started from, if it is there; else the first policy."""
+def _start(policies: dict[str, Checkpoint]) -> Checkpoint | None:
+    """The SFT model that the last policy started from; None where it is not there."""
     *_, last = policies.values()
-    by_hash = {policy.sha256: policy for policy in policies.values()}
-    found = [by_hash[a["sha256"]] for a in last.lineage if a.get("sha256") in by_hash]
-    return found[0] if found else next(iter(policies.values()))
+    sft = policies.get(SFT)
+    return sft if sft is not None and _descends(last, sft) else None
+
+
+def _descends(policy: Checkpoint, start: Checkpoint) -> bool:
+    """Whether a policy started from this checkpoint, or is it."""
+    return start.sha256 in {policy.sha256, *(entry["sha256"] for entry in policy.lineage)}
 
 
 def _form(result: PolicyResult, held_out: EvaluationSet) -> dict[str, Interval]:

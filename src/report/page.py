@@ -37,13 +37,12 @@ OWN_QUESTIONS = (
 
 class Contents(NamedTuple):
     """What a page is made of. measured: by the index of the pipeline among all pipelines;
-    plots: section -> plots; limit: questions measured.
+    plots: section -> plots; command: that made it.
     """
 
     series: list[Series]
     measured: dict[int, Measured]
     plots: dict[str, list[Plot]]
-    limit: int
     command: str
 
     @property
@@ -93,7 +92,7 @@ def names_of(pipelines: Sequence[Pipeline]) -> list[str]:
 
 
 def figures_table(
-    measured: dict[str, dict[str, Interval]], questions: int, base: bool, metric: str
+    measured: dict[str, dict[str, Interval]], questions: int, metric: str
 ) -> Markup:
     """Every policy and rule with every metric and its interval."""
     columns = [n for n in COLUMNS if any(n in row for row in measured.values())]
@@ -112,10 +111,11 @@ def figures_table(
             cells.append(tag("td", text, tag("small", f" {ends}"), class_="number"))
         rows.append(tag("tr", tag("th", NAMES.get(name, name), scope="row"), *cells))
     words = (
-        f"{questions} held-out questions, greedy answers, 95% bootstrap intervals over contexts; "
+        f"{questions} held-out questions, greedy answers (KL: of one sampled answer each), 95% "
+        "bootstrap intervals over contexts; "
         f"start: the SFT model that the last stage started from; answers compared by {metric}"
     )
-    if base:
+    if BASE in measured:
         words += "; base: as main_squad.py logged it before its first step, on its eval_limit"
     if warning := caution(value for row in measured.values() for value in row.values()):
         words += f"; {warning}"
@@ -196,7 +196,7 @@ def page(contents: Contents) -> str:
     for place, measured in contents.measured.items():
         head = tag("h3", names[place]) if len(pipelines) > 1 else None
         found, held_out = measured.table, measured.held_out
-        shown = figures_table(found, len(held_out.asked), BASE in found, held_out.metric)
+        shown = figures_table(found, len(held_out.asked), held_out.metric)
         figures.append(join([head, shown]))
     plots = {name: [plot_grid(found)] for name, found in contents.plots.items() if found}
     parts.append(("quality", "How good are the answers?", plots.get("quality", [])))

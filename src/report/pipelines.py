@@ -229,7 +229,7 @@ def group_pipelines(pipelines: Sequence[Pipeline]) -> list[Series]:
         if types.count(label) > 1:
             label += f" ({group[0].folder})"
         if len(group) > 1:
-            seeds = {stage.flags.get("seed") for p in group for stage in p.stages.values()}
+            seeds = {frozenset(s.flags.get("seed") for s in p.stages.values()) for p in group}
             label += f", {len(group)} {'seeds' if len(seeds) >= len(group) else 'runs'}"
         series.append(Series(label, group))
     return series

@@ -34,7 +34,7 @@ def _reward_model(stage: Stage) -> str:
         return f"{text}; a coin would get 50{_reservations([found], metrics)}."
     text += f" (95% interval: {found.low:.0f} to {found.high:.0f})"
     coin = "; a coin would get 50"
-    if found.low <= 50 <= found.high:
+    if found.low <= 50 <= found.high and not found.few:
         coin = ", which is not clearly different from the 50 of a coin"
     return f"{text}{coin}{_reservations([found], metrics)}."
 

@@ -15,7 +15,7 @@ from src.utils.constants import DPO, PPO, REWARD, SFT
 # reward that is F1 or EM itself goes from 0 to 1.
 POINTS_PER_DEVIATION, POINTS_PER_SHARE = 40.0, 100.0
 NAMES = {
-    BASE: "base (untrained)", SFT: "SFT", DPO: "DPO",
+    BASE: "base (before SFT)", SFT: "SFT", DPO: "DPO",
     PPO: "PPO", REWARD: "Reward model",
 }
 
@@ -98,8 +98,11 @@ def reward_plot(label: str, name: str, measured: Sequence[Measured]) -> Plot | N
             kinds.setdefault(kind, []).append(scores)
     if not kinds:
         return None
-    share = {k: float(np.mean([s.accuracy.value for s in runs])) for k, runs in kinds.items()}
     pairs = {k: sum(len(s.chosen) for s in runs) for k, runs in kinds.items()}
+    share = {
+        k: sum(s.accuracy.value * len(s.chosen) for s in runs) / pairs[k]
+        for k, runs in kinds.items()
+    }
     ordered = sorted(kinds, key=share.get)
 
     def draw(axes: Axes, theme: Theme) -> None:

@@ -80,11 +80,12 @@ class Cell(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """A file that was read. cells: in the order in which they may run; options: what the table and
-    the page show.
+    """A file that was read, and its text. cells: in the order in which they may run; options: what
+    the table and the page show.
     """
 
     path: Path
+    text: str
     title: str
     seeds: list[int]
     cells: list[Cell]
@@ -103,14 +104,15 @@ def words(choices: dict[str, Any], stage: str) -> list[str]:
 def read_experiment(path: str, output_dir: str | None, threads: int) -> Experiment:
     """Read and check a file; UserError names what is wrong, before anything runs."""
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UserError(f"{path} given, expected a TOML file ({reason})") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: {error}, expected TOML (docs/experiments.md)") from None
     try:
-        return _experiment(Path(path), table, folder_of(path, output_dir), threads)
+        return _experiment(Path(path), text, table, folder_of(path, output_dir), threads)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -120,7 +122,7 @@ def folder_of(path: str, output_dir: str | None) -> Path:
     return Path(output_dir or f"runs/{Path(path).stem}")
 
 
-def _experiment(path: Path, table: dict, folder: Path, threads: int) -> Experiment:
+def _experiment(path: Path, text: str, table: dict, folder: Path, threads: int) -> Experiment:
     _check_table(table, TOP, "the file", ("seeds", "stages"))
     seeds = table["seeds"]
     if not seeds or len(set(map(str, seeds))) < len(seeds) or not all(
@@ -140,13 +142,17 @@ def _experiment(path: Path, table: dict, folder: Path, threads: int) -> Experime
     if len(set(folders)) < len(folders):
         twice = next(f for f in folders if folders.count(f) > 1)
         raise UserError(f"two cells have the folder {twice}, expected values that differ")
+    keys = [cell.key for cell in cells]
+    if len(set(keys)) < len(keys):  # as 1 and 1.0 make them
+        twice = next(cell for n, cell in enumerate(cells) if cell.key in keys[:n])
+        raise UserError(f"two cells are equal to {twice.label}, expected values that differ")
     known = {flag for script in {cell.script for cell in cells} for flag in _flags_of(script)}
     unknown = set(table.get("flags", {})) - known
     if unknown:
         raise UserError(f"flags: {sorted(unknown)[0]} is a flag of no stage's script")
     _check_options(table, cells)
     options = {name: table[name] for name in TOP if name in table}
-    return Experiment(path, table.get("title", path.stem), seeds, cells, options)
+    return Experiment(path, text, table.get("title", path.stem), seeds, cells, options)
 
 
 def _check_table(table: object, known: dict[str, type], where: str, needed=()) -> None:
@@ -198,7 +204,7 @@ def _cells_of(
             else:
                 argv += ["--output_dir", str(place), "--seed", str(seed)]
             argv += ["--threads", str(threads)]
-            _check_argv(script, argv, where)
+            _check_argv(script, argv, given, where)
             yield Cell(name, script, seed, chosen, parents, place, given, argv)
 
 
@@ -206,7 +212,7 @@ def _copied(where: str, copy: dict, parents: dict[str, Cell]) -> dict[str, Any]:
     """Flags that a parent was given too, of those that `copy` names."""
     copied = {}
     for parent, names in copy.items():
-        if parent not in parents or not isinstance(names, list):
+        if parent not in parents or not _are_texts(names):
             raise UserError(f"{where}: copy.{parent} = {names!r}, expected a list of flags of one "
                             f"of its parents ({', '.join(parents) or 'there is none'})")
         flags = parents[parent].flags
@@ -222,7 +228,7 @@ def _parents_of(
     for flag, value in parents.items():
         stages = value if isinstance(value, list) else [value]
         for stage in stages:
-            if stage not in earlier:
+            if stage not in [*earlier]:
                 raise UserError(
                     f"stage {name}: parents.{flag} names {stage!r}, expected a stage that stands "
                     f"before it ({', '.join(earlier) or 'there is none'})"
@@ -275,14 +281,22 @@ def _argv(flags: dict[str, Any], where: str) -> list[str]:
     return argv
 
 
-def _check_argv(script: str, argv: list[str], where: str) -> None:
-    """UserError for flags that the script does not take."""
+def _check_argv(script: str, argv: list[str], given: dict[str, Any], where: str) -> None:
+    """UserError for flags that the script does not take, or that are on although they are false."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            _parser_of(script).parse_args(argv)
+            parsed = _parser_of(script).parse_args(argv)
     except SystemExit:
         raise UserError(f"{where}: {said.getvalue().strip()}") from None
+    for flag, value in given.items():
+        if value is False and getattr(parsed, flag, False) is True:
+            raise UserError(f"{where}: {flag} = false given, which leaves out a flag that is on by "
+                            f"default, expected no_{flag} = true")
+
+
+def _are_texts(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def _check_options(table: dict, cells: list[Cell]) -> None:
@@ -290,11 +304,14 @@ def _check_options(table: dict, cells: list[Cell]) -> None:
     stages = table["stages"]
     keys = {key for cell in cells for key in cell.choices}
     baseline = table.get("baseline")
-    if baseline is not None and baseline.get("stage") not in stages:
+    if baseline is not None and baseline.get("stage") not in [*stages]:  # a list is in no dict
         raise UserError(f"baseline = {baseline}, expected stage = one of {', '.join(stages)}")
     for key in set(baseline or {}) - {"stage"}:
         if key not in keys:
             raise UserError(f"baseline: {key} is chosen nowhere, expected one of {sorted(keys)}")
+    for name in ("metrics", "compare"):
+        if not _are_texts(table.get(name, [])):
+            raise UserError(f"{name} = {table[name]!r}, expected a list of metrics' names")
     for number, matrix in enumerate(table.get("matrices", []), 1):
         _check_table(matrix, MATRIX, f"matrix {number}", ("metric", "rows", "columns"))
         for key in (matrix["rows"], matrix["columns"], *matrix.get("where", {})):
@@ -304,5 +321,5 @@ def _check_options(table: dict, cells: list[Cell]) -> None:
     curves = table.get("curves", {})
     _check_table(curves, CURVES, "curves", ("stages",) if curves else ())
     for stage in (*curves.get("stages", []), *([curves["panel"]] if "panel" in curves else [])):
-        if stage not in stages:
+        if stage not in [*stages]:
             raise UserError(f"curves: {stage!r} given, expected one of {', '.join(stages)}")

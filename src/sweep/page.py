@@ -80,8 +80,13 @@ def results_table(experiment: Experiment, rows: Sequence[Row], looks: int) -> Ma
         cells = [_cell(row.means[m]) for m in metrics]
         cells += [_difference(row.differences.get(m)) for m in compared]
         name = f"{row.label} (baseline)" if row.baseline else row.label
+        if row.seeds < len(experiment.seeds):
+            name += f" ({row.seeds} of {len(experiment.seeds)} seeds)"
         lines.append(tag("tr", tag("th", name, scope="row"), *cells))
-    words = "Mean over seeds, below it the 95% interval over contexts and seeds."
+    words = (
+        "Mean over seeds, below it the 95% interval over contexts and seeds (of one seed over "
+        "contexts alone)."
+    )
     if compared:
         words += (
             f" Differences are paired: same seed, same questions. {looks} were looked at, so each "
@@ -123,7 +128,8 @@ def matrix_table(options: dict, rows: Sequence[Row]) -> Markup:
     for row in rows:
         chosen = row.cell.choices
         wanted = all(chosen.get(k) == v for k, v in options.get("where", {}).items())
-        if wanted and across in chosen and down in chosen and metric in row.means:
+        known = math.isfinite(row.means[metric].value)
+        if wanted and known and across in chosen and down in chosen:
             cells.setdefault((chosen[down], chosen[across]), []).append(row)
     columns = list(dict.fromkeys(column for _, column in cells))
     values = [row.means[metric].value for found in cells.values() for row in found]
@@ -176,10 +182,10 @@ def peaks_table(panels: dict[str, list[Line]]) -> Markup:
 
 def cells_section(experiment: Experiment) -> list[Markup]:
     """The experiment file, and the command of every cell."""
-    text = experiment.path.read_text(encoding="utf-8")
     commands = [tag("p", command_of(cell), class_="flags") for cell in experiment.cells]
     return [
-        tag("details", tag("summary", f"the file {experiment.path.name}"), tag("pre", text)),
+        tag("details", tag("summary", f"the file {experiment.path.name}"),
+            tag("pre", experiment.text)),
         tag("details", tag("summary", f"{len(commands)} commands"), *commands),
     ]
 

@@ -31,7 +31,7 @@ class CellResult(NamedTuple):
 
 class Row(NamedTuple):
     """Seeds of one variant together. means: metric -> estimate; differences: metric -> that of the
-    difference from the baseline; baseline: whether it is the baseline.
+    difference from the baseline; baseline: whether it is the baseline; seeds: those measured.
     """
 
     label: str
@@ -39,6 +39,7 @@ class Row(NamedTuple):
     means: dict[str, Estimate]
     differences: dict[str, Estimate]
     baseline: bool
+    seeds: int
 
 
 class Point(NamedTuple):
@@ -87,7 +88,8 @@ def rows_of(experiment: Experiment, measured: Sequence[CellResult]) -> tuple[lis
 
     Evaluations whose best of n are curves have no row.
     """
-    metrics = experiment.options.get("metrics", METRICS)
+    metrics = [*experiment.options.get("metrics", METRICS),
+               *(matrix["metric"] for matrix in experiment.options.get("matrices", []))]
     compared = experiment.options.get("compare", COMPARED)
     drawn = experiment.options.get("curves", {}).get("stages", ())
     measured = [one for one in measured if one.cell.stage not in drawn]
@@ -114,7 +116,8 @@ def rows_of(experiment: Experiment, measured: Sequence[CellResult]) -> tuple[lis
         }
         differences = {name: found for name, found in differences.items() if found.seeds}
         cell = group[0].cell
-        rows.append(Row(label_of(cell), cell, means, differences, cell.key in own))
+        is_baseline = cell.key in own
+        rows.append(Row(label_of(cell), cell, means, differences, is_baseline, len(group)))
     return rows, looks
 
 

@@ -1,7 +1,8 @@
 """Run the cells of an experiment, several at once, and continue after whatever ended the last run.
 
-A cell is finished once its result file is there; the scripts write it whole or not at all. An
-unfinished one is started again with --resume. One process waits for all of them, without threads.
+A cell is finished once its parents are and its result file is there; the scripts write it whole or
+not at all. An unfinished one is started again with --resume. One process waits for all of them,
+without threads.
 """
 
 import ctypes
@@ -39,7 +40,7 @@ def run_cells(cells: list[Cell], jobs: int, threads: int, folder: Path) -> dict[
     lock = _wait_for_folder(folder)
     check_stored(cells)
     failed: dict[tuple, str] = {}
-    done = {cell.key for cell in cells if cell.result.exists()}
+    done = _finished(cells)
     waiting = [cell for cell in cells if cell.key not in done]
     print(f"{len(cells)} cells: {len(done)} finished before, {len(waiting)} to run, {jobs} at once")
     running: list[Job] = []
@@ -69,8 +70,10 @@ def run_cells(cells: list[Cell], jobs: int, threads: int, folder: Path) -> dict[
     return failed
 
 
-def check_stored(cells: list[Cell]) -> None:
-    """UserError for a cell that an earlier run has started with other flags."""
+def check_stored(cells: list[Cell], any_threads: bool = False) -> None:
+    """UserError for a cell that an earlier run has started with other flags. any_threads: but for
+    --threads, which comes last.
+    """
     for cell in cells:
         path = cell.folder / "cell.json"
         if not path.exists():
@@ -79,7 +82,10 @@ def check_stored(cells: list[Cell]) -> None:
             stored = json.loads(path.read_bytes())
         except ValueError:
             stored = None
-        if stored != [cell.script, *cell.argv]:
+        wanted = [cell.script, *cell.argv]
+        if any_threads and isinstance(stored, list):
+            stored, wanted = stored[:-1], wanted[:-1]
+        if stored != wanted:
             raise UserError(
                 f"{cell.folder} was started with other flags ({path} has them), expected the same: "
                 "remove the folder or give another --output_dir"
@@ -96,6 +102,19 @@ def _wait_for_folder(folder: Path) -> BinaryIO:
     except BlockingIOError:
         print(f"{folder} is in use by another sweep or by what it started: waiting", flush=True)
         return lock_file(path, wait=True)
+
+
+def _finished(cells: list[Cell]) -> set[tuple]:
+    """Keys of the finished cells. Removes the result of an evaluation whose checkpoint was removed:
+    that will be another one. Training scripts notice by themselves what they started from.
+    """
+    done: set[tuple] = set()
+    for cell in cells:  # parents first
+        if all(parent.key in done for parent in cell.parents.values()):
+            done |= {cell.key} if cell.result.exists() else set()
+        elif cell.script == EVALUATION:
+            cell.result.unlink(missing_ok=True)
+    return done
 
 
 def _drop_orphans(waiting: list[Cell], failed: dict[tuple, str]) -> list[Cell]:

@@ -1,4 +1,6 @@
-"""Files written whole or not at all, and what killed writers left. Imports nothing heavy."""
+"""Files written whole or not at all, folders for them, and what killed writers left. Imports
+nothing heavy.
+"""
 
 import contextlib
 import errno
@@ -8,6 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from src.utils.errors import UserError
 from src.utils.exit_handling import out_of_memory
 
 
@@ -48,6 +51,15 @@ def write_json(path: str | Path, value: Any, **options: Any) -> None:
     """`write_atomically` for a value as JSON; options: of json.dumps."""
     text = json.dumps(value, **options)
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def require_folder(folder: Path) -> None:
+    """UserError for an --output_dir that is a file or below one."""
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(
+            f"--output_dir {folder} given, but {above} is a file, expected a folder or a new name"
+        )
 
 
 def clear_stale(folder: str | Path) -> None:

@@ -283,8 +283,7 @@ class _Writer:
             fits = entities[target].pronoun != other.get(item.fact.answer_type)
             if item.fact.noun and fits and not item.decoy and item.entity != target:
                 told[i] = item._replace(value=Value(entities[target].name))
-                phrase = "".join(item.fact.noun.replace("{E}", entities[item.entity].name))
-                return {target: phrase}
+                return {target: item.fact.noun.replace("{E}", entities[item.entity].name)}
         return {}
 
     # How it is told.

@@ -106,9 +106,9 @@ def check_order(
                 sooner = both in made_of and ranks[both] < x_ends and ranks[both] <= y_ends
                 if sooner and both != token and made_of[both] == (x, y):
                     raise UserError(
-                            f"{source}: its merges never make the token {token[:40]!r} ({both!r} "
-                            "comes first), expected a vocabulary that tiktoken can follow"
-                        )
+                        f"{source}: its merges never make the token {token[:40]!r} ({both!r} comes "
+                        "first), expected a vocabulary that tiktoken can follow"
+                    )
 
 
 def _to_bytes(text: str, table: Mapping[str, int], source: str) -> bytes:
@@ -225,7 +225,8 @@ def _only_frames(post: Any) -> bool:
     if not isinstance(post, dict):
         return False
     if post.get("type") == "Sequence":
-        return all(map(_only_frames, post.get("processors") or [None]))
+        steps = post.get("processors")
+        return isinstance(steps, list) and bool(steps) and all(map(_only_frames, steps))
     return post.get("type") in ("ByteLevel", "TemplateProcessing")
 
 

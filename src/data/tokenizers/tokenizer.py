@@ -76,7 +76,8 @@ class Tokenizer:
         """
         encode = self._encoding.encode_ordinary
         if self._absent:
-            data = text.encode("utf-8", "replace")
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            data = text.encode()
             if len(data.translate(None, self._absent)) < len(data):
                 encode = self._encode_without_absent
         if _LONG_RUN.search(text) is None:
@@ -87,7 +88,6 @@ class Tokenizer:
         """tiktoken panics at a byte that has no token. After it is dropped its neighbours may
         merge, so the text is first cut here, by the same pattern, and only then are bytes dropped.
         """
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids: list[int] = []
         for piece in regex.findall(self._encoding._pat_str, text):
             kept = piece.encode().translate(None, self._absent)
