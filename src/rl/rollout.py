@@ -153,15 +153,16 @@ def sample_rollout(
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty. (N, policy
     # training, detail 5, replaces the score by a fixed one.)
     score, parts = reward_of(trees, prompts.asked)
-    free = torch.tensor(prompts.excused, dtype=torch.bool).repeat_interleave(s.num_samples)
+    excused = torch.tensor(prompts.excused, dtype=torch.bool).repeat_interleave(s.num_samples)
     # 3. The frozen policy's log-probs and the critic's values in one pass each.
     reference_logp, values = _reference_and_values(models, trees, s)
-    mine = score, free, answers.stopped, answers.lengths, answers.logp, reference_logp, values
+    mine = score, excused, answers.stopped, answers.lengths, answers.logp, reference_logp, values
+    # From here on, the episodes of all ranks.
     of_ranks = gather((trees, parts, [x.cpu() for x in mine]))
     trees = [tree for its, _, _ in of_ranks for tree in its]
     names = dict.fromkeys(name for _, its, _ in of_ranks for name in its)
     parts = {n: torch.cat([its[n] for _, its, _ in of_ranks if n in its]) for n in names}
-    score, free, stopped, lengths, logp, reference_logp, values = (
+    score, excused, stopped, lengths, logp, reference_logp, values = (
         torch.cat(its).to(s.device) for its in zip(*(x for _, _, x in of_ranks), strict=True)
     )
     # As wide as scores are: they have the EOS of every answer. Where it was not drawn, the mask
@@ -171,7 +172,7 @@ def sample_rollout(
     # 4. KL penalty on every action, the score once, on the last one (IGPT section 3.5; N, policy
     # training, detail 8).
     rewards = kl_penalised_rewards(
-        score, logp, reference_logp, mask, kl_coefs(s.algorithm, kl_coef).reward, stopped | free,
+        score, logp, reference_logp, mask, kl_coefs(s.algorithm, kl_coef).reward, stopped | excused,
         s.missing_eos_penalty, s.algorithm.kl_estimator,
     )
     # 5. What the answers are compared with: values, the question's other answers, the batch.

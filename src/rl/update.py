@@ -82,6 +82,7 @@ def _backward(
     tree_batch = build_tree_batch([rollout.trees[i] for i in part], s.eos_id, s.device)
     rows = [row for i in part for row in range(rollout.rows[i].start, rollout.rows[i].stop)]
     rows = torch.tensor(rows, dtype=torch.long, device=s.device)
+    # A rollout is as wide as --max_new_tokens and EOS, this part as its own longest answer.
     columns = tree_batch.targets.shape[1]
 
     def here(x: Tensor) -> Tensor:
