@@ -8,6 +8,7 @@ finished SFT model.
 """
 
 import time
+from collections.abc import Iterator, Sequence
 
 from src.utils import cli
 from src.utils.constants import SFT as STAGE
@@ -58,9 +59,10 @@ with flags_first(__name__, build_parser):
 
     from src.data.negative_controls import answers_of, apply_control
     from src.data.squad_dataset import indexed_batches
+    from src.data.windows import Tree
     from src.evaluation.intervals import Figures
     from src.inference.logprobs import build_tree_batch, score_completions, score_text
-    from src.interop.pretrained import start_of
+    from src.interop.pretrained import start_of, take_parents_defaults
     from src.losses import sft_loss
     from src.training import planning, reporting, run_data
     from src.training.device import choose_precision
@@ -156,10 +158,13 @@ def main(argv=None) -> dict:
         device = set_up_torch(args)
 
         # The model, and the questions in windows that it can read.
-        parent = sft_parent(args) if args.checkpoint else None
-        model, tokenizer, parents = (
-            start_of(run) if parent is None else (parent.model, parent.tokenizer, [parent])
-        )
+        if args.checkpoint:
+            parent = sft_parent(args)
+            take_parents_defaults(run, parent)
+            model, tokenizer, parents = parent.model, parent.tokenizer, [parent]
+        else:
+            parent = None
+            model, tokenizer, parents = start_of(run)
         model.to(device)
         choose_precision(args, device, model)
         block = model.config.block_size
@@ -173,9 +178,19 @@ def main(argv=None) -> dict:
             held_out = held_out._replace(prompts=prompts)
         trained = prepare({"model": model}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
-        order = {"batch_size": args.batch_size, "seed": args.seed}
-        batches = indexed_batches(questions.encoded, questions.units, **order)
-        max_steps = planning.plan_steps_of_tokens(args, questions.units, batches)
+        answers = answers_of(questions.encoded)
+
+        def trees_from(step: int) -> Iterator[Sequence[Tree]]:
+            """What each step trains on, from any step on, as --control leaves it."""
+            batches = indexed_batches(
+                questions.encoded, questions.units, batch_size=args.batch_size, seed=args.seed,
+                start_step=step,
+            )
+            for number, batch in enumerate(batches, step):
+                seed = f"{args.seed}/{number}"
+                yield apply_control(batch.trees, args.control, seed, block, answers)
+
+        max_steps = planning.plan_steps_of_tokens(args, questions.units, trees_from(0))
         run.start(run_data.inputs_of(questions, parents, tokenizer))
         progress = Progress()
 
@@ -188,14 +203,10 @@ def main(argv=None) -> dict:
         # The step loop.
         if run.last is None:
             progress.before = evaluate(0)
-        batches = indexed_batches(
-            questions.encoded, questions.units, **order, start_step=run.steps_done
-        )
-        answers = answers_of(questions.encoded)
+        batches = trees_from(run.steps_done)
         for step in steps(run, max_steps, trained, optimizer, progress):
             started = time.perf_counter()
-            trees = next(batches).trees
-            trees = apply_control(trees, args.control, f"{args.seed}/{step}", block, answers)
+            trees = next(batches)
             record = sft_backward(model, trees, tokenizer.eos_id, args, device)
             record |= scheduled_step(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)

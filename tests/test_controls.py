@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from conftest import call, flags, outcome, refusal
+from conftest import FIRST, SHAPES, call, flags, outcome, refusal
 
 from src.rl.rewards import noise_reward, reward_function
 from src.training.progress import Progress, tokens_read
@@ -160,6 +160,16 @@ def test_sft_is_continued_for_as_many_tokens_as_other_stages_processed(workplace
     assert table["policies"][paths[1]]["kl_nats"]["value"] != 0
 
 
+def test_a_control_without_contexts_processes_as_many_tokens_as_the_flag_says(workplace):
+    """Its steps were planned with the contexts, which it does not read."""
+    workplace("kgram", [])
+    argv = ["--model_type", "kgram", *SHAPES["kgram"], *FIRST, "--eval_limit", "6"]
+    argv += ["--batch_size", "2", "--max_tokens", "6000", "--control", "no_context"]
+    found = call("main_squad", argv)["processed_tokens"]
+    last = lines_of("checkpoints/kgram_main_squad/metrics.jsonl")[-1]
+    assert 6000 <= found < 6000 + last["tokens_per_second"] * last["seconds"] + 1
+
+
 def test_a_run_is_resumed_without_the_checkpoint_that_said_how_long_it_is(workplace):
     workplace("kgram", ["main_squad", "train_dpo"])
     other = Path("checkpoints/kgram_train_dpo/final.pt")
@@ -203,6 +213,7 @@ def test_a_continued_model_learns_from_its_own_role(tmp_path, monkeypatch):
         (["--max_tokens", "9", "--same_compute_as", "x"], "--max_tokens and --same_compute_as"),
         (["--max_tokens", "9", "--epochs", "1"], "--max_tokens and --epochs given"),
         (["--same_compute_as", "nowhere.pt"], "nowhere.pt"),
+        (["--same_compute_as", ""], "--same_compute_as '' given, expected a name"),
     ],
 )
 def test_what_contradicts_a_continued_run_is_refused(more, line, workplace):

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import call, flags
+from conftest import call, flags, outcome
 from test_run import parser, toy_with_gradient
 
 from src.data.encoding import encode_paragraphs
@@ -25,7 +25,7 @@ from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
 from src.utils.exit_handling import NonFiniteError
-from src.utils.payload import load_payload
+from src.utils.payload import load_payload, save_payload
 from tests.faults.runs import small_squad
 
 # --- the step ---
@@ -225,3 +225,15 @@ def test_dpo_logs_the_reward_of_a_model_that_trains_nothing(workplace):
     log = [json.loads(line) for line in (folder / "scored/metrics.jsonl").read_text().splitlines()]
     assert log[0]["eval_kl_nats"] == pytest.approx(0, abs=1e-5)
     assert any(abs(record.get("eval_kl_nats", 0)) > 1e-5 for record in log)
+
+
+@pytest.mark.parametrize("stage", ["train_dpo", "train_ppo"])
+def test_a_reward_model_of_a_smaller_block_is_refused(stage, workplace):
+    """A transformer has no positions beyond its block; DPO's first evaluation asked for them."""
+    workplace("kgram", ["main_squad", "train_reward_model"])
+    payload = load_payload("checkpoints/kgram_train_reward_model/final.pt")
+    payload["config"]["block_size"] = 64
+    save_payload("small.pt", payload)
+    ended = outcome(stage, [*flags(stage, "kgram"), "--reward_checkpoint", "small.pt"])
+    assert ended.code == 2
+    assert "small.pt reads 64 tokens, the policy writes up to 1024" in ended.err[-1]

@@ -377,6 +377,24 @@ def test_answers_come_one_policy_after_the_other(loaded, monkeypatch):
     assert "Done" in steps[-1][0] and steps[-1][1] == 2
 
 
+def test_answers_have_the_precision_of_the_flag(loaded, monkeypatch):
+    """Worker threads compute them, and torch keeps autocast by thread."""
+    seen = []
+
+    def noted(policy, *about):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return answers_module.PolicyAnswers(policy.name, [], refusal="none asked for")
+
+    monkeypatch.setattr(answers_module, "answer", noted)
+    for on in (True, False):
+        torch.set_autocast_enabled("cpu", on)
+        try:
+            respond(loaded)
+        finally:
+            torch.set_autocast_enabled("cpu", False)
+    assert seen == [True, True, False, False]
+
+
 def test_golds_and_mistakes_on_the_page(loaded):
     assert "Gold answer: 1204" in respond(loaded)[-1][1]
     assert "Gold answer" not in respond(loaded, question="When?")[-1][1]

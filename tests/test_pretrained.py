@@ -447,6 +447,13 @@ def test_sft_from_a_pretrained_start(tmp_path, monkeypatch, llama_folder):
     made = load_checkpoint("checkpoints/transformer_train_dpo/final.pt")
     assert made.flags["lr"] == 3e-5 and made.flags["micro_batch_size"] == 2
     assert [a["stage"] for a in made.lineage] == ["pretrained", "main_squad"]
+    # SFT continued, a control, has the recipe of the SFT before it, and its window.
+    parent = "checkpoints/transformer_main_squad/final.pt"
+    ended = outcome("main_squad", ["--checkpoint", parent, "--output_dir", "more", *small])
+    assert ended.code == 0, ended.err
+    flags = load_checkpoint("more/final.pt").flags
+    assert (flags["lr"], flags["lm_weight"], flags["hold"]) == (1e-4, 0.0, 0.0)
+    assert flags["weight_decay"] == 0.0 and flags["batch_size"] == 8
 
 
 def test_flags_that_the_start_settles_are_refused(tmp_path, monkeypatch, llama_folder):

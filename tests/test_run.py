@@ -24,7 +24,7 @@ from src.training.run import Run, set_up_torch
 from src.utils import cli
 from src.utils.cli import Parser, number
 from src.utils.errors import UserError
-from src.utils.exit_handling import NonFiniteError, Stopped, command
+from src.utils.exit_handling import NonFiniteError, Stopped, command, ends_in_one_line
 from src.utils.payload import load_payload, save_payload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,6 +129,20 @@ def test_a_gpu_of_a_number_that_is_not_there_is_said_so(monkeypatch):
     args = parser().parse_args(["--device", "cuda:7"])
     with pytest.raises(UserError, match="--device cuda:7 given, but torch finds 1 CUDA devices"):
         set_up_torch(args)
+
+
+def test_a_rank_without_a_gpu_says_so_itself(monkeypatch, capsys):
+    """Rank 0 has one, and would say no more than that another rank ended."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (("WORLD_SIZE", "4"), ("RANK", "2"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    args = parser().parse_args(["--device", "cuda"])
+    with pytest.raises(SystemExit) as stop, ends_in_one_line("stage"):
+        set_up_torch(args)
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("stage: rank 2: --device cuda:2 given, but torch finds 2 CUDA devices")
 
 
 def test_mps_is_taken_where_it_is_asked_for(monkeypatch):
@@ -389,6 +403,16 @@ def test_a_last_pt_of_another_kind_is_refused(tmp_path):
         run_in(tmp_path, "--resume")
 
 
+def test_a_resumed_run_does_not_keep_what_it_restored(tmp_path):
+    """Weights and moments would be in memory twice, to the end of the run."""
+    train(tmp_path, stop_after=3)
+    with run_in(tmp_path, "--resume") as run:
+        toy = {"toy": Toy()}
+        run.start()
+        assert next(steps(run, 6, toy, make_optimizer(toy), Progress())) == run.steps_done == 2
+        assert not {"modules", "optimizer"} & run.last.keys()
+
+
 def test_weights_of_another_shape_are_refused(tmp_path):
     train(tmp_path, stop_after=3)
     with run_in(tmp_path, "--resume") as run:
@@ -535,3 +559,13 @@ def test_all_generators_go_on_where_their_state_was_taken():
     assert drawn() != first
     set_rng_state(state)
     assert drawn() == first
+
+
+def test_generators_of_gpus_that_are_not_here_are_left_out(monkeypatch):
+    """Resumed on a machine with fewer GPUs; no stage draws from their generators."""
+    restored = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.extend)
+    set_rng_state({**rng_state(), "cuda": ["of the first", "of the second"]})
+    assert restored == ["of the first"]

@@ -26,6 +26,7 @@ from src.rl.models import Models, load_models, reward_and_kl
 from src.rl.rewards import function_rewards, make_reward, model_rewards, reward_function
 from src.rl.rollout import Rollout, settings_of
 from src.utils.errors import UserError
+from src.utils.exit_handling import ends_in_one_line
 from src.utils.payload import load_payload
 
 
@@ -280,6 +281,23 @@ def test_a_reward_that_is_no_finite_number_ends_in_one_line(value, workplace, mo
     assert ended.code == 2
     assert ended.err[-1].startswith("train_ppo: the reward function")
     assert "expected a finite number" in ended.err[-1]
+
+
+def test_a_reward_that_fails_on_one_rank_alone_is_said_by_that_rank(monkeypatch, capsys):
+    """Rank 0 scores other answers, and would say no more than that another rank ended."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("src.rl.rollout.gather", lambda value: [value, value])
+
+    def fails(trees):
+        raise UserError("the reward function gave None, expected a finite number")
+
+    models = models_of("kgram", critic=False)
+    with pytest.raises(SystemExit) as stop, ends_in_one_line("train_ppo"):
+        rollout_of(models, [([1, 2], [[3], [4]])], fails, 0.0, 0, settings(algorithm="rloo"))
+    assert stop.value.code == 2
+    said = "train_ppo: rank 1: the reward function gave None, expected a finite number\n"
+    assert capsys.readouterr().err == said
 
 
 def test_past_the_kl_limit_the_run_stops_and_says_so(workplace):

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import flags, outcome
 
 from src.data.squad_loader import load_squad
@@ -289,6 +290,27 @@ def test_buttons_vote_skip_and_undo(loaded):
     assert window.shown == undone and "Taken back. 2 votes" in status
     window, status = press_all(press, ["a", "undo", "undo", "undo", "undo"], window)
     assert "Nothing to take back in this window. 0 votes" in status and rows_of(path) == []
+
+
+def test_buttons_sample_in_the_precision_of_the_flag(loaded, monkeypatch):
+    """Gradio presses them in threads of its own, where torch's autocast is off."""
+    seen = []
+
+    def noted(*about):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return f"answer {len(seen)}"
+
+    monkeypatch.setattr(comparisons, "sample_text", noted)
+    voting = Voting(training_questions(loaded.data), True, Path("preferences.jsonl"))
+    torch.set_autocast_enabled("cpu", True)
+    try:
+        press = voter(voting, loaded, "cpu")
+    finally:
+        torch.set_autocast_enabled("cpu", False)
+    thread = threading.Thread(target=press_all, args=(press, [""]))
+    thread.start()
+    thread.join()
+    assert seen == [True, True]
 
 
 def test_two_windows_write_one_file(loaded):

@@ -24,7 +24,7 @@ class SampleFigures(NamedTuple):
 
 def sample_figures(
     model: nn.Module, parent: nn.Module, prompts: Sequence[PromptTree], eos_id: int, *,
-    seed: int = 0, first_row: int = 0, max_new_tokens: int = 24, device: torch.device | str = "cpu",
+    max_new_tokens: int, first_row: int = 0, device: torch.device | str = "cpu",
 ) -> SampleFigures:
     """KL from the parent as the summed k1 of one sample a question, its -log p and its tokens.
 
@@ -33,7 +33,7 @@ def sample_figures(
     first_row: how many questions other ranks have before these, so that all draw from one stream.
     """
     drawn = generate_all(
-        model, prompts, eos_id, sampling=Sampling(), seed=seed, first_row=first_row,
+        model, prompts, eos_id, sampling=Sampling(), first_row=first_row,
         max_new_tokens=max_new_tokens, device=device,
     )
     trees = with_answers(prompts, drawn)

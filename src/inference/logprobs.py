@@ -133,12 +133,13 @@ def logp_of_hidden(
     """Log-probabilities of targets (N, A) from the hidden states (N, >= A, D) before them. Logits
     are computed at real positions only.
     """
-    logits = model.logits(pick(hidden[:, : targets.shape[1]], mask))
+    at = mask.flatten().nonzero().squeeze(1)  # once: a GPU is waited for
+    logits = model.logits(hidden[:, : targets.shape[1]].flatten(0, 1).index_select(0, at))
     if temperature != 1:  # saves a pass over all logits, forward and backward
         # In float32, as sampling does: bfloat16 would round once more, to 0.1 nats.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    flat = token_logp(logits, targets[mask])
-    logp = flat.new_zeros(mask.numel()).index_copy(0, mask.flatten().nonzero().squeeze(1), flat)
+    flat = token_logp(logits, targets.flatten().index_select(0, at))
+    logp = flat.new_zeros(mask.numel()).index_copy(0, at, flat)
     return CompletionLogps(logp.view(mask.shape), mask)
 
 

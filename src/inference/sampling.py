@@ -124,7 +124,7 @@ def generate(
     (N, max_new_tokens) in [0, 1) to draw with, instead of the seed's numbers.
 
     Contexts and questions are encoded once. Finished rows leave the batch. A sample depends on the
-    weights, its prompt, the seed and its index among the samples, and on no other row.
+    weights, its prompt, the seed and its row in the seed's stream, and on no other row.
     """
     count = num_samples * sum(len(questions) for _, questions in prompts)
     if uniform is None:

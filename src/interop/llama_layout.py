@@ -19,6 +19,7 @@ from torch import Tensor
 from src.interop.gguf_file import GgufFile
 from src.model.model import Undrawn
 from src.model.transformer.transformer import Transformer, TransformerConfig, rotary_tables
+from src.utils.constants import MAX_BLOCK_SIZE
 from src.utils.errors import UserError
 
 # Where our configuration comes from; a None must be given.
@@ -60,8 +61,6 @@ HARMLESS = {
     "transformers.js_config", "return_dict", "output_attentions", "output_hidden_states",
     "max_window_layers",
 }
-# The longest window that a table is made for; a longer one is cut to it.
-MAX_POSITIONS = 1 << 18
 
 # One block's tensors in transformers' names, in the order in which ours are joined from them.
 BLOCK = {
@@ -137,7 +136,7 @@ def config_of(source: LlamaSource) -> TransformerConfig:
     values["rope_theta"], values["rope_scaling"] = _rope(fields, path)
     values["qkv_bias"], values["out_bias"] = _biases(fields, path)
     _refuse_windows(fields, path)
-    values["block_size"] = min(values["block_size"], MAX_POSITIONS)
+    values["block_size"] = min(values["block_size"], MAX_BLOCK_SIZE)
     if not 0 < values["norm_eps"] < 1:
         raise UserError(f"{path}: rms_norm_eps {values['norm_eps']} given, expected 0 to 1")
     try:

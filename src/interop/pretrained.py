@@ -94,9 +94,11 @@ def start_of(run: Run) -> Start:
 
 
 def take_parents_defaults(run: Run, parent: Checkpoint) -> None:
-    """Other defaults for a later stage whose parent descends from a pretrained model."""
+    """Other defaults for a stage whose parent descends from a pretrained model."""
     if any(ancestor["stage"] == STAGE for ancestor in parent.lineage):
-        run.take_defaults(PRETRAINED_DEFAULTS[run.stage], "a pretrained model at the start")
+        defaults = dict(PRETRAINED_DEFAULTS[run.stage])
+        defaults.pop("block_size", None)  # continued SFT keeps its parent's
+        run.take_defaults(defaults, "a pretrained model at the start")
 
 
 def names_pretrained(path: str | None) -> bool:

@@ -46,8 +46,7 @@ class TiedEmbedding(nn.Embedding):
 @contextmanager
 def prepacked(model: nn.Module, rows: int) -> Iterator[None]:
     """Inside this context, products with the model's weights read packed copies of them, where
-    there are any (`packed_copy`). Use it when weights that do not change are read
-    many times.
+    there are any (`packed_copy`). Use it where weights that do not change are read many times.
 
     rows: of a typical product. With fewer than four, packing gains nothing in float32.
     """

@@ -21,6 +21,7 @@ from src.playground import render, vote_page
 from src.playground.answers import AnswerSettings, PolicyAnswers, answers
 from src.playground.checkpoints import CheckpointList
 from src.playground.comparisons import Voting
+from src.training.device import in_this_precision
 from src.utils.errors import UserError
 
 HOST = "127.0.0.1"
@@ -57,7 +58,7 @@ def responder(
     Worker threads compute, so that Stop frees the page at once. An answer in progress is still
     finished, then discarded; until then it occupies one of the AT_ONCE workers.
     """
-    workers = ThreadPoolExecutor(AT_ONCE)
+    workers, advance = ThreadPoolExecutor(AT_ONCE), in_this_precision(next, device)
     golds = {(example.context, example.question): example.golds for example in known}
 
     def respond(context, question, names, reward_name, temperature, top_k, top_p, samples, seed):
@@ -79,7 +80,7 @@ def responder(
         started = time.monotonic()
         try:
             for number, policy in enumerate(chosen, 1):
-                work = workers.submit(next, arriving)
+                work = workers.submit(advance, arriving)
                 while not work.done():
                     busy = f"{policy.name} is answering ({number} of {len(chosen)})"
                     yield page_of(render.note(f"{busy}, {time.monotonic() - started:.0f} s\u2026"))

@@ -23,6 +23,7 @@ from src.playground.votes import (
     remove_vote,
     vote_row,
 )
+from src.training.device import in_this_precision
 from src.utils.errors import UserError
 
 SKIP, UNDO = "skip", "undo"
@@ -85,7 +86,7 @@ def voter(
     A vote is on the disk before the next answers are sampled. Without a button, or where other
     policies were chosen, it only shows the next two answers.
     """
-    rng = random.Random()
+    rng, draw = random.Random(), in_this_precision(draw_comparison, device)
 
     def press(button: str, window: Window, first: str, second: str, temperature: float):
         message = ""
@@ -104,7 +105,7 @@ def voter(
                 message = f"Saved: {BUTTONS[button][0]}."
                 window = Window(None, (*window.done, (window.shown, row["id"])))
             policies = loaded.policies[first], loaded.policies[second]
-            shown = draw_comparison(voting, policies, float(temperature), rng, device)
+            shown = draw(voting, policies, float(temperature), rng, device)
             return _outputs(window._replace(shown=shown), voting, message)
         except (UserError, OSError) as error:
             return _outputs(window, voting, str(error), warning=True)

@@ -70,12 +70,7 @@ def load_models(
                 f"one from this, run {REWARD}.py again with --overwrite"
             )
         reward = scored_by.model.to(device).requires_grad_(False)
-        reads, writes = reward.backbone.config.block_size, policy.config.block_size
-        if reads < writes:
-            raise UserError(
-                f"{scored_by.path} reads {reads} tokens, the policy writes up to {writes}, "
-                "expected a reward model that reads them all: train it from the same SFT checkpoint"
-            )
+        _require_block(scored_by, policy)
     elif args.reward_checkpoint is not None:
         say(f"--reward {args.reward} needs no reward model: --reward_checkpoint is not read")
     critic = None
@@ -83,6 +78,16 @@ def load_models(
         critic = Critic.of_reward(reward) if reward else Critic(copy.deepcopy(policy))
         critic.to(device)
     return parents, reward, Models(policy, reference, critic)
+
+
+def _require_block(scored_by: Checkpoint, policy: nn.Module) -> None:
+    """UserError for a reward model that reads fewer tokens than the policy writes."""
+    reads, writes = scored_by.model.backbone.config.block_size, policy.config.block_size
+    if reads < writes:
+        raise UserError(
+            f"{scored_by.path} reads {reads} tokens, the policy writes up to {writes}, "
+            "expected a reward model that reads them all: train it from the same SFT checkpoint"
+        )
 
 
 def reward_and_kl(
@@ -132,6 +137,7 @@ def score_and_kl(
     if scored_by is None or held_out is None:
         return lambda result: {}
     policy, tokenizer = parent.model, parent.tokenizer
+    _require_block(scored_by, policy)
     models = Models(policy, copy.deepcopy(policy).requires_grad_(False), None)
     reward = scored_by.model.to(device).requires_grad_(False)
     reward_of = make_reward(MODEL, reward, tokenizer, device)

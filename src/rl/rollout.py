@@ -36,6 +36,7 @@ from src.rl.models import Models
 from src.rl.rewards import RewardOf
 from src.training.distributed import gather, rank, rank_partition, unsharded
 from src.utils.constants import MICRO_BATCH_TOKENS
+from src.utils.errors import RankError, UserError
 
 
 class Settings(NamedTuple):
@@ -152,7 +153,10 @@ def sample_rollout(
     trees = with_answers(prompts.trees, answers.texts(), s.num_samples)
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty. (N, policy
     # training, detail 5, replaces the score by a fixed one.)
-    score, parts = reward_of(trees, prompts.asked)
+    try:
+        score, parts = reward_of(trees, prompts.asked)
+    except UserError as error:  # of this rank's answers, which no other rank scores
+        raise RankError(str(error)) from error
     excused = torch.tensor(prompts.excused, dtype=torch.bool).repeat_interleave(s.num_samples)
     # 3. The frozen policy's log-probs and the critic's values in one pass each.
     reference_logp, values = _reference_and_values(models, trees, s)

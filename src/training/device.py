@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
-from src.utils.errors import UserError
+from src.utils.errors import RankError, UserError
 from src.utils.ranks import world_size
 
 EXPECTED = "expected auto, cpu, cuda, cuda:N or mps"
@@ -16,8 +18,8 @@ WIDE = 512
 
 
 def choose_device(args: argparse.Namespace) -> torch.device:
-    """The device of --device. Also sets the autocast dtype of --dtype for the whole process, and on
-    a GPU what `optimizer.backward` needs. On other devices --dtype auto is float32 until
+    """The device of --device. Also sets the autocast dtype of --dtype for this thread, and on a
+    GPU what `optimizer.backward` needs. On other devices --dtype auto is float32 until
     `choose_precision` knows the model.
 
     Raises UserError for a device that there is not.
@@ -40,7 +42,7 @@ def choose_device(args: argparse.Namespace) -> torch.device:
         raise UserError(f"--device {name} given, {EXPECTED}")
     if device.type == "cuda" and device.index is not None:
         if device.index >= (count := torch.cuda.device_count()):
-            raise UserError(
+            raise RankError(
                 f"--device {name} given, but torch finds {count} CUDA devices, numbered from 0: "
                 "name one of them, or start fewer ranks"
             )
@@ -65,6 +67,18 @@ def choose_precision(args: argparse.Namespace, device: torch.device, model: nn.M
         _autocast(device, args.dtype == "bfloat16")
 
 
+def in_this_precision(call: Callable[..., Any], device: torch.device | str) -> Callable[..., Any]:
+    """`call` for other threads, in the precision of this one: torch keeps autocast by thread."""
+    kind = torch.device(device).type
+    on = torch.is_autocast_enabled(kind)
+
+    def called(*args: Any) -> Any:
+        with torch.autocast(kind, torch.bfloat16, enabled=on, cache_enabled=False):
+            return call(*args)
+
+    return called
+
+
 def cpu_multiplies_bfloat16() -> bool:
     """Whether the processor has instructions for products of bfloat16."""
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -72,8 +86,8 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def _autocast(device: torch.device, on: bool) -> None:
-    """Products in bfloat16, or not. Scalar heads disable autocast (src/model/heads.py); losses have
-    no products.
+    """This thread's products in bfloat16, or not. Scalar heads disable autocast
+    (src/model/heads.py); losses have no products.
     """
     torch.set_autocast_dtype(device.type, torch.bfloat16)
     torch.set_autocast_enabled(device.type, on)

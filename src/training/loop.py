@@ -152,6 +152,8 @@ def restore(
             f"{run.folder / 'last.pt'} does not fit this run's models ({reason}), "
             "give the parent it started from or start anew with --overwrite"
         ) from None
+    # Copied by now: to the end of the run they would take as much memory as the models.
+    del run.last["modules"], run.last["optimizer"]
     step = run.last["step"]
     say(f"{run.folder}: resumed after step {step}")
     return step
@@ -198,8 +200,8 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Continue drawing from where `rng_state` was called."""
     torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if torch.cuda.is_available():  # perhaps with fewer GPUs than where the state was taken
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     version, words, spare = state["python"]
     random.setstate((version, tuple(words), spare))
     name, keys, *rest = state["numpy"]

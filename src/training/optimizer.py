@@ -84,7 +84,7 @@ def optimizer_step(
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     sum_gradients(parameters)
-    # The one place of a step that waits for a GPU: what is not finite must not reach the weights.
+    # Waits for a GPU: what is not finite must not reach the weights.
     norm = float(full_tensors(nn.utils.clip_grad_norm_(parameters, grad_clip, foreach=True)))
     if not (math.isfinite(norm) and math.isfinite(loss)):
         optimizer.zero_grad(set_to_none=True)

@@ -2,10 +2,11 @@
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from src.data.squad_dataset import Batch, ContextGroups, steps_per_epoch
+from src.data.squad_dataset import ContextGroups, steps_per_epoch
+from src.data.windows import Tree
 from src.preference.pairs import PairSet
 from src.training.progress import tokens_read
 from src.utils.errors import UserError
@@ -80,17 +81,19 @@ def _planned(args: argparse.Namespace) -> int:
 
 
 def plan_steps_of_tokens(
-    args: argparse.Namespace, units: ContextGroups, batches: Iterator[Batch]
+    args: argparse.Namespace, units: ContextGroups, batches: Iterator[Sequence[Tree]]
 ) -> int:
     """`plan_steps` where --max_tokens or --same_compute_as may say how long a run is: the first
-    steps whose batches, those that it will see, have so many tokens.
+    steps whose batches have so many tokens.
+
+    batches: the trees that each step will train on.
     """
     _require_units(units)
     # A resumed run has its steps, and needs the files of --same_compute_as no more.
     if args.max_steps is None and (budget := _token_budget(args)) is not None:
         read, args.max_steps = 0, 0
         while read < budget:
-            read += tokens_read(next(batches).trees)
+            read += tokens_read(next(batches))
             args.max_steps += 1
         say(f"{args.max_steps} steps for {budget} tokens")
     return plan_steps(args, units)

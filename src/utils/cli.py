@@ -23,7 +23,7 @@ LARGEST_INT = 2**63 - 1
 # Flags that name something, where nothing is no name.
 NAMING_FLAGS = (
     "output_dir", "checkpoint", "checkpoints", "reward_checkpoint", "dataset", "tokenizer",
-    "init_from", "pairs", "metric",
+    "init_from", "pairs", "metric", "same_compute_as",
 )
 
 

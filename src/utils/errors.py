@@ -1,4 +1,4 @@
-"""The error that a user's mistake raises. Imports nothing."""
+"""The errors that users' mistakes raise. Imports nothing."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Scripts print the line on stderr and end with exit code 2.
     """
+
+
+class RankError(UserError):
+    """A mistake that other ranks may not meet, so the rank that meets it prints it."""

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from src.utils.errors import UserError
+from src.utils.errors import RankError, UserError
 from src.utils.ranks import lost_rank, rank
 
 ENVIRONMENT = (
@@ -76,6 +76,7 @@ def ends_in_one_line(name: str) -> Iterator[None]:
             yield
         return
     except UserError as error:
+        own_fault = isinstance(error, RankError)
         message, code = str(error), 2
     except Stopped as error:
         message, code = str(error), error.code
