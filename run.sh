@@ -84,10 +84,10 @@ if [[ $model == smollm2 ]]; then
     sft=(--init_from smollm2 --shares 30,40,30 --max_steps 98 --eval_every 49 --eval_limit 200
         ${sft[@]+"${sft[@]}"})
     dpo=(--max_steps 60 --eval_every 0 --eval_limit 200)
-    reward=(--max_steps 60 --eval_every 0 --eval_limit 300)
+    reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
     ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 32
         --eval_every 0 --eval_limit 200)
-    compared_on=300 shown=60  # a question takes half a second of each policy
+    compared_on=200 shown=60  # a question takes half a second of each policy
 elif [[ $dataset_named == no ]]; then
     # Three roles: SFT learns from demonstrations, DPO and reward model from comparisons, PPO answers
     # prompts. More than a fifth of the demonstrations answer in whole sentences, which the comparisons
