@@ -136,7 +136,7 @@ def test_a_pretrained_start(tmp_path):
         },
         train_dpo: {"checkpoint": sft, "max_steps": 60, "eval_every": 0, "eval_limit": 200},
         train_reward_model: {
-            "checkpoint": sft, "max_steps": 60, "eval_every": 0, "eval_limit": 300
+            "checkpoint": sft, "max_steps": 50, "eval_every": 0, "eval_limit": 300
         },
         train_ppo: {
             "checkpoint": sft, "algorithm": "rloo", "num_samples": 4, "ppo_epochs": 1,
@@ -153,7 +153,7 @@ def test_a_pretrained_start(tmp_path):
     stages = (f"{SMOLLM2}_{script.__name__}/final.pt" for script in (train_dpo, train_ppo))
     assert table.checkpoint == [sft, *stages]
     assert table.reward_checkpoint == reward == parsed(found, train_ppo).reward_checkpoint
-    assert (table.model_type, table.limit) == ("transformer", 300)
+    assert (table.model_type, table.limit) == ("transformer", 200)
     assert table.output == f"{SMOLLM2}_evaluation.json"
     page = parsed(found, report)
     assert (page.checkpoints, page.limit) == (["checkpoints/smollm2"], 60)
