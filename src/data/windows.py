@@ -48,9 +48,11 @@ class LaterWindow(NamedTuple):
 
 
 class EvaluationTrees(NamedTuple):
-    """trees: questions without answers; index: per tree, the (context, question) of each question;
-    dropped: the questions that leave no room for a context, and own prompts that do not fit; later:
-    windows further on in contexts that were cut, where they are asked for."""
+    """trees: questions without answers.
+    index: per tree, the (context, question) of each question.
+    dropped: the questions that leave no room for a context, and own prompts that do not fit.
+    later: windows further on in contexts that were cut, where they are asked for.
+    """
 
     trees: list[Tree]
     index: list[list[Place]]

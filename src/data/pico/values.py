@@ -8,9 +8,13 @@ from src.data.pico.dice import Dice
 
 
 class Value(NamedTuple):
-    """An answer. lead: the article or preposition that a sentence may put before it; year, number:
-    the part that "In what year" and "How many metres" ask for, or ""; day: "day" if all of it
-    answers "On what day", else ""; unit: of the number; rank: what comparisons compare."""
+    """An answer.
+
+    lead: the article or preposition that a sentence may put before it.
+    year, number: the part that "In what year" and "How many metres" ask for, or "".
+    day: "day" if all of it answers "On what day", else "".
+    unit: of the number. rank: what comparisons compare.
+    """
 
     text: str
     lead: str = ""
