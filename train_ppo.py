@@ -135,7 +135,9 @@ def check(args, parser) -> Algorithm | Selection:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv), parser)  # before the folder of the run is touched
+    given = parser.parse_args(argv)
+    if not given.resume:  # what the stored flags allow is known below
+        check(given, parser)  # before the folder of the run is touched
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
@@ -158,10 +160,10 @@ def main(argv=None) -> dict:
         settings = settings_of(args, row, tokenizer.eos_id, device)
         held_out = questions.held_out
         reward_of = make_reward(
-            args.reward, reward, tokenizer, device, args.answer_metric, args.seed
+            args.reward, reward, tokenizer, args.answer_metric, args.seed
         )
         more = reward_and_kl(
-            reward_of, models, held_out, tokenizer.eos_id, args.max_new_tokens, device
+            reward_of, models, held_out, tokenizer.eos_id, args.max_new_tokens
         )
         run.start(run_data.inputs_of(questions, parents, tokenizer))
         progress = Progress(kl_coef=args.kl_coef or 0.0)
@@ -169,7 +171,7 @@ def main(argv=None) -> dict:
         def evaluate(step: int) -> Figures:
             """Greedy answers with their metrics, their reward, and the KL that it has cost."""
             return reporting.evaluate_and_log(
-                run, step, policy, tokenizer, held_out, device, progress, more
+                run, step, policy, tokenizer, held_out, progress, more
             )
 
         if run.last is None:

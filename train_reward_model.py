@@ -45,14 +45,14 @@ with flags_first(__name__, build_parser):
     from src.utils.checkpoint_utils import load_parent
 
 
-def reward_backward(reward, trees, eos_id: int, args, device) -> dict[str, float]:
+def reward_backward(reward, trees, eos_id: int, args) -> dict[str, float]:
     """Add the gradient of one step's pairs; trees: every question carries [chosen, rejected], or
     several such pairs.
     """
     count = count_pairs(trees)
     sums = {"loss": 0.0, "accuracy": 0.0, "margin_nats": 0.0}
     for part in micro_batches(trees, args.micro_batch_size, tokens=args.micro_batch_tokens):
-        tree_batch = build_tree_batch(part, eos_id, device, reads_eos=True)
+        tree_batch = build_tree_batch(part, eos_id, reads_eos=True)
         scores = raw_reward(reward, tree_batch).view(-1, 2)
         result = pairwise_reward_loss(scores[:, 0], scores[:, 1], count=count)
         backward(result.loss)
@@ -85,7 +85,7 @@ def main(argv=None) -> dict:
         block = parent.model.config.block_size
         questions = run_data.load_questions(args, tokenizer, block, STAGE, [parent])
         train, unseen, max_steps = run_data.planned_pairs(
-            args, run.asked["max_steps"], questions, parent, device
+            args, run.asked["max_steps"], questions, parent
         )
         trained = prepare({"reward": reward}, args, device)
         optimizer = make_optimizer(trained, args.weight_decay)
@@ -95,7 +95,7 @@ def main(argv=None) -> dict:
 
         def evaluate(step: int) -> tuple[Figures, dict[str, float]]:
             """Held-out accuracy, overall and by kind, beside what a length rule scores."""
-            scores = pairs.raw_scores(reward, unseen.trees.trees, eos_id, device).view(-1, 2)
+            scores = pairs.raw_scores(reward, unseen.trees.trees, eos_id).view(-1, 2)
             table = {"accuracy": pairs.accuracy(scores, unseen)}
             table["length_rule"] = pairs.length_rule(unseen)
             table["margin_nats"] = pairs.margin(scores, unseen)
@@ -116,7 +116,7 @@ def main(argv=None) -> dict:
         for step in steps(run, max_steps, trained, optimizer, progress):
             started = time.perf_counter()
             trees = next(batches).trees
-            record = reward_backward(reward, trees, eos_id, args, device)
+            record = reward_backward(reward, trees, eos_id, args)
             record |= scheduled_step(run, optimizer, step, max_steps, record["loss"])
             displayed = {"loss": record["loss"], "accuracy": record["accuracy"]}
             reporting.log_step(run, step, started, count_pairs(trees), trees, record, **displayed)
@@ -126,7 +126,7 @@ def main(argv=None) -> dict:
 
         # The loss fixes no offset: scores of gold answers become mean 0, standard deviation 1.
         golds = run_data.gold_trees(questions, train, args.seed)
-        pairs.normalise_on(reward, golds, eos_id, device)
+        pairs.normalise_on(reward, golds, eos_id)
         figures, metrics = evaluate(max_steps)
         metrics |= reporting.compare(STAGE, progress.before, figures, measured)
         metrics |= progress.metrics()

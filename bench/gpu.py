@@ -17,7 +17,7 @@ import traceback
 import warnings
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ from train_reward_model import reward_backward
 # The default of main_squad.py without its pointer, whose operations bench/flops.py does not count,
 # and SmolLM2-135M's.
 SHAPES = {
-    "pico": {"vocab_size": 2048, "n_layer": 3, "n_embd": 128, "n_head": 4},
+    "pico": {"vocab_size": 2048, "n_layer": 2, "n_embd": 128, "n_head": 4},
     "SmolLM2-135M": {
         "vocab_size": 49152, "n_layer": 30, "n_embd": 576, "n_head": 9, "n_kv_head": 3,
         "n_inner": 1536, "block_size": 2048, "rope_theta": 100000.0,
@@ -58,7 +58,7 @@ SHAPES = {
     "tiny": {"vocab_size": 64, "n_layer": 2, "n_embd": 32, "n_head": 2, "n_kv_head": 1},
 }
 NEW_TOKENS = 16
-SAMPLES = 2  # answers a question that PPO samples, as train_ppo.py does by default
+SAMPLES = 2  # answers a question that PPO samples, for four epochs of one minibatch
 STAGES = ("sft", "dpo", "reward", "ppo", "greedy")
 
 
@@ -144,20 +144,20 @@ def make_step(case: Case, device: torch.device) -> Step:
 
     def sft(trees: list[Tree]) -> list[Tree]:
         chosen = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in trees]
-        update(sft_backward(policy, chosen, STOP, args, device)["loss"])
+        update(sft_backward(policy, chosen, STOP, args)["loss"])
         return chosen
 
     def dpo(trees: list[Tree]) -> list[Tree]:
-        frozen = completion_logps(reference, trees, STOP, device).view(-1, 2)
-        update(dpo_backward(policy, trees, frozen, STOP, args, device)["loss"])
+        frozen = completion_logps(reference, trees, STOP).view(-1, 2)
+        update(dpo_backward(policy, trees, frozen, STOP, args)["loss"])
         return trees
 
     def reward_model(trees: list[Tree]) -> list[Tree]:
-        update(reward_backward(stepped["reward"], trees, STOP, args, device)["loss"])
+        update(reward_backward(stepped["reward"], trees, STOP, args)["loss"])
         return trees
 
     def reward_of(trees: list[Tree], _asked: list) -> Scores:
-        return Scores(model_rewards(reward, trees, STOP, device), {})
+        return Scores(model_rewards(reward, trees, STOP), {})
 
     def ppo(trees: list[Tree]) -> list[Tree]:
         settings = Settings(
@@ -173,11 +173,10 @@ def make_step(case: Case, device: torch.device) -> Step:
 
     def greedy(trees: list[Tree]) -> list[Tree]:
         # No id stops, so that each answer has as many tokens.
-        answers = generate(
-            policy, _prompts(trees), eos_id=-1, max_new_tokens=NEW_TOKENS, device=device
-        )
+        answers = generate(policy, _prompts(trees), eos_id=-1, max_new_tokens=NEW_TOKENS)
         ids = iter(answers.tokens.tolist())
-        return [(c, [(q, [next(ids)]) for q, _ in qs]) for c, qs in trees]
+        # An answer is counted with an EOS: here its last token stands for it.
+        return [(c, [(q, [next(ids)[:-1]]) for q, _ in qs]) for c, qs in trees]
 
     return {"sft": sft, "dpo": dpo, "reward": reward_model, "ppo": ppo, "greedy": greedy}[
         case.stage
@@ -327,13 +326,10 @@ def profile(case: Case, card: Card) -> dict:
             traced = card.seconds(lambda: step(trees))
     events = prof.events()
     names = Counter(e.name for e in events)
-    spans = sorted(
-        (e.time_range.start, e.time_range.end) for e in events
-        if e.device_type == torch.autograd.DeviceType.CUDA
-    )
+    spans = sorted((e.time_range.start, e.time_range.end) for e in on_gpu(events))
     busy = covered(spans) * 1e-6
     averages = prof.key_averages()
-    by_gpu = sorted(averages, key=lambda a: -a.self_device_time_total)[:15]
+    by_gpu = sorted(on_gpu(averages), key=lambda a: -a.self_device_time_total)[:15]
     by_cpu = sorted(averages, key=lambda a: -a.self_cpu_time_total)[:25]
     return {
         "case": case._asdict(),
@@ -354,6 +350,14 @@ def profile(case: Case, card: Card) -> dict:
             (a.key[:60], a.count, a.self_cpu_time_total / 1000) for a in by_cpu
         ],
     }
+
+
+def on_gpu(events: Iterable) -> list:
+    """The events, or averages, of kernels and copies: neither the operators that launch them, nor
+    annotations, whose spans hold the gaps between kernels.
+    """
+    cuda = torch.autograd.DeviceType.CUDA
+    return [e for e in events if e.device_type == cuda and not e.is_user_annotation]
 
 
 def covered(spans: list[tuple[float, float]]) -> float:

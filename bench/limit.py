@@ -41,7 +41,6 @@ from src.training.optimizer import make_optimizer, optimizer_step
 from src.utils.exit_handling import command
 from train_dpo import dpo_backward
 
-CPU = torch.device("cpu")
 RATE = 1e-4
 PARTS = ("data", "reference", "forward", "head", "backward", "optimizer")
 
@@ -78,16 +77,16 @@ class Stage:
 
     def frozen(self, trees: list[Tree]) -> torch.Tensor:
         """What the reference says, (pairs, 2) nats."""
-        return completion_logps(self.reference, trees, self.eos_id, CPU).view(-1, 2)
+        return completion_logps(self.reference, trees, self.eos_id).view(-1, 2)
 
     def step(self) -> list[Tree]:
         """The script's step, whole; returns its trees."""
         trees = next(self.batches).trees
         if self.name == "sft":
-            record = sft_backward(self.model, trees, self.eos_id, self.args, CPU)
+            record = sft_backward(self.model, trees, self.eos_id, self.args)
         else:
             frozen = self.frozen(trees)
-            record = dpo_backward(self.model, trees, frozen, self.eos_id, self.args, CPU)
+            record = dpo_backward(self.model, trees, frozen, self.eos_id, self.args)
         optimizer_step(self.optimizer, RATE, 1.0, record["loss"], skip_nonfinite=False)
         return trees
 

@@ -84,7 +84,7 @@ def sft(side: Side) -> Step:
 
     def step(trees: list[Tree]) -> dict:
         chosen = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in trees]
-        loss = sft_backward(model, chosen, side.eos_id, args, side.device)["loss"]
+        loss = sft_backward(model, chosen, side.eos_id, args)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -96,7 +96,7 @@ def held_out_loss(side: Side, model: nn.Module) -> float:
     """Nats an answer token on the held-out questions."""
     trees = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in side.work["held_out"]]
     tokens = sum(len(answers[0]) + 1 for _, qs in trees for _, answers in qs)
-    return -float(completion_logps(model, trees, side.eos_id, side.device).sum()) / tokens
+    return -float(completion_logps(model, trees, side.eos_id).sum()) / tokens
 
 
 def dpo(side: Side) -> Step:
@@ -109,8 +109,8 @@ def dpo(side: Side) -> Step:
     )
 
     def step(trees: list[Tree]) -> dict:
-        frozen = completion_logps(reference, trees, side.eos_id, side.device).view(-1, 2)
-        loss = dpo_backward(model, trees, frozen, side.eos_id, args, side.device)["loss"]
+        frozen = completion_logps(reference, trees, side.eos_id).view(-1, 2)
+        loss = dpo_backward(model, trees, frozen, side.eos_id, args)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -124,7 +124,7 @@ def reward(side: Side) -> Step:
     args = Namespace(micro_batch_size=None, micro_batch_tokens=10**9)
 
     def step(trees: list[Tree]) -> dict:
-        loss = reward_backward(model, trees, side.eos_id, args, side.device)["loss"]
+        loss = reward_backward(model, trees, side.eos_id, args)["loss"]
         side.update(optimizer, loss)
         return {"loss": loss}
 
@@ -139,7 +139,7 @@ def ppo(side: Side) -> Step:
     optimizer = make_optimizer({"policy": policy, "critic": critic}, eps=1e-5)
 
     def reward_of(trees: list[Tree], _asked: list) -> Scores:
-        return Scores(model_rewards(reward, trees, side.eos_id, side.device), {})
+        return Scores(model_rewards(reward, trees, side.eos_id), {})
 
     def step(trees: list[Tree]) -> dict:
         settings = Settings(
@@ -172,7 +172,7 @@ def kl_of(side: Side, trees: list[Tree], answers: list[list[int]]) -> float:
     """
     found, samples = iter(answers), len(answers) // count_questions(trees)
     answered = [(c, [(q, [next(found) for _ in range(samples)]) for q, _ in qs]) for c, qs in trees]
-    tree_batch = build_tree_batch(answered, side.eos_id, side.device)
+    tree_batch = build_tree_batch(answered, side.eos_id)
     without_stop = F.pad(tree_batch.mask[:, 1:], (0, 1))
     tree_batch = tree_batch._replace(mask=without_stop)
     sums = []
@@ -188,9 +188,7 @@ def greedy(side: Side) -> Step:
 
     def step(trees: list[Tree]) -> dict:
         prompts = [(context, [q for q, _ in questions]) for context, questions in trees]
-        answers = generate(
-            model, prompts, eos_id=-1, max_new_tokens=NEW_TOKENS, device=side.device
-        )
+        answers = generate(model, prompts, eos_id=-1, max_new_tokens=NEW_TOKENS)
         return {"answers": answers.tokens.tolist()}
 
     return step

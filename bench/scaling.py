@@ -35,7 +35,6 @@ from src.model.model import build_model
 from src.training.optimizer import make_optimizer, optimizer_step
 from src.utils.exit_handling import command
 
-CPU = torch.device("cpu")
 CONTEXTS, QUESTION_TOKENS, ANSWER_TOKENS = 4, 16, 5
 BASE = {"context": 180, "questions": 5, "answers": 1, "width": 256, "depth": 4, "vocabulary": 8192}
 AXES = {
@@ -111,7 +110,7 @@ def stepper(point: dict[str, int]) -> tuple[Callable[[], object], int]:
     args = Namespace(micro_batch_size=None, micro_batch_tokens=10**9, lm_weight=0.0)
 
     def step() -> None:
-        record = sft_backward(model, trees, point["vocabulary"] - 1, args, CPU)
+        record = sft_backward(model, trees, point["vocabulary"] - 1, args)
         optimizer_step(optimizer, 1e-4, 1.0, record["loss"], skip_nonfinite=False)
 
     return step, forward_flops(model.config, trees) * (1 + BACKWARD)
@@ -235,8 +234,8 @@ def main(argv: list[str] | None = None) -> dict:
         rows = [[str(p["value"]), *(f"{p[key]:.3g}" for key in keys)] for p in points]
         print(table([axis, *keys], rows) + f"\n\n{explain(axis, points)}\n")
     args.output.mkdir(parents=True, exist_ok=True)
-    plot(results["curves"], args.output / "scaling.png")
     (args.output / "scaling.json").write_text(json.dumps(results, indent=1))
+    plot(results["curves"], args.output / "scaling.png")
     return results
 
 

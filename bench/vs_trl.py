@@ -92,8 +92,8 @@ def environment(name: str) -> Path:
     """The Python of a peer's environment, made on the first call; torch first, so that nothing
     replaces it.
     """
-    python = ROOT / name / "bin" / "python"
-    if not python.exists():
+    python, complete = ROOT / name / "bin" / "python", ROOT / name / "complete"
+    if not complete.exists():
         print(f"setting up {name}", file=sys.stderr)
         venv.create(ROOT / name, with_pip=True)
         constraint = ROOT / name / "constraint.txt"
@@ -101,6 +101,7 @@ def environment(name: str) -> Path:
         install = [str(python), "-m", "pip", "install", "-q"]
         subprocess.run([*install, TORCH], check=True)
         subprocess.run([*install, "-c", str(constraint), *PEERS[name]], check=True)
+        complete.touch()
     return python
 
 

@@ -84,10 +84,10 @@ def sample_and_score(
         samples = min(AT_A_TIME, count - first)
         ids = generate_all(
             model, prompts, tokenizer.eos_id, sampling=Sampling(), num_samples=samples,
-            seed=[seed, first], max_new_tokens=c.held_out.max_answer_tokens, device=c.device,
+            seed=[seed, first], max_new_tokens=c.held_out.max_answer_tokens,
         )
         trees = with_answers(prompts, ids, samples)
-        rewards = model_rewards(c.reward, trees, tokenizer.eos_id, c.device)
+        rewards = model_rewards(c.reward, trees, tokenizer.eos_id)
         asked = [about for about in c.held_out.asked for _ in range(samples)]
         texts = [tokenizer.decode(answer).strip() for answer in ids]
         em, f1 = em_and_f1(texts, asked, c.held_out.metric)

@@ -132,8 +132,8 @@ def common_ground(
     result = rewards = None
     if reward is not None:
         reward.to(device)
-        result = evaluate_policy(parent, tokenizer, held_out, device)
-        rewards = model_rewards(reward, result.trees, tokenizer.eos_id, device).numpy()
+        result = evaluate_policy(parent, tokenizer, held_out)
+        rewards = model_rewards(reward, result.trees, tokenizer.eos_id).numpy()
     return CommonGround(held_out, pairs, tokenizer, parent, reward, result, rewards, device)
 
 
@@ -149,13 +149,13 @@ def policy_figures(c: CommonGround, model: nn.Module) -> tuple[PolicyResult, Fig
     eos_id, groups = c.tokenizer.eos_id, c.held_out.groups
     ones = [1.0] * len(groups)
     result = c.parent_result if model is c.parent else None
-    result = result or evaluate_policy(model, c.tokenizer, c.held_out, c.device)
+    result = result or evaluate_policy(model, c.tokenizer, c.held_out)
     figures = result.figures(groups)
     if c.pairs.trees.trees:  # a small file may give none
-        scores = policy_scores(model, c.pairs.trees.trees, eos_id, c.device)
+        scores = policy_scores(model, c.pairs.trees.trees, eos_id)
         figures["preference_accuracy"] = pair_points(scores, c.pairs)
     if c.reward is not None:
-        rewards = model_rewards(c.reward, result.trees, eos_id, c.device).numpy()
+        rewards = model_rewards(c.reward, result.trees, eos_id).numpy()
         # The same answer scored beside others differs in its last digits: a tie all the same.
         same = [a == b for a, b in zip(result.ids, c.parent_result.ids, strict=True)]
         rewards = np.where(same, c.parent_rewards, rewards)
@@ -163,12 +163,7 @@ def policy_figures(c: CommonGround, model: nn.Module) -> tuple[PolicyResult, Fig
         wins = 100 * points_in_order(rewards, c.parent_rewards)
         figures["win_rate"] = (wins.tolist(), ones, groups)
     samples = sample_figures(
-        model,
-        c.parent,
-        c.held_out.prompts,
-        eos_id,
-        max_new_tokens=c.held_out.max_answer_tokens,
-        device=c.device,
+        model, c.parent, c.held_out.prompts, eos_id, max_new_tokens=c.held_out.max_answer_tokens
     )
     tokens = samples.tokens.tolist()
     figures["kl_nats"] = (samples.kl_nats.tolist(), ones, groups)

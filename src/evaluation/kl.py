@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import nn
 
 from src.inference.logprobs import completion_logps
@@ -24,7 +23,7 @@ class SampleFigures(NamedTuple):
 
 def sample_figures(
     model: nn.Module, parent: nn.Module, prompts: Sequence[PromptTree], eos_id: int, *,
-    max_new_tokens: int, first_row: int = 0, device: torch.device | str = "cpu",
+    max_new_tokens: int, first_row: int = 0,
 ) -> SampleFigures:
     """KL from the parent as the summed k1 of one sample a question, its -log p and its tokens.
 
@@ -34,11 +33,11 @@ def sample_figures(
     """
     drawn = generate_all(
         model, prompts, eos_id, sampling=Sampling(), first_row=first_row,
-        max_new_tokens=max_new_tokens, device=device,
+        max_new_tokens=max_new_tokens,
     )
     trees = with_answers(prompts, drawn)
     logp, parent_logp = (
-        completion_logps(m, trees, eos_id, device, first=max_new_tokens) for m in (model, parent)
+        completion_logps(m, trees, eos_id, first=max_new_tokens) for m in (model, parent)
     )
     tokens = np.array([min(len(row) + 1, max_new_tokens) for row in drawn])
     return SampleFigures(kl_estimates(logp, parent_logp).k1.numpy(), -logp.numpy(), tokens)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from src.data.windows import Tree, tree_tokens
 from src.losses import sequence_sum, token_logp
 from src.model.heads import RewardModel
-from src.model.prefix_sharing import Level
+from src.model.prefix_sharing import Level, to_device
 from src.utils.constants import MICRO_BATCH_TOKENS
 
 
 class TreeBatch(NamedTuple):
-    """Prefix trees as three padded levels, with the targets of their completions.
+    """Prefix trees as three padded levels, with the targets of their completions; on the CPU, as
+    models take it.
 
     contexts, questions: a question without its last token. Its completions read that token first,
         so that their hidden states line up with answer tokens.
@@ -46,30 +47,17 @@ class CompletionLogps(NamedTuple):
     mask: Tensor
 
 
-def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Right-pad lists of ids to (R, T), T >= 1, with lengths (R,). The padding is id 0; masks and
     lengths exclude it everywhere.
     """
     lengths = [len(row) for row in rows]
     width = max(1, max(lengths, default=1))
     flat = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long)
-    counts = torch.tensor(lengths, dtype=torch.long)
-    return to_device(flat.view(len(rows), width), device), to_device(counts, device)
+    return flat.view(len(rows), width), torch.tensor(lengths, dtype=torch.long)
 
 
-def to_device(x: Tensor, device: torch.device | str) -> Tensor:
-    """x on the device; to a GPU from pinned memory, so that the copy is asynchronous."""
-    if torch.device(device).type == "cuda":
-        return x.pin_memory().to(device, non_blocking=True)
-    return x.to(device)
-
-
-def build_tree_batch(
-    trees: Sequence[Tree],
-    eos_id: int,
-    device: torch.device | str = "cpu",
-    reads_eos: bool = False,
-) -> TreeBatch:
+def build_tree_batch(trees: Sequence[Tree], eos_id: int, reads_eos: bool = False) -> TreeBatch:
     """Lay out trees as three padded levels. Every question has at least one token (the last prompt
     token).
 
@@ -89,11 +77,10 @@ def build_tree_batch(
         contexts.append(context)
 
     def level(rows: list, parents: list[int]) -> Level:
-        parent_rows = torch.tensor(parents or [0], dtype=torch.long)
-        return Level(*pad(rows or [[]], device), to_device(parent_rows, device))
+        return Level(*pad(rows or [[]]), torch.tensor(parents or [0], dtype=torch.long))
 
-    target, lengths = pad(targets, device)
-    mask = torch.arange(target.shape[1], device=device) < lengths[:, None]
+    target, lengths = pad(targets)
+    mask = torch.arange(target.shape[1]) < lengths[:, None]
     return TreeBatch(
         level(contexts, [0] * len(contexts)),
         level(questions, question_parent),
@@ -120,25 +107,29 @@ def last_hidden(model: nn.Module, tree_batch: TreeBatch) -> Tensor:
 
 
 def pick(x: Tensor, mask: Tensor) -> Tensor:
-    """Rows of x (..., T, D) where mask (..., T) is True, (M, D).
+    """Rows of x (..., T, D), on any device, where mask (..., T), on the CPU, is True; (M, D).
 
     By index_select, whose gradient is deterministic.
     """
-    return x.flatten(0, -2).index_select(0, mask.flatten().nonzero().squeeze(1))
+    at = mask.flatten().nonzero().squeeze(1)
+    return x.flatten(0, -2).index_select(0, to_device(at, x.device))
 
 
 def logp_of_hidden(
     model: nn.Module, hidden: Tensor, targets: Tensor, mask: Tensor, temperature: float = 1.0
 ) -> CompletionLogps:
     """Log-probabilities of targets (N, A) from the hidden states (N, >= A, D) before them. Logits
-    are computed at real positions only.
+    are computed at real positions only. targets, mask: on the CPU; the result is where the hidden
+    states are.
     """
-    at = mask.flatten().nonzero().squeeze(1)  # once: a GPU is waited for
-    logits = model.logits(hidden[:, : targets.shape[1]].flatten(0, 1).index_select(0, at))
+    at = mask.flatten().nonzero().squeeze(1)
+    targets = to_device(targets.flatten()[at], hidden.device)
+    at, mask = to_device(at, hidden.device), to_device(mask, hidden.device)
+    logits = model.logits(hidden[:, : mask.shape[1]].flatten(0, 1).index_select(0, at))
     if temperature != 1:  # saves a pass over all logits, forward and backward
         # In float32, as sampling does: bfloat16 would round once more, to 0.1 nats.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    flat = token_logp(logits, targets.flatten().index_select(0, at))
+    flat = token_logp(logits, targets)
     logp = flat.new_zeros(mask.numel()).index_copy(0, at, flat)
     return CompletionLogps(logp.view(mask.shape), mask)
 
@@ -156,14 +147,16 @@ def raw_reward(reward: RewardModel, tree_batch: TreeBatch) -> Tensor:
     hidden = completion_hidden(reward.backbone, tree_batch)
     answers = logp_of_hidden(reward.backbone, hidden, tree_batch.targets, tree_batch.mask)
     count, width, _ = hidden.shape
-    at_eos = torch.arange(count, device=hidden.device) * width + tree_batch.mask.sum(-1)
-    end = hidden.flatten(0, 1).index_select(0, at_eos)
+    at_eos = torch.arange(count) * width + tree_batch.mask.sum(-1)
+    end = hidden.flatten(0, 1).index_select(0, to_device(at_eos, hidden.device))
     return reward.raw_score(end, sequence_sum(answers.logp, answers.mask))
 
 
 def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[list[int]]:
-    """Indices of trees in batches of similar context length, to avoid padding."""
-    order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]))
+    """Indices of trees in batches of similar length, to avoid padding: that of the context or,
+    without one, of the whole prompt.
+    """
+    order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]) or tree_tokens(trees[i]))
     batch, questions, tokens = [], 0, 0
     for index in order:
         read = tree_tokens(trees[index])
@@ -197,7 +190,6 @@ def completion_logps(
     model: nn.Module,
     trees: Sequence[Tree],
     eos_id: int,
-    device: torch.device | str = "cpu",
     first: int | None = None,
 ) -> Tensor:
     """Log-probability (N,) in nats of every completion, EOS included, without gradients.
@@ -206,7 +198,7 @@ def completion_logps(
     """
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
-        scores = score_completions(model, build_tree_batch(batch, eos_id, device))
+        scores = score_completions(model, build_tree_batch(batch, eos_id))
         return sequence_sum(scores.logp[:, :first], scores.mask[:, :first])
 
     with torch.inference_mode():
@@ -241,11 +233,10 @@ def score_text(model: nn.Module, tree_batch: TreeBatch) -> TextScores:
         following = torch.roll(level.tokens, -1, 1)
         followed = level.lengths - 1  # tokens of each row whose next one is known
         if level is questions:
-            rows = torch.arange(len(followed), device=followed.device)
-            following[rows, followed.clamp_min(0)] = last_token
+            following[torch.arange(len(followed)), followed.clamp_min(0)] = last_token
             followed = level.lengths - (last_token < 0).long()
-        mask = torch.arange(following.shape[1], device=followed.device) < followed[:, None]
+        mask = torch.arange(following.shape[1]) < followed[:, None]
         flat_hidden.append(pick(level_hidden, mask))
         targets.append(following[mask])
     logits = model.logits(torch.cat(flat_hidden))
-    return TextScores(answers, token_logp(logits, torch.cat(targets)))
+    return TextScores(answers, token_logp(logits, to_device(torch.cat(targets), logits.device)))

@@ -11,7 +11,7 @@ from src.data.trained_contexts import split_by_training
 from src.data.windows import cut_context
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.errors import UserError
-from src.utils.progress_bar import say
+from src.utils.progress_bar import one_line, say
 
 # (context, question), or (None, raw prompt)
 Prompt = tuple[str | None, str]
@@ -59,8 +59,8 @@ def prompts_of_pipe() -> list[Prompt]:
         text = "".join(sys.stdin or ()).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"standard input given, expected UTF-8 text ({error})") from None
-    lines = (line for line in text.split("\n") if line.strip())
-    return [(None, typed_text(line)) for line in lines]
+    lines = (line.removesuffix("\r") for line in text.split("\n"))  # Linux keeps Windows' line ends
+    return [(None, typed_text(line)) for line in lines if line.strip()]
 
 
 def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[Prompt]:
@@ -89,7 +89,7 @@ def prompts_of_flags(args: argparse.Namespace, checkpoint: Checkpoint) -> list[P
     say("no prompt given: three held-out questions")
     asked = [(p.context if p.template else None, p.questions[0]) for p in paragraphs]
     for _, question in asked:
-        say(f"  Q: {' '.join(question.text.split())[-300:]}  gold: {question.answers[0]!r}")
+        say(f"  Q: {one_line(question.text)}  gold: {question.answers[0]!r}")
     return [(context, question.text) for context, question in asked]
 
 

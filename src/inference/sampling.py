@@ -117,7 +117,6 @@ def generate(
     seed: Sequence[int] | int = 0,
     first_row: int = 0,
     uniform: Tensor | None = None,
-    device: torch.device | str = "cpu",
 ) -> Answers:
     """Sample `num_samples` answers to each question, of at most `max_new_tokens` tokens, EOS
     included. first_row: rows of the seed's stream that other calls draw, before these; uniform:
@@ -129,6 +128,7 @@ def generate(
     count = num_samples * sum(len(questions) for _, questions in prompts)
     if uniform is None:
         uniform = _uniforms(seed, first_row + count, max_new_tokens)[first_row:]
+    device = model.embedding.weight.device
     uniform = uniform.to(device)
     tokens = torch.zeros(count, max_new_tokens, dtype=torch.long, device=device)
     logp = torch.zeros(count, max_new_tokens, device=device)
@@ -137,7 +137,7 @@ def generate(
     alive = torch.arange(count if max_new_tokens > 0 else 0, device=device)
     with prepacked(model, count):
         if len(alive):
-            hidden, state = _prefill(model, prompts, device)
+            hidden, state = _prefill(model, prompts)
             row = torch.arange(len(hidden), device=device).repeat_interleave(num_samples)
             hidden, state = hidden.index_select(0, row), state.select(row)
         for step in range(max_new_tokens):
@@ -165,16 +165,13 @@ def generate(
         return Answers(*(x.clone() for x in (tokens, lengths, logp, stopped)))
 
 
-def _prefill(
-    model: nn.Module, prompts: Sequence[PromptTree], device: torch.device | str
-) -> tuple[Tensor, Any]:
+def _prefill(model: nn.Module, prompts: Sequence[PromptTree]) -> tuple[Tensor, Any]:
     """Hidden states (Q, D) at the last token of every prompt, and the model's state after it."""
     questions = [list(question) for _, children in prompts for question in children]
     parents = [i for i, (_, children) in enumerate(prompts) for _ in children]
-    parents = torch.tensor(parents, device=device)
-    roots = torch.zeros(len(prompts), dtype=torch.long, device=device)
-    contexts = Level(*pad([c for c, _ in prompts], device), roots)
-    return model.prefill((contexts, Level(*pad(questions, device), parents)))
+    roots = torch.zeros(len(prompts), dtype=torch.long)
+    contexts = Level(*pad([c for c, _ in prompts]), roots)
+    return model.prefill((contexts, Level(*pad(questions), torch.tensor(parents))))
 
 
 def _uniforms(seed: Sequence[int] | int, rows: int, steps: int) -> Tensor:

@@ -11,18 +11,18 @@ keys made of what stands on both sides of j. Such a key exists once AHEAD more t
 read.
 
     f_t   = [hidden_t ; two weighted sums of the last K embeddings]       what was just read
-    g_j   = a weighted sum of the AHEAD embeddings after j                what follows
+    n_j   = a weighted sum of the AHEAD embeddings after j                what follows
     q_t   = unit(W_q f_t)                                                 each head has its W_q
-    k_j   = unit(W_k f_{j-1}),  unit(W_k f_{j-1} + W_a g_j)               before j; around j
-    a_tj  = softmax over j of  exp(tau) q_t . k_j,  beside a learned score for "nothing"
-    out_t = hidden_t + W_o [sum_j a_tj e(x_j) of each head]               e: the embedding
+    k_j   = unit(W_k f_{j-1}),  unit(W_k f_{j-1} + W_a n_j)               before j; around j
+    p_tj  = softmax over j of  exp(tau) q_t . k_j,  beside a learned score for "nothing"
+    out_t = hidden_t + W_o [sum_j p_tj e(x_j) of each head]               e: the embedding
 
-In the sums of f and g, the weight of a token is a learnt number for its distance, times the gates
-of other tokens: in f of all that came after it, up to t; in g of all between j and it. A gate is
-sigmoid(sqrt(D) u . e(x) + KEPT), with u learnt. So a full stop can learn to shut out the sentence
-behind it. Each of these sums, and hidden_t in f, is scaled to root mean square 1. The logits of
-out_t are a product with the embedding, so W_o sum_j a_tj e(x_j) votes for the tokens that were
-looked up.
+In the sums of f and n, the weight of a token is a learnt number for its distance, times the gates
+of other tokens: in f of all that came after it, up to t; in n of all between j and it. A gate is
+g(x) = sigmoid(sqrt(D) v . e(x) + KEPT), with v learnt (`forget`). So a full stop can learn to shut
+out the sentence behind it. Each of these sums, and hidden_t in f, is scaled to root mean square 1.
+The logits of out_t are a product with the embedding, so W_o sum_j p_tj e(x_j) votes for the tokens
+that were looked up. docs/pointer.md has the same equations with examples.
 
 A head sees the j whose keys are known at t: j <= t, or j + AHEAD <= t. Each token read adds one
 entry to each head. Some entries have no token. They stand for "nothing", and their value is 0. In

@@ -96,7 +96,6 @@ def reward_and_kl(
     held_out: EvaluationSet,
     eos_id: int,
     max_new_tokens: int,
-    device: torch.device,
 ) -> Callable[[PolicyResult], Figures]:
     """What an evaluation of PPO adds: the reward of the greedy answers, and the KL in nats from the
     policy that training started from. The KL is that of one sampled answer a question, no longer
@@ -109,7 +108,7 @@ def reward_and_kl(
         def sampled(prompts: Sequence[PromptTree]) -> list[float]:
             return sample_figures(
                 models.policy, models.reference, prompts, eos_id, first_row=first_row,
-                max_new_tokens=min(max_new_tokens, held_out.max_answer_tokens), device=device,
+                max_new_tokens=min(max_new_tokens, held_out.max_answer_tokens),
             ).kl_nats.tolist()
 
         kl = [
@@ -140,6 +139,6 @@ def score_and_kl(
     _require_block(scored_by, policy)
     models = Models(policy, copy.deepcopy(policy).requires_grad_(False), None)
     reward = scored_by.model.to(device).requires_grad_(False)
-    reward_of = make_reward(MODEL, reward, tokenizer, device)
+    reward_of = make_reward(MODEL, reward, tokenizer)
     longest = held_out.max_answer_tokens
-    return reward_and_kl(reward_of, models, held_out, tokenizer.eos_id, longest, device)
+    return reward_and_kl(reward_of, models, held_out, tokenizer.eos_id, longest)

@@ -102,7 +102,6 @@ def model_rewards(
     reward: RewardModel,
     trees: Sequence[Tree],
     eos_id: int,
-    device: torch.device | str = "cpu",
     raw: bool = False,
 ) -> Tensor:
     """Normalised (or raw) scores (N,) of every answer of the trees, read at the EOS after it.
@@ -111,7 +110,7 @@ def model_rewards(
     """
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:
-        tree_batch = build_tree_batch(batch, eos_id, device, reads_eos=True)
+        tree_batch = build_tree_batch(batch, eos_id, reads_eos=True)
         scores = raw_reward(reward, tree_batch)
         return scores if raw else reward.normalise(scores)
 
@@ -136,7 +135,6 @@ def make_reward(
     name: str,
     reward: RewardModel | None,
     tokenizer: Tokenizer,
-    device: torch.device | str = "cpu",
     metric: str = "squad",
     seed: int = 0,
 ) -> RewardOf:
@@ -157,7 +155,7 @@ def make_reward(
             texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
         for shown, term in zip(_shown_names(terms), terms, strict=True):
             if term.name == MODEL:
-                found = {"reward": model_rewards(reward, trees, tokenizer.eos_id, device)}
+                found = {"reward": model_rewards(reward, trees, tokenizer.eos_id)}
             else:
                 found = function_rewards(functions[term.name], texts, repeated)
             alone = found.pop("reward")

@@ -148,7 +148,7 @@ def sample_rollout(
         answers = generate(
             models.policy, prompts.trees, s.eos_id, sampling=Sampling(s.temperature),
             num_samples=s.num_samples, max_new_tokens=s.max_new_tokens, seed=[s.seed, step],
-            first_row=first_row, device=s.device,
+            first_row=first_row,
         )
     trees = with_answers(prompts.trees, answers.texts(), s.num_samples)
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty. (N, policy
@@ -197,7 +197,7 @@ def _reference_and_values(
     width = s.max_new_tokens + 1
 
     def of_batch(batch: Sequence[Tree]) -> Tensor:  # (completions, 2, A)
-        tree_batch = build_tree_batch(batch, s.eos_id, s.device)
+        tree_batch = build_tree_batch(batch, s.eos_id)
         hidden = completion_hidden(models.reference, tree_batch)
         logp = action_logp(models.reference, tree_batch, hidden, s)
         values = torch.zeros_like(logp)

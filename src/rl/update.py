@@ -79,7 +79,7 @@ def _backward(
     s: Settings,
 ) -> dict[str, Tensor]:
     """Add the gradient of some contexts' share of a minibatch with so many actions and episodes."""
-    tree_batch = build_tree_batch([rollout.trees[i] for i in part], s.eos_id, s.device)
+    tree_batch = build_tree_batch([rollout.trees[i] for i in part], s.eos_id)
     rows = [row for i in part for row in range(rollout.rows[i].start, rollout.rows[i].stop)]
     rows = torch.tensor(rows, dtype=torch.long, device=s.device)
     # A rollout is as wide as --max_new_tokens and EOS, this part as its own longest answer.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from src.model.cpu_kernels import attend_part
-from src.model.prefix_sharing import Level
+from src.model.prefix_sharing import Level, to_device
 from src.model.prefix_sharing.attention import (
     Part,
     attend_parts,
@@ -175,12 +175,13 @@ def state_of_packed(
     """
     keys, values = zip(*kept, strict=True)
     segments: list[Segment] = []
-    rows, lengths = torch.arange(len(levels[-1].lengths), device=packed.tokens.device), 0
+    rows, lengths = torch.arange(len(levels[-1].lengths)), torch.zeros_like(levels[-1].lengths)
+    device = packed.tokens.device
     for depth, level in reversed(list(enumerate(levels))):
-        own = Segment(keys, values, starts_of(packed, depth, level), level.lengths, rows)
-        segments.insert(0, own)
+        where = starts_of(packed, depth, level), level.lengths, rows
+        segments.insert(0, Segment(keys, values, *(to_device(x, device) for x in where)))
         lengths, rows = lengths + level.lengths[rows], level.parents[rows]
-    return KeyValueState(tuple(segments), lengths)
+    return KeyValueState(tuple(segments), to_device(lengths, device))
 
 
 def read_rows(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.model.prefix_sharing import Level
+from src.model.prefix_sharing import Level, to_device
 from src.model.prefix_sharing.packing import Packed
 
 
@@ -28,7 +28,7 @@ class LevelByLevel:
         """Hidden states (R, T, D) of each level."""
         found, state = [], None
         for level in levels[:-1]:
-            hidden, state = self(level.tokens, level.lengths, _of_parents(state, level))
+            hidden, state = self(*self._after(level, state))
             found.append(hidden)
         return [*found, self._read_last_level(levels[-1], state)]
 
@@ -39,7 +39,8 @@ class LevelByLevel:
     def read_last(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
         """
-        hidden, lengths = self.read_completions(levels), levels[-1].lengths
+        hidden = self.read_completions(levels)
+        lengths = to_device(levels[-1].lengths, hidden.device)
         rows = torch.arange(len(hidden), device=hidden.device) * hidden.shape[1]
         ends = hidden.flatten(0, 1).index_select(0, rows + (lengths - 1).clamp_min(0))
         return torch.where(lengths[:, None] > 0, ends, 0.0)
@@ -52,7 +53,9 @@ class LevelByLevel:
         before = last._replace(lengths=last.lengths - 1)
         final = last.tokens.gather(1, before.lengths[:, None])
         state = self._state_after([*levels[:-1], before])
-        hidden, state = self(final, torch.ones_like(last.lengths), state)
+        device = self.embedding.weight.device
+        one_each = torch.ones_like(last.lengths, device=device)
+        hidden, state = self(to_device(final, device), one_each, state)
         return hidden[:, 0], state
 
     def read_trees(
@@ -64,20 +67,28 @@ class LevelByLevel:
         if keep_state:
             found, state = [], None
             for level in levels:
-                hidden, state = self(level.tokens, level.lengths, _of_parents(state, level))
+                hidden, state = self(*self._after(level, state))
                 found.append(hidden)
         else:
             found, state = self.read_levels(levels), None
         sizes = [hidden.shape[0] * hidden.shape[1] for hidden in found]
-        start = torch.tensor([0, *accumulate(sizes)][:-1], device=packed.place.device)
+        start = torch.tensor([0, *accumulate(sizes)][:-1])
         tokens = torch.cat([hidden.flatten(0, 1) for hidden in found])
-        return tokens.index_select(0, start[packed.level] + packed.place), state
+        index = to_device(start[packed.level] + packed.place, tokens.device)
+        return tokens.index_select(0, index), state
+
+    def _after(self, level: Level, state: Any) -> tuple[Tensor, Tensor, Any]:
+        """What `forward` takes to read a level after the states of its parents."""
+        level = level.to(self.embedding.weight.device)
+        if state is not None:
+            state = state.select(level.parents)
+        return level.tokens, level.lengths, state
 
     def _state_after(self, levels: Sequence[Level]) -> Any:
         """The state after each row of the last of these levels; None where there is none."""
         state = None
         for level in levels:
-            state = self.read(level.tokens, level.lengths, _of_parents(state, level))
+            state = self.read(*self._after(level, state))
         return state
 
     def _read_last_level(self, level: Level, state: Any) -> Tensor:
@@ -93,20 +104,14 @@ class LevelByLevel:
             groups = [list(range(len(level.lengths)))]
         parts = []
         for rows in groups:
-            chosen = torch.tensor(rows, device=level.tokens.device)
-            own = Level(*(x.index_select(0, chosen) for x in level))
-            tokens = own.tokens[:, : max(1, int(own.lengths.max()))]
-            hidden = self(tokens, own.lengths, _of_parents(state, own))[0]
-            parts.append(F.pad(hidden, (0, 0, 0, width - tokens.shape[1])))
+            own = Level(*(x[rows] for x in level))
+            own = own._replace(tokens=own.tokens[:, : max(1, int(own.lengths.max()))])
+            hidden = self(*self._after(own, state))[0]
+            parts.append(F.pad(hidden, (0, 0, 0, width - own.tokens.shape[1])))
         if len(parts) == 1:
             return parts[0]
-        order = torch.tensor([row for rows in groups for row in rows], device=level.tokens.device)
-        return torch.cat(parts).index_select(0, order.argsort())
-
-
-def _of_parents(state: Any, level: Level) -> Any:
-    """The state of each row's parent; None for the first level."""
-    return None if state is None else state.select(level.parents)
+        order = torch.tensor([row for rows in groups for row in rows]).argsort()
+        return torch.cat(parts).index_select(0, to_device(order, parts[0].device))
 
 
 def groups_by_length(lengths: Sequence[int]) -> list[list[int]]:

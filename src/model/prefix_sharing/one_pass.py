@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from src.model.prefix_sharing import Level
+from src.model.prefix_sharing import Level, to_device
 from src.model.prefix_sharing.packing import Packed, pack, parts_pay, to_rows
 
 
@@ -34,15 +34,14 @@ class OnePass:
         found = []
         for depth, level in enumerate(levels):
             here = (packed.level == depth).nonzero().squeeze(1)
-            found.append(to_rows(hidden.index_select(0, here), packed.place[here], level))
+            own = hidden.index_select(0, to_device(here, hidden.device))
+            found.append(to_rows(own, packed.place[here], level))
         return found
 
     def read_completions(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, T, D) of the last level alone, 0 in the padding."""
         packed = self._pack(levels, "last level")
-        here = (packed.level == len(levels) - 1).nonzero().squeeze(1)
-        hidden = self.read_trees(levels, packed)[0]
-        return to_rows(hidden, packed.place[here], levels[-1])
+        return to_rows(self.read_trees(levels, packed)[0], packed.wanted_place, levels[-1])
 
     def read_last(self, levels: Sequence[Level]) -> Tensor:
         """Hidden states (R, D) at the last token of each row of the last level, 0 for an empty row.
@@ -58,12 +57,12 @@ class OnePass:
 
     def _pack(self, levels: Sequence[Level], wanted: str) -> Packed:
         """By parts where one call per part pays, on a CPU; else in rows, with a mask."""
-        on_cpu = levels[0].tokens.device.type == "cpu"
-        by_parts = on_cpu and not self.in_rows and parts_pay(levels, self.width)
-        return pack(levels, wanted, in_rows=not by_parts)
+        device = self.embedding.weight.device
+        by_parts = device.type == "cpu" and not self.in_rows and parts_pay(levels, self.width)
+        return pack(levels, wanted, not by_parts, device)
 
 
 def _by_row(hidden: Tensor, packed: Packed, last: Level) -> Tensor:
     """Hidden states (M, D) of last tokens, put in their rows (R, D); 0 for an empty row."""
-    rows = packed.place[packed.wanted] // last.tokens.shape[1]
+    rows = to_device(packed.wanted_place // last.tokens.shape[1], hidden.device)
     return hidden.new_zeros(len(last.lengths), hidden.shape[-1]).index_copy(0, rows, hidden)

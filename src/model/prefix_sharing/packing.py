@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from src.model.prefix_sharing import Level
+from src.model.prefix_sharing import Level, to_device
 from src.model.prefix_sharing.attention import Part, Parts, attend_shown, shown_of
 
 # What the calls of a part cost, as the number of one-channel scores computed in the same time: 0.1
@@ -57,25 +57,27 @@ class Rows(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """tokens, positions: (P,), tree after tree. level, place: (P,), the level of each token, and
-    its index among that level's flattened (R * T,) tokens. previous: (P,), the index of the token
-    that was read before each one, in its own row or at an ancestor's end; -1 for the first token of
-    a tree. newest: (R,), the index of the last token that each row of the last level has read; -1:
-    none.
+    """tokens, positions: (P,), tree after tree. previous: (P,), the index of the token that was
+    read before each one, in its own row or at an ancestor's end; -1 for the first token of a tree.
+    newest: (R,), the index of the last token that each row of the last level has read; -1: none.
 
-    attention: of all tokens to all. wanted: the tokens whose hidden states are wanted, None: all.
-    last_attention: of the wanted tokens to all.
+    attention: of all tokens to all. wanted: (M,), the tokens whose hidden states are wanted, None:
+    all. last_attention: of the wanted tokens to all.
+
+    On the CPU, whatever the device: level, place: (P,), the level of each token, and its index
+    among that level's flattened (R * T,) tokens. wanted_place: (M,), the places of the wanted ones.
     """
 
     tokens: Tensor
     positions: Tensor
-    level: Tensor
-    place: Tensor
     previous: Tensor
     newest: Tensor
     attention: Parts | Rows
     wanted: Tensor | None
     last_attention: Parts | Rows
+    level: Tensor
+    place: Tensor
+    wanted_place: Tensor
 
 
 class _Line(NamedTuple):
@@ -97,11 +99,17 @@ class _Line(NamedTuple):
     ends: Tensor
 
 
-def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) -> Packed:
-    """Pack the levels into one sequence.
+def pack(
+    levels: Sequence[Level],
+    wanted: str = "all",
+    in_rows: bool = False,
+    device: torch.device | str = "cpu",
+) -> Packed:
+    """Pack levels, which are on the CPU, into one sequence for a device.
 
     wanted: the tokens whose hidden states are wanted: "all", "last level", or "last token", that
-    of each row of the last level that has any. in_rows: attention by `Rows`, else `Parts`.
+    of each row of the last level that has any. in_rows: attention by `Rows`, else `Parts`, on a CPU
+    only.
     """
     assert wanted in ("all", "last level", "last token"), f"wanted is {wanted!r}"
     line, above, newest = _line(levels)
@@ -110,10 +118,22 @@ def pack(levels: Sequence[Level], wanted: str = "all", in_rows: bool = False) ->
         at = ((line.level == len(levels) - 1) & line.ends).nonzero().squeeze(1)
     elif wanted == "last level" and len(levels) > 1:
         at = (line.level == len(levels) - 1).nonzero().squeeze(1)
-    attention = _rows if in_rows else _parts
-    everywhere = attention(line, above, len(levels[0].lengths), None)
-    last = everywhere if at is None else attention(line, above, len(levels[0].lengths), at)
-    return Packed(*line[:5], newest, everywhere, at, last)
+    def attention_of(queries: Tensor | None) -> Parts | Rows:
+        trees = len(levels[0].lengths)
+        if in_rows:
+            return _rows(line, above, trees, queries, torch.device(device))
+        return _parts(line, above, trees, queries)
+
+    everywhere = attention_of(None)
+    last = everywhere if at is None else attention_of(at)
+    tokens, positions, previous, newest = (
+        to_device(x, device) for x in (line.tokens, line.positions, line.previous, newest)
+    )
+    return Packed(
+        tokens, positions, previous, newest, everywhere,
+        None if at is None else to_device(at, device), last,
+        line.level, line.place, line.place if at is None else line.place[at],
+    )
 
 
 def parts_pay(levels: Sequence[Level], width: int) -> bool:
@@ -123,7 +143,7 @@ def parts_pay(levels: Sequence[Level], width: int) -> bool:
     if len(levels) == 1:
         return False
     contexts, held = levels[0].lengths, levels[1].lengths.clone()
-    branch = torch.arange(len(held), device=held.device)
+    branch = torch.arange(len(held))
     for level in levels[2:]:
         branch = branch[level.parents]
         held.index_add_(0, branch, level.lengths)
@@ -136,7 +156,8 @@ def parts_pay(levels: Sequence[Level], width: int) -> bool:
 def to_rows(hidden: Tensor, place: Tensor, level: Level) -> Tensor:
     """Hidden states (n, D) of tokens at these places of a level's (R * T,), as rows (R, T, D)."""
     places = hidden.new_zeros(level.tokens.numel(), hidden.shape[-1])
-    return places.index_copy(0, place, hidden).view(*level.tokens.shape, -1)
+    places = places.index_copy(0, to_device(place, hidden.device), hidden)
+    return places.view(*level.tokens.shape, -1)
 
 
 def starts_of(packed: Packed, depth: int, level: Level) -> Tensor:
@@ -153,10 +174,9 @@ def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor, Tensor]:
     Returns besides: which node sees which, itself and its ancestors, (nodes + 1, nodes + 1) bool,
     the last node being "no token"; and `newest` of Packed.
     """
-    device = levels[0].tokens.device
     sizes = [len(level.lengths) for level in levels]
-    above = torch.eye(sum(sizes) + 1, dtype=torch.bool, device=device)
-    tree = torch.arange(sizes[0], device=device)
+    above = torch.eye(sum(sizes) + 1, dtype=torch.bool)
+    tree = torch.arange(sizes[0])
     branch = before = torch.zeros_like(tree)
     newest = torch.full_like(tree, -1)  # of each row: where the token it read last stands
     found = []
@@ -169,15 +189,15 @@ def _line(levels: Sequence[Level]) -> tuple[_Line, Tensor, Tensor]:
                 x[level.parents] for x in (tree, branch, before, newest)
             )
         if depth == 1:
-            branch = 1 + torch.arange(len(branch), device=device)
+            branch = 1 + torch.arange(len(branch))
         columns = level.tokens.shape[1]
-        real = torch.arange(columns, device=device) < level.lengths[:, None]
+        real = torch.arange(columns) < level.lengths[:, None]
         place = real.flatten().nonzero().squeeze(1)
         row, column = place // columns, place % columns
         ends = column == level.lengths[row] - 1
         tokens, positions = level.tokens.flatten()[place], before[row] + column
         depths = torch.full_like(place, depth)
-        here = tokens_before + torch.arange(len(place), device=device)
+        here = tokens_before + torch.arange(len(place))
         previous = torch.where(column > 0, here - 1, newest[row])
         found.append(
             (tokens, positions, depths, place, previous, first + row, tree[row], branch[row], ends)
@@ -232,26 +252,33 @@ def _spans(numbers: Tensor) -> dict[int, slice]:
     }
 
 
-def _rows(line: _Line, above: Tensor, trees: int, wanted: Tensor | None) -> Rows:
-    """One row per tree. A row of queries holds only the `wanted` ones."""
+def _rows(
+    line: _Line, above: Tensor, trees: int, wanted: Tensor | None, device: torch.device
+) -> Rows:
+    """One row per tree. A row of queries holds only the `wanted` ones. The masks, as large as the
+    squares of rows, are made on the device.
+    """
     key_column, key_width = _columns(line.tree, trees)
-    if line.tree.device.type == "cuda":  # its kernels copy a mask whose rows are not aligned
+    if device.type == "cuda":  # its kernels copy a mask whose rows are not aligned
         key_width = -(-key_width // 8) * 8
     key_place = line.tree * key_width + key_column
     node = line.node.new_full((trees * key_width,), len(above) - 1)
     node = node.index_copy(0, key_place, line.node).view(trees, key_width)
+    node, above = to_device(node, device), to_device(above, device)
     # A node's past stands left of it, and so do its ancestors.
     seen = above[node[:, :, None], node[:, None, :]].tril()
     shown = shown_of(seen)
+    of_keys = to_device(key_place, device), key_width
     if wanted is None:
-        return Rows(key_place, key_width, key_place, key_width, shown[:, None])
+        return Rows(*of_keys, *of_keys, shown[:, None])
     tree = line.tree[wanted]
     column, width = _columns(tree, trees)
     place = tree * width + column
     # Each query sees what it sees among all. Padding sees what the first column of its row sees.
     full = place.new_zeros(trees * width).index_copy(0, place, key_column[wanted])
-    shown = shown.gather(1, full.view(trees, width, 1).expand(-1, -1, key_width))
-    return Rows(place, width, key_place, key_width, shown[:, None])
+    full = to_device(full, device).view(trees, width, 1)
+    shown = shown.gather(1, full.expand(-1, -1, key_width))
+    return Rows(to_device(place, device), width, *of_keys, shown[:, None])
 
 
 def _columns(row: Tensor, count: int) -> tuple[Tensor, int]:
@@ -260,5 +287,5 @@ def _columns(row: Tensor, count: int) -> tuple[Tensor, int]:
     """
     held = torch.bincount(row, minlength=count)
     first = held.cumsum(0) - held
-    rank = torch.arange(len(row), device=row.device) - first[row]
+    rank = torch.arange(len(row)) - first[row]
     return rank, max(1, int(held.max()))
