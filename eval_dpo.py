@@ -5,10 +5,8 @@
 Without --checkpoint: the DPO and PPO checkpoints of --model_type and their SFT parent. Prints
 answers to sample prompts and a table: EM, F1, answer loss, preference accuracy, reward-model score
 and win rate against the SFT parent (where there is a reward checkpoint), KL from it, with 95%
-intervals.
+intervals. A second table has the gains over the SFT model, paired question by question.
 """
-
-from pathlib import Path
 
 from src.utils import cli
 from src.utils.constants import DEFAULT_DIFFICULTY, DPO, PPO
@@ -80,7 +78,7 @@ with flags_first(__name__, build_parser):
     from src.training.run import set_up_torch
     from src.training.run_data import say_remedy
     from src.utils.checkpoint_utils import load_parent, require_same_tokenizer, stage_folder
-    from src.utils.files import write_json
+    from src.utils.files import require_file_place, write_json
     from src.utils.progress_bar import say
 
 
@@ -97,9 +95,8 @@ def check(args) -> None:
             "first window of a context"
         )
     for flag in ("output", "per_question", "predictions"):
-        path = getattr(args, flag)
-        if path is not None and (Path(path).is_dir() or not Path(path).parent.is_dir()):
-            raise UserError(f"--{flag} {path} given, expected a file in a folder that exists")
+        if (path := getattr(args, flag)) is not None:
+            require_file_place(flag, path)
 
 
 def load_policies(args) -> list:

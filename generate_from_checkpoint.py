@@ -72,7 +72,7 @@ def check(args) -> None:
         )
 
 
-def answer(args, checkpoint, prompt, number: int, device) -> dict:
+def answer(args, checkpoint, prompt, number: int) -> dict:
     """One prompt's answers as text, with their log-probabilities in nats.
 
     number: of the prompt in this run, from 0. Each has its own stream of --seed, so that equal
@@ -96,7 +96,6 @@ def answer(args, checkpoint, prompt, number: int, device) -> dict:
         num_samples=args.num_samples,
         max_new_tokens=longest,
         seed=[args.seed, number],
-        device=device,
     )
     texts = [checkpoint.tokenizer.decode(ids).strip() for ids in answers.texts()]
     raw = {"prompt": prompt[1]}
@@ -105,7 +104,7 @@ def answer(args, checkpoint, prompt, number: int, device) -> dict:
             "stopped": answers.stopped.tolist()}
 
 
-def score(args, checkpoint, prompt, number: int, device) -> dict:
+def score(args, checkpoint, prompt, number: int) -> dict:
     """The reward model's normalised score of --answer to the prompt; `number` does not matter."""
     ids = checkpoint.tokenizer.encode(answer_text(args.answer.strip()))
     block = checkpoint.model.backbone.config.block_size
@@ -120,7 +119,7 @@ def score(args, checkpoint, prompt, number: int, device) -> dict:
         template=checkpoint.data.get("template", True),
     )
     trees = [(context, [(question, [ids])])]
-    value = model_rewards(checkpoint.model, trees, checkpoint.tokenizer.eos_id, device)
+    value = model_rewards(checkpoint.model, trees, checkpoint.tokenizer.eos_id)
     return {"answer": args.answer, "score": value.item()}
 
 
@@ -166,13 +165,13 @@ def main(argv=None) -> dict:
                 continue
             try:
                 prompt = None, typed_text(line)
-                results.append(respond(args, checkpoint, prompt, len(results), device))
+                results.append(respond(args, checkpoint, prompt, len(results)))
                 show(args, results[-1])
             except UserError as error:  # the next prompt may be better
                 say(str(error))
     else:
         for number, prompt in enumerate(prompts_of_flags(args, checkpoint)):
-            results.append(respond(args, checkpoint, prompt, number, device))
+            results.append(respond(args, checkpoint, prompt, number))
             show(args, results[-1])
     return {"results": results}
 

@@ -115,7 +115,7 @@ def sft_parent(args):
     return parent
 
 
-def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
+def sft_backward(model, trees, eos_id: int, args) -> dict[str, float]:
     """Add the gradient of one step's trees; returns the losses in nats per token.
 
     Sums over micro-batches are divided by the whole step's token counts, so that the micro-batch
@@ -129,7 +129,7 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
     if args.lm_weight:
         sums["text_loss_nats"] = 0.0
     for part in micro_batches(trees, args.micro_batch_size, tokens=args.micro_batch_tokens):
-        tree_batch = build_tree_batch(part, eos_id, device)
+        tree_batch = build_tree_batch(part, eos_id)
         text = score_text(model, tree_batch) if args.lm_weight else None
         answers = score_completions(model, tree_batch) if text is None else text.answers
         loss = answer_loss = sft_loss(answers.logp, answers.mask, answer_tokens)
@@ -148,11 +148,14 @@ def sft_backward(model, trees, eos_id: int, args, device) -> dict[str, float]:
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    # Before the folder of the run is touched.
-    check(parser.parse_args(argv), parser.typed(argv))
+    given = parser.parse_args(argv)
+    if not given.resume:  # what the stored flags allow is known below
+        check(given, parser.typed(argv))  # before the folder of the run is touched
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
+        if run.last is None:  # else the flags are those that were checked when the run began
+            check(args, run.typed)
         if run.finished:
             return finished_metrics(run)
         device = set_up_torch(args)
@@ -197,7 +200,7 @@ def main(argv=None) -> dict:
         def evaluate(step: int) -> Figures:
             """Answers and answer loss on the held-out questions."""
             return reporting.evaluate_and_log(
-                run, step, model, tokenizer, held_out, device, progress
+                run, step, model, tokenizer, held_out, progress
             )
 
         # The step loop.
@@ -207,7 +210,7 @@ def main(argv=None) -> dict:
         for step in steps(run, max_steps, trained, optimizer, progress):
             started = time.perf_counter()
             trees = next(batches)
-            record = sft_backward(model, trees, tokenizer.eos_id, args, device)
+            record = sft_backward(model, trees, tokenizer.eos_id, args)
             record |= scheduled_step(run, optimizer, step, max_steps, record["loss"])
             examples = sum(len(asked) for _, asked in trees)
             reporting.log_step(

@@ -48,14 +48,14 @@ def plots_of(series, measured: dict) -> dict:
         runs_of.append(found)
         if found:
             tables.append((one.label, [run.table for run in found]))
-    number = "" if len(series) == 1 else "_{}"
+    numbered = "" if len(series) == 1 else "_{}"
     plots = {
         "quality": [quality_plot("em", "EM (%)", tables), quality_plot("f1", "F1 (%)", tables)],
         "hacking": [
-            hacking_plot(f"ppo{number.format(n)}", one) for n, one in enumerate(series, 1)
+            hacking_plot(f"ppo{numbered.format(n)}", one) for n, one in enumerate(series, 1)
         ],
         "rewards": [
-            reward_plot(one.label, f"kinds{number.format(n)}", found)
+            reward_plot(one.label, f"kinds{numbered.format(n)}", found)
             for n, (one, found) in enumerate(zip(series, runs_of, strict=True), 1)
         ],
     }

@@ -77,7 +77,7 @@ def check(args) -> PreferenceLoss:
     return fill_loss_flags(args)
 
 
-def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str, float]:
+def dpo_backward(model, trees, reference, eos_id: int, args) -> dict[str, float]:
     """Add the gradient of one step's pairs; returns metrics over all of them.
 
     trees: every question carries [chosen, rejected], or several such pairs; of kto one pair and a
@@ -88,7 +88,7 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
     pairs, kl = sum(counts), 0.0
     if PREFERENCE_LOSSES[args.loss_type].mismatched:
         trees, others = without_mismatched(trees)
-        policy = policy_scores(model, others, eos_id, device)
+        policy = policy_scores(model, others, eos_id)
         kl = mismatched_kl(policy, reference[:, 2:])
         reference = reference[:, :2]
     if reference is None:
@@ -100,10 +100,10 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
     for part in micro_batches(
         items, args.micro_batch_size, lambda item: tree_tokens(item[0]), args.micro_batch_tokens
     ):
-        tree_batch = build_tree_batch([tree for tree, _ in part], eos_id, device)
+        tree_batch = build_tree_batch([tree for tree, _ in part], eos_id)
         logp, mask = score_completions(model, tree_batch)
         policy, tokens = sequence_sum(logp, mask).view(-1, 2), mask.sum(-1).view(-1, 2)
-        frozen = torch.cat([reference[:0], *(rows for _, rows in part)]).to(device)
+        frozen = torch.cat([reference[:0], *(rows for _, rows in part)]).to(policy)
         found = pair_loss(args, policy, tokens, frozen, kl, count=pairs)
         nll = sft_loss(logp[0::2], mask[0::2], chosen_tokens)
         loss = pair_weight(args) * found.loss + args.nll_weight * nll
@@ -132,7 +132,9 @@ def dpo_backward(model, trees, reference, eos_id: int, args, device) -> dict[str
 def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
-    check(parser.parse_args(argv))  # before the folder of the run is touched
+    given = parser.parse_args(argv)
+    if not given.resume:  # what the stored flags allow is known below
+        check(given)  # before the folder of the run is touched
 
     with Run(parser, argv, STAGE) as run:
         args = run.args
@@ -155,7 +157,7 @@ def main(argv=None) -> dict:
         questions = run_data.load_questions(args, tokenizer, block, STAGE, parents)
         held_out = questions.held_out
         train, unseen, max_steps = run_data.planned_pairs(
-            args, run.asked["max_steps"], questions, parent, device
+            args, run.asked["max_steps"], questions, parent
         )
         if loss_row.mismatched:
             train = train._replace(trees=with_mismatched(train.trees))
@@ -166,9 +168,9 @@ def main(argv=None) -> dict:
         reference = unseen_reference = None
         if loss_row.has_reference:
             needed = trees_of_steps(train, args, min(max_steps, per_epoch))
-            reference = reference_logps(model, train, needed, eos_id, device)
+            reference = reference_logps(model, train, needed, eos_id)
             progress.count(needed.trees, forward=1)
-            unseen_reference = policy_scores(model, unseen.trees.trees, eos_id, device)
+            unseen_reference = policy_scores(model, unseen.trees.trees, eos_id)
         unseen_tokens = answer_tokens(unseen.trees.trees)
         more = score_and_kl(scored_by, parent, held_out, device)
         trained = prepare({"model": model}, args, device)
@@ -178,9 +180,9 @@ def main(argv=None) -> dict:
         def evaluate(step: int) -> Figures:
             """The policy's answers and what it says of the held-out pairs."""
             figures = reporting.evaluate_and_log(
-                run, step, model, tokenizer, held_out, device, progress, more
+                run, step, model, tokenizer, held_out, progress, more
             )
-            scores = policy_scores(model, unseen.trees.trees, eos_id, device)
+            scores = policy_scores(model, unseen.trees.trees, eos_id)
             found = pair_loss(args, scores, unseen_tokens, unseen_reference)
             of_pairs = reporting.log_pair_figures(
                 run, step, scores, found, unseen, held_out, progress
@@ -198,7 +200,7 @@ def main(argv=None) -> dict:
             batch = next(batches)
             numbers = [n for row in batch.index for n in row]
             frozen = None if reference is None else reference[numbers]
-            record = dpo_backward(model, batch.trees, frozen, eos_id, args, device)
+            record = dpo_backward(model, batch.trees, frozen, eos_id, args)
             record |= scheduled_step(run, optimizer, step, max_steps, record["total_loss"])
             displayed = {"loss": record["loss"], "accuracy": record["reward_accuracy"]}
             reporting.log_step(run, step, started, len(numbers), batch.trees, record, **displayed)

@@ -99,6 +99,7 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """Share of the returns' variance that the values predict: 1 all, 0 no more than a constant.
 
+    1 - var(returns - values) / var(returns).
     values, returns, mask: (B, T). NaN if there is nothing to explain: the returns are equal, or
     differ only by the rounding of returns = advantages + values.
     """
@@ -354,7 +355,8 @@ def simpo_loss(
 
     -logsigmoid(beta (chosen - rejected) - gamma) (2405.14734 eq. 6).
     chosen, rejected: (B,) mean log-probs per token, from `sequence_mean`. gamma: margin in units of
-    the reward beta * mean log-prob. beta is about ten times DPO's, because means are small.
+    the reward beta * mean log-prob. The paper takes 2 to 2.5 for beta: means are smaller than
+    the sums that DPO compares.
     Returns the mean in nats per pair, the share of pairs in order (without the margin) and the
     rewards. Only the learning rate keeps the policy near its start.
     """
@@ -423,6 +425,7 @@ def adaptive_kl_coefficient(beta: float, kl: float, target: float, n: int, horiz
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Gae:
     """Advantage of each token, and the return its value should predict (Schulman et al. 2016).
 
+    A_t = delta_t + gamma lam A_{t+1}, with delta_t = r_t + gamma V_{t+1} - V_t (eq. 16).
     rewards, values, mask: (B, T). The value after the last real token is 0. Entries at False are
     skipped, wherever they are, and get 0. returns = advantages + values. Both are detached.
     lam = 1: rewards to come minus the value (no bias). lam = 0: one-step error (least variance).
@@ -512,7 +515,8 @@ def reinforce_loss(
     baseline: subtracted from the rewards, by default their mean here (Williams 1992). Pass the
     whole step's mean when this is a part of it, and 0 for rewards that have a baseline
     (`rloo_advantages`).
-    Returns the mean over answers of -(reward - baseline) * log-prob of the answer.
+    Returns the mean over answers of -(reward - baseline) * log-prob of the answer. Training takes
+    the same loss from `policy_loss` in src/rl/algorithms.py; tests compare the two.
     """
     if baseline is None:
         baseline = _mean(rewards, None)
@@ -587,6 +591,7 @@ def ppo_policy_loss(
     """PPO's `clipped_policy_loss`: one range on both sides, token by token, the mean over tokens.
 
     -min(r A, clip(r, 1 - eps, 1 + eps) A) with r = exp(logp - old_logp) (PPO, 1707.06347 eq. 7).
+    For reading and tests: training calls `clipped_policy_loss` itself.
     All tensors (B, T). Returns the mean per real token, and, detached, the share of tokens with
     |r - 1| > eps and k3 of KL(old || new), the mean of r - 1 - log r.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from src.utils.constants import MODEL_TYPES, STAGES
 
@@ -29,13 +30,22 @@ def flags(stage, model_type):
     return ["--model_type", model_type, *SMALL, *OF_STAGE.get(stage, []), *shape]
 
 
+def perturb(model, scale=0.2):
+    """The model, its weights moved far from the small initial ones, so that mistakes show."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+    return model
+
+
 def call(script, argv):
     """main(argv) of a script in this process."""
     return importlib.import_module(script).main([str(word) for word in argv])
 
 
 class Outcome(NamedTuple):
-    """How a script ended: its exit code (0 if it returned), its lines on stderr and on stdout."""
+    """How a script ended: exit code (0 if it returned), lines on stderr and on stdout, and what
+    `main` returned."""
 
     code: int
     err: list[str]
@@ -44,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(script, argv):
-    """`call`, with what it said."""
+    """`call`, its output and exit code caught."""
     err, out, code, result = io.StringIO(), io.StringIO(), 0, None
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
         try:

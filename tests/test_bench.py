@@ -5,14 +5,23 @@ from argparse import Namespace
 
 import pytest
 import torch
+from conftest import perturb
 
-from bench import gpu
+from bench import gpu, vs_trl
 from bench.flops import forward_flops, masked_share, step_flops
 from bench.ours import kl_of
-from bench.work import alone, count_questions, exact_batches, llama_weights, random_work
+from bench.work import (
+    alone,
+    count_questions,
+    exact_batches,
+    llama_weights,
+    random_trees,
+    random_work,
+)
 from main_squad import sft_backward
 from src.inference.logprobs import build_tree_batch, score_completions
 from src.model.model import build_model
+from src.training.progress import tokens_read
 from train_dpo import dpo_backward
 
 TREES = [
@@ -20,17 +29,12 @@ TREES = [
     ([3, 3, 1], [([7, 8, 8, 8], [[9, 9], [10]])]),
 ]
 EOS = 19
-CPU = torch.device("cpu")
 
 
 def small():
     torch.manual_seed(0)
     shape = {"vocab_size": 20, "n_layer": 2, "n_embd": 16, "n_head": 2, "n_inner": 32}
-    model = build_model("transformer", shape)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return perturb(build_model("transformer", shape))
 
 
 def gradients(model):
@@ -60,9 +64,9 @@ def test_the_sides_with_and_without_sharing_do_the_same_work(stage):
     found = []
     for trees in (TREES, alone(TREES)):
         if stage == "sft":
-            loss = sft_backward(model, trees, EOS, args, CPU)["loss"]
+            loss = sft_backward(model, trees, EOS, args)["loss"]
         else:
-            loss = dpo_backward(model, trees, reference, EOS, args, CPU)["loss"]
+            loss = dpo_backward(model, trees, reference, EOS, args)["loss"]
         found.append((loss, gradients(model)))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
     for name, gradient in found[0][1].items():
@@ -237,3 +241,47 @@ def test_the_gpu_bench_counts_a_failing_part_and_goes_on(tmp_path, monkeypatch, 
 def test_a_gpus_busy_time_is_the_union_of_its_kernels():
     assert gpu.covered([(0, 2), (1, 3), (5, 6)]) == 4
     assert gpu.covered([]) == 0
+    kinds = torch.autograd.DeviceType
+    kernel, annotation, operator = (
+        Namespace(device_type=kind, is_user_annotation=noted)
+        for kind, noted in ((kinds.CUDA, False), (kinds.CUDA, True), (kinds.CPU, False))
+    )
+    assert gpu.on_gpu([annotation, kernel, operator]) == [kernel]
+
+
+def test_the_gpu_bench_measures_the_default_model():
+    size = gpu.SHAPES["pico"]["vocab_size"]
+    default = build_model("transformer", {"vocab_size": size}).config
+    assert gpu.build_config("pico") == default
+
+
+def test_the_gpu_bench_counts_the_tokens_that_were_generated():
+    """No answer ends by itself: each has 16 tokens."""
+    trees = random_trees(2, 64, seed=0)
+    step = gpu.make_step(gpu.Case("tiny", "greedy", "float32", 2), torch.device("cpu"))
+    prompts = [(c, [(q, []) for q, _ in questions]) for c, questions in trees]
+    generated = tokens_read(step(trees)) - tokens_read(prompts)
+    assert generated == gpu.NEW_TOKENS * count_questions(trees)
+
+
+def test_an_environment_whose_setup_was_interrupted_is_set_up_again(tmp_path, monkeypatch):
+    """Its Python is there, trl is not."""
+    installed = []
+
+    def create(folder, with_pip):
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
+        (folder / "bin/python").touch()
+
+    def install(command, check):
+        installed.append(command[-1])
+        if len(installed) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(vs_trl, "ROOT", tmp_path)
+    monkeypatch.setattr(vs_trl.venv, "create", create)
+    monkeypatch.setattr(vs_trl.subprocess, "run", install)
+    with pytest.raises(KeyboardInterrupt):
+        vs_trl.environment(".venv-trl")
+    for _ in range(2):
+        assert vs_trl.environment(".venv-trl") == tmp_path / ".venv-trl/bin/python"
+    assert installed == 2 * [vs_trl.TORCH, "transformers"]

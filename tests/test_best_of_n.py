@@ -36,7 +36,7 @@ def comparison_of(monkeypatch, answers, rewards):
         first = seed[1]
         return [row for texts in answers for row in texts[first : first + num_samples]]
 
-    def score(reward, trees, eos_id, device):
+    def score(reward, trees, eos_id):
         ids = [a for _, questions in trees for _, texts in questions for a in texts]
         flat = [tuple(row) for texts in answers for row in texts]
         values = [value for row in rewards for value in row]

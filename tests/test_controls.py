@@ -1,16 +1,20 @@
 """Controls: a reward that is noise, SFT continued for the same compute, and processed tokens."""
 
+import contextlib
 import json
 import math
+import signal
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from conftest import FIRST, SHAPES, call, flags, outcome, refusal
 
 from src.rl.rewards import noise_reward, reward_function
+from src.training import reporting
 from src.training.progress import Progress, tokens_read
 from src.utils.checkpoint_utils import load_checkpoint
-from src.utils.payload import load_payload
+from src.utils.payload import load_payload, save_payload
 
 # --- noise ---
 
@@ -83,45 +87,29 @@ def test_every_stage_stores_what_it_has_processed(workplace):
 def test_a_resumed_run_has_processed_as_many_tokens(workplace):
     workplace("kgram", ["main_squad"])
     for stage in ("main_squad", "train_dpo", "train_ppo"):
-        argv = [*flags(stage, "kgram"), "--save_every", "1", "--output_dir", f"runs/{stage}"]
+        argv = [*flags(stage, "kgram"), "--save_every", "1"]
         argv += ["--reward", "f1"] if stage == "train_ppo" else []
-        whole = call(stage, argv)
-        # As if killed after the second step was saved: one run in one go, one with a stop.
-        short = [*argv[:-2], "--output_dir", f"short/{stage}"]
-        at = argv.index("--reward") if "--reward" in argv else None
-        short = [w if w != f"runs/{stage}" else f"short/{stage}" for w in argv]
-        assert at is None or "--reward" in short
+        whole = call(stage, [*argv, "--output_dir", f"whole/{stage}"])
+        parts = [*argv, "--output_dir", f"parts/{stage}"]
         with stopped_after(2):
-            assert outcome(stage, short).code == 130
-        resumed = call(stage, [*short, "--resume"])
+            assert outcome(stage, parts).code == 130
+        resumed = call(stage, [*parts, "--resume"])
         assert resumed["processed_tokens"] == whole["processed_tokens"] > 0
 
 
-class stopped_after:
+@contextlib.contextmanager
+def stopped_after(steps):
     """SIGINT arrives during a step, once so many are logged."""
+    log_step, left = reporting.log_step, [steps]
 
-    def __init__(self, steps):
-        self.steps = steps
+    def stopping(*args, **named):
+        log_step(*args, **named)
+        left[0] -= 1
+        if not left[0]:
+            signal.raise_signal(signal.SIGINT)
 
-    def __enter__(self):
-        import signal
-
-        from src.training import reporting
-
-        self.original, left = reporting.log_step, [self.steps]
-
-        def log_step(*args, **named):
-            self.original(*args, **named)
-            left[0] -= 1
-            if not left[0]:
-                signal.raise_signal(signal.SIGINT)
-
-        reporting.log_step = log_step
-
-    def __exit__(self, *_):
-        from src.training import reporting
-
-        reporting.log_step = self.original
+    with mock.patch.object(reporting, "log_step", stopping):
+        yield
 
 
 # --- SFT continued ---
@@ -228,8 +216,6 @@ def test_a_continued_run_has_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_that_does_not_say_its_tokens_is_refused(workplace):
-    from src.utils.payload import save_payload
-
     workplace("kgram", ["main_squad"])
     payload = load_payload("checkpoints/kgram_main_squad/final.pt")
     del payload["metrics"]["processed_tokens"]

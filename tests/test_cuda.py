@@ -20,9 +20,11 @@ from conftest import SHAPES, outcome
 from test_logprobs import CONFIGS, EOS, TREES, perturbed
 
 from main_squad import sft_backward
-from src.inference.logprobs import completion_logps
+from src.inference.logprobs import build_tree_batch, completion_logps
 from src.inference.sampling import Sampling, generate, generate_all
 from src.model.heads import Critic, RewardModel
+from src.playground import answers as playground
+from src.playground.checkpoints import Policy
 from src.rl.algorithm_table import ALGORITHMS
 from src.rl.models import Models
 from src.rl.rewards import Scores, model_rewards
@@ -106,23 +108,17 @@ def assert_same_gradients(found, expected):
 
 
 @pytest.mark.parametrize("lm_weight", [0.0, 0.3])
-def test_sft(models, device, lm_weight):
+def test_sft(models, lm_weight):
     args = Namespace(**vars(ARGS) | {"lm_weight": lm_weight})
     chosen = [(c, [(q, answers[:1]) for q, answers in qs]) for c, qs in PAIRS]
-    expected, found = (
-        sft_backward(model, chosen, EOS, args, place)
-        for model, place in zip(models, (CPU, device), strict=True)
-    )
+    expected, found = (sft_backward(model, chosen, EOS, args) for model in models)
     assert_close(found, expected)
     assert_same_gradients(models[1], models[0])
 
 
-def test_dpo(models, device):
+def test_dpo(models):
     reference = torch.linspace(-9, -2, 10).view(-1, 2)
-    expected, found = (
-        dpo_backward(model, PAIRS, reference, EOS, ARGS, place)
-        for model, place in zip(models, (CPU, device), strict=True)
-    )
+    expected, found = (dpo_backward(model, PAIRS, reference, EOS, ARGS) for model in models)
     assert_close(found, expected)
     assert_same_gradients(models[1], models[0])
 
@@ -140,8 +136,7 @@ def test_other_preference_losses(device, loss_type):
     if loss_type in ("orpo", "simpo"):
         reference = None
     expected, found = (
-        dpo_backward(model, trees, reference, EOS, args, place)
-        for model, place in ((mine, CPU), (other, device))
+        dpo_backward(model, trees, reference, EOS, args) for model in (mine, other)
     )
     assert_close(found, expected)
     assert_same_gradients(other, mine)
@@ -151,13 +146,10 @@ def test_reward_model(models, device):
     torch.manual_seed(0)
     mine = RewardModel(models[0])
     other = copy.deepcopy(mine).to(device)
-    expected, found = (
-        reward_backward(reward, PAIRS, EOS, ARGS, place)
-        for reward, place in ((mine, CPU), (other, device))
-    )
+    expected, found = (reward_backward(reward, PAIRS, EOS, ARGS) for reward in (mine, other))
     assert_close(found, expected)
     assert_same_gradients(other, mine)
-    assert_close(model_rewards(other, TREES, EOS, device), model_rewards(mine, TREES, EOS))
+    assert_close(model_rewards(other, TREES, EOS), model_rewards(mine, TREES, EOS))
 
 
 def settings(algorithm, device):
@@ -206,22 +198,36 @@ def test_policy_gradient(models, device, algorithm):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_samples": 3, "sampling": Sampling(0.8, 9, 0.95)}])
-def test_answers(models, device, options):
+def test_answers(models, options):
     """Greedy and sampled: the same tokens, and their log-probabilities."""
     expected = generate(models[0], PROMPTS, EOS, max_new_tokens=40, seed=4, **options)
-    found = generate(
-        models[1], PROMPTS, EOS, max_new_tokens=40, seed=4, device=device, **options
-    )
+    found = generate(models[1], PROMPTS, EOS, max_new_tokens=40, seed=4, **options)
     assert torch.equal(found.tokens.cpu(), expected.tokens)
     assert torch.equal(found.lengths.cpu(), expected.lengths)
     assert_close(found.logp, expected.logp)
-    all_of_them = generate_all(
-        models[1], PROMPTS, EOS, max_new_tokens=40, seed=4, device=device, **options
-    )
+    all_of_them = generate_all(models[1], PROMPTS, EOS, max_new_tokens=40, seed=4, **options)
     assert all_of_them == expected.texts()
 
 
-def test_scores_of_long_trees(models, device):
+def test_what_the_playground_shows_of_answers(models):
+    """The second answer was cut off, so its EOS is not shown."""
+    tree_batch = build_tree_batch([([3, 1], [([5, 2], [[4, 4], [7]])])], EOS)
+    found = []
+    for model in models:
+        policy = Policy("p", model, Namespace(decode=str, eos_id=EOS), parent=model)
+        with torch.inference_mode():
+            rows = playground._tokens(policy, tree_batch, [[4, 4], [7]], [True, False])
+        tokens = [token for row, _ in rows for token in row]
+        assert len(tokens) == 4
+        found.append({
+            "logp": [logp for _, logp in rows], "probability": [t.probability for t in tokens],
+            "kl": [t.kl_nats for t in tokens],
+        })
+    for name in found[0]:
+        assert_close(found[1][name], found[0][name], name)
+
+
+def test_scores_of_long_trees(models):
     """Contexts of other lengths than a multiple of 8, and more than a block of the kernels."""
     rng = torch.Generator().manual_seed(0)
 
@@ -230,7 +236,7 @@ def test_scores_of_long_trees(models, device):
 
     trees = [(ids(n), [(ids(9), [ids(3), ids(5)]), (ids(4), [ids(70)])]) for n in (1, 131, 203)]
     expected = completion_logps(models[0], trees, EOS)
-    assert_close(completion_logps(models[1], trees, EOS, device), expected)
+    assert_close(completion_logps(models[1], trees, EOS), expected)
 
 
 # --- runs ---

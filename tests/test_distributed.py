@@ -35,9 +35,9 @@ from src.utils import exit_handling
 from src.utils.constants import MODEL_TYPES, STAGES
 from src.utils.payload import load_payload
 from src.utils.ranks import rank, world_size
+from tests.faults.runs import records
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEEDS = {"seconds", "examples_per_second", "tokens_per_second"}
 BATCHES = ((2, None), (7, 2))  # contexts of the global batch (2: fewer than 3 ranks), micro-batch
 CASES = [*(("sft", m) for m in MODEL_TYPES)]
 CASES += [(stage, "transformer") for stage in ("dpo", "kto", "reward")]
@@ -146,10 +146,13 @@ def stop_rank_1(step_to_stop):
 
 
 def on_ranks_stages(out):
-    """Each stage in one go, and stopped and resumed; PPO, the most state, with --shard too."""
+    """Each stage in one go, and stopped and resumed; with --shard too PPO, which has the most
+    state, and the reward model, which has a parameter outside of all units.
+    """
     ended = {}
     for stage in STAGES:
-        for more in ([], ["--shard"]) if stage == "train_ppo" else ([],):
+        sharded = stage in ("train_reward_model", "train_ppo")
+        for more in ([], ["--shard"]) if sharded else ([],):
             folder = "-".join([stage, *(word.strip("-") for word in more)])
             ended[f"{folder} whole"] = outcome(stage, stage_argv(stage, f"{folder}-whole", *more))
             log_step = stop_rank_1(2)
@@ -223,11 +226,6 @@ def test_gradients_and_figures_do_not_depend_on_the_ranks(ranks, alone, tmp_path
         case = ("reward", "transformer") if what == "reward" else ("sft", what)
         expected = one_step(*case, int(contexts[0]) if contexts else 7, None)
         assert_close(tensors, expected[0], figures, expected[1], name)
-
-
-def records(folder):
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in SPEEDS} for line in lines]
 
 
 def test_stages_on_two_ranks(workplace, tmp_path):

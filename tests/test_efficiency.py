@@ -2,6 +2,7 @@
 token is predicted, and gradients are added in a fixed order.
 """
 
+import contextlib
 import copy
 
 import pytest
@@ -11,7 +12,13 @@ from test_ppo import PROMPTS, length_of_answers, models_of, rollout_of, settings
 from test_stages import BACKWARD, flags_of, model_of, trees_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from src.inference.logprobs import build_tree_batch, last_hidden, score_completions, score_text
+from src.inference.logprobs import (
+    build_tree_batch,
+    last_hidden,
+    raw_reward,
+    score_completions,
+    score_text,
+)
 from src.model.heads import RewardModel
 from src.model.prefix_sharing import one_pass
 from src.rl.update import update_policy
@@ -50,9 +57,8 @@ def counted(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_each_token_is_read_once_and_has_logits_where_the_next_is_predicted(name):
     """The contexts have 7 tokens in all, the 5 questions 11, the 9 answers 14: 32 tokens. The last
-    token of
-    a question is read with each of its answers: 4 more. 14 answer tokens and 9 EOS tokens are
-    predicted, and 11 of the text.
+    token of a question is read with each of its answers: 4 more. 14 answer tokens and 9 EOS tokens
+    are predicted, and 11 of the text.
     """
     for score, reads_eos, tokens, logits in (
         (score_completions, False, 36, 23), (score_text, False, 36, 23 + 11),
@@ -61,6 +67,27 @@ def test_each_token_is_read_once_and_has_logits_where_the_next_is_predicted(name
         model, counts = counted(name)
         score(model, build_tree_batch(TREES, EOS, reads_eos=reads_eos))
         assert counts == {"tokens": tokens, "logits": logits}, score.__name__
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_size_is_asked_of_the_device(name, monkeypatch):
+    """On a GPU, Python would wait there. Tensors on torch's meta device have no values to ask for:
+    whatever needs one raises.
+    """
+    # The meta device knows no autocast.
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())
+    model = copy.deepcopy(perturbed(name)).to("meta")
+    reward = RewardModel(copy.deepcopy(perturbed(name))).to("meta")
+    with pytest.raises(Exception, match="meta"):
+        torch.ones(3, device="meta").nonzero()
+    for found in (
+        score_completions(model, build_tree_batch(TREES, EOS)).logp,
+        score_text(model, build_tree_batch(TREES, EOS)).text_logp,
+        raw_reward(reward, build_tree_batch(TREES, EOS, reads_eos=True)),
+    ):
+        assert found.device.type == "meta"
+        found.sum().backward()
+    assert all(p.grad is not None for p in (*model.parameters(), *reward.backbone.parameters()))
 
 
 class Races(TorchDispatchMode):

@@ -76,7 +76,7 @@ def test_a_policy_is_measured_against_its_parent_and_not_the_other_way_round(mon
     it.
     """
 
-    def brevity(reward, trees, eos_id, device):
+    def brevity(reward, trees, eos_id):
         return torch.tensor([-float(len(a[0])) for _, qs in trees for _, a in qs])
 
     monkeypatch.setattr(compare_policies, "model_rewards", brevity)
@@ -100,7 +100,7 @@ def test_equal_answers_tie_however_their_scores_are_rounded(monkeypatch):
     """Scored beside other answers, the same one has other last digits."""
     calls = []
 
-    def rounded(reward, trees, eos_id, device):
+    def rounded(reward, trees, eos_id):
         calls.append(len(trees))
         return torch.full((3,), 0.1 + 1e-7 * len(calls))
 
@@ -170,7 +170,7 @@ def test_the_most_probable_answer_of_overlapping_windows_is_taken(monkeypatch):
     def generate_all(model, prompts, eos_id, **options):
         return [[200 + len(context), *question] for context, qs in prompts for question in qs]
 
-    def completion_logps(model, trees, eos_id, device):
+    def completion_logps(model, trees, eos_id):
         # Of the first question the later window is surer, of the second the first one is.
         rows = [(tuple(c), tuple(q)) for c, qs in trees for q, answers in qs for _ in answers]
         return torch.tensor([said[c] - 2 * (q == (68, 69) and c != (65, 66)) for c, q in rows])

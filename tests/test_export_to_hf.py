@@ -22,7 +22,7 @@ from src.model.model import build_model
 from src.utils.checkpoint_utils import Checkpoint, load_checkpoint, save_checkpoint
 from src.utils.constants import STAGES
 from src.utils.errors import UserError
-from tests.conftest import call, outcome, refusal
+from tests.conftest import call, outcome, perturb, refusal
 
 REWARD = "train_reward_model"
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_kv_head": 2, "n_inner": 48, "block_size": 300}
@@ -35,10 +35,7 @@ def scratch(path, stage="main_squad", model_type="transformer", tokenizer="pico"
     torch.manual_seed(1)
     read = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
     shape = SHAPE | ODD | config if model_type == "transformer" else {}
-    model = build_model(model_type, {"vocab_size": read.vocab_size, **shape})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    model = perturb(build_model(model_type, {"vocab_size": read.vocab_size, **shape}))
     if stage == REWARD:
         model = RewardModel(model)
         model.set_normalisation(torch.tensor([2.0, 5.0, 11.0]))
@@ -237,8 +234,10 @@ def test_a_token_that_no_two_make_is_reached_as_a_whole_piece_only(tmp_path):
 
     ours = encoding(BYTES | {b"abc": 256})
     theirs = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(ours)))
-    for text, ids in (("abc", [256]), ("abcd", [97, 98, 99, 100]), ("abc abc", [256, 32, 97, 98])):
-        assert ours.encode(text)[: len(ids)] == theirs.encode(text).ids[: len(ids)] == ids
+    for text, ids in (
+        ("abc", [256]), ("abcd", [97, 98, 99, 100]), ("abc abc", [256, 32, 97, 98, 99]),
+    ):
+        assert ours.encode(text) == theirs.encode(text).ids == ids
 
 
 def test_ranks_out_of_order_are_refused():

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def ended(error):
-    """(exit code, line on stderr) of a script that raises this, in this process."""
+    """The exit code of a script that raises this, in this process."""
 
     def main(argv=None):
         raise error
@@ -195,6 +195,17 @@ def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_p
         monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
     write_atomically(tmp_path / "last.pt", lambda file: file.write(b"new"))
     assert done == ["fsync", "replace", "folder"]
+
+
+def test_a_link_stays_one_and_its_file_is_written(tmp_path):
+    """last.pt may lie on a larger disk; the link was replaced by a file."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "last.pt"
+    link.symlink_to("disk/last.pt")
+    for content in (b"first", b"second"):
+        write_atomically(link, lambda file, content=content: file.write(content))
+        assert link.is_symlink() and (tmp_path / "disk/last.pt").read_bytes() == content
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["last.pt"]
 
 
 @pytest.mark.parametrize("name", ["EROFS", "ENOSPC", "ENOLCK", "EOPNOTSUPP"])

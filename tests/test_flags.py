@@ -184,7 +184,7 @@ def test_pairs_have_the_mix_of_the_flag(tmp_path, monkeypatch):
             corruptions=mix, seed=0, batch_size=4, max_pairs=None, label_noise=0.0,
             max_answer_tokens=4,
         )
-        for pair_set in load_pairs(args, questions, parent, 5, torch.device("cpu")):
+        for pair_set in load_pairs(args, questions, parent, 5):
             found = {pair.kind for pair in pair_set.in_order()}
             assert found == kinds if kinds else len(found) > 1
 

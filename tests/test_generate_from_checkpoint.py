@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import outcome, refusal
 
+from src.data.encoding import split_prompt
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.constants import STAGES
 
@@ -41,8 +42,6 @@ def test_one_prompt_prints_its_answer_alone(chain_of, model_type, monkeypatch):
 
 def test_the_log_prob_of_an_answer_is_that_of_its_tokens(chain_of, model_type, monkeypatch):
     """Greedy answers, log-probs at temperature 1, against scoring the same text."""
-    from src.data.encoding import split_prompt
-
     monkeypatch.chdir(chain_of(model_type).folder)
     ended = generate("--prompt", PROMPT, "--max_new_tokens", "3", "--json", model_type=model_type)
     said = json.loads("\n".join(ended.out))
@@ -78,9 +77,10 @@ def test_prompts_come_from_a_file_of_json_lines(kgram):
 
 def test_a_pipe_is_read_line_by_line(kgram, monkeypatch):
     piped = PROMPT.replace("\n", "\\n") + "\n\nOnce upon a time\n"
-    monkeypatch.setattr(sys, "stdin", io.StringIO(piped))
-    ended = generate("--json", "--max_new_tokens", "4")
-    assert [json.loads(line)["prompt"] for line in ended.out] == [PROMPT, "Once upon a time"]
+    for text in (piped, piped.replace("\n", "\r\n")):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        ended = generate("--json", "--max_new_tokens", "4")
+        assert [json.loads(line)["prompt"] for line in ended.out] == [PROMPT, "Once upon a time"]
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -141,8 +141,6 @@ def test_sampling_gives_as_many_answers_as_asked_and_the_seed_decides(kgram):
 
 def test_a_reward_checkpoint_scores_an_answer(chain_of, model_type, monkeypatch):
     """The normalised score, the same as one plain row read to its EOS."""
-    from src.data.encoding import split_prompt
-
     monkeypatch.chdir(chain_of(model_type).folder)
     path = f"checkpoints/{model_type}_train_reward_model/final.pt"
     argv = ["--checkpoint", path, "--prompt", PROMPT, "--answer", "1204"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from conftest import flags, outcome, refusal
 
 from src.data.squad_loader import load_squad
@@ -21,6 +22,8 @@ from src.preference.pair_batches import count_pairs
 from src.preference.pair_files import load_given_pairs, unit_of
 from src.preference.pair_rows import in_template, read_pair
 from src.preference.pairs import given_pairs, policy_scores
+from src.training import reporting
+from src.training.progress import Progress
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.errors import UserError
 
@@ -114,7 +117,7 @@ def test_dialogues_end_their_prompt_where_the_last_speaker_begins():
 
 
 def test_messages_in_csv_are_read_as_such(tmp_path):
-    """`datasets` writes no comma between them; they were taken for the text of an answer."""
+    """`datasets` writes no comma between them there, so that they are neither JSON nor Python."""
     path = tmp_path / "a.csv"
     rows = [
         {
@@ -137,6 +140,18 @@ def test_a_prompt_in_the_form_of_the_questions_is_one():
     assert in_template(row) == ("It is 3.", "Which?", "3", "4")
     plain = read_pair({"prompt": "Which?", "chosen": "3", "rejected": "4"})
     assert in_template(plain) == plain
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_a_table_has_the_columns_of_all_shapes(empty):
+    """A pair of a whole prompt was dropped for its empty context."""
+    row = {"context": empty, "question": empty, "prompt": "Which?", "chosen": "3", "rejected": "4"}
+    assert read_pair(row) == (None, "Which?", "3", "4")
+    asked = {"context": "It is 3.", "question": "Which?", "prompt": empty}
+    assert read_pair(row | asked) == ("It is 3.", "Which?", "3", "4")
+    sides = {"chosen": [message("user", "q"), message("assistant", "yes")],
+             "rejected": [message("user", "q"), message("assistant", "no")]}
+    assert read_pair(row | sides | {"prompt": empty}) == (None, "q", "yes", "no")
 
 
 user = [message("user", "q")]
@@ -304,6 +319,14 @@ def test_prompts_that_begin_alike_share_their_beginning_and_not_their_interval()
         PICO.decode([*context, *tokens]) for context, qs in found.trees.trees for tokens, _ in qs
     }
     assert texts == {f"{start}Say number {n}." for n in range(10)}
+
+
+def test_a_pair_of_a_long_prompt_is_printed_in_one_line(capsys):
+    prompt = "Add up.\n" + "1 + " * 200 + "1 ="
+    row = read_pair({"prompt": prompt, "chosen": "201", "rejected": "200"})
+    reporting.say_pairs(Progress(), torch.zeros(1, 2), given_pairs([row], PICO, 2048))
+    [line] = capsys.readouterr().err.splitlines()
+    assert " 1 + 1 =  chosen: '201' 0.00" in line and len(line) < 400
 
 
 def test_long_contexts_are_cut_and_long_prompts_and_answers_dropped():

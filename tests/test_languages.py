@@ -191,7 +191,7 @@ def test_every_kind_spoils_answers_of_every_language(language):
 
 
 def test_a_chinese_answer_by_hand():
-    """The issue's sentence: 北京大学 at 3; a sentence of its own; two of four characters moved."""
+    """北京大学 at 3 of a text without blanks: its sentence, its parts, what stands beside it."""
     context = "张三在北京大学学习物理。李四在上海工作。王五去了2010年的展览会。"
     paragraph = Paragraph("T", context, (Question("1", "q", ("北京大学",), (3,)),))
     scene = corrupt.make_scene(corrupt.make_view(paragraph), 0, 0)
@@ -315,7 +315,7 @@ def test_long_rejected_answers_are_not_dropped_but_drawn_again():
     for found in (held_out, training):
         value, dropped = length_of(found)
         assert dropped == 0 and 46 < value < 54
-    # As it was: pairs drawn from all candidates, then dropped where they do not fit.
+    # Drawn from all candidates and dropped where they do not fit, pairs favour the longer answer.
     every = make_pairs(paragraphs, 0, "x")
     trees = (
         evaluation_pair_trees(encoded, every, PICO, 1024, answer_budget=128),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from conftest import perturb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -51,14 +52,9 @@ TREES = [
 
 @cache
 def perturbed(name):
-    """A model with weights far from the small initial ones, so that mistakes show."""
     torch.manual_seed(5)
     kind, config = CONFIGS[name]
-    model = build_model(kind, {"vocab_size": VOCAB, **config})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return perturb(build_model(kind, {"vocab_size": VOCAB, **config}))
 
 
 @pytest.fixture(params=CONFIGS)
@@ -135,7 +131,8 @@ def tree_batches(fewest_answers=1):
     return st.lists(st.tuples(tokens(0, 9), questions), min_size=1, max_size=4)
 
 
-def check_forest(model, trees):
+def check_trees(model, trees):
+    """Log-probs of answers and of the text, and their gradients, equal those of rows alone."""
     tree_batch = build_tree_batch(trees, EOS)
     expected = slow_answers(model, trees)
     scores = score_completions(model, tree_batch)
@@ -157,19 +154,19 @@ def check_forest(model, trees):
 @pytest.mark.parametrize("name", CONFIGS)
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
 @given(trees=tree_batches())
-def test_any_forest_equals_rows_alone_in_values_and_gradients(name, trees):
+def test_any_trees_equal_rows_alone_in_values_and_gradients(name, trees):
     model = perturbed(name)
     if model.config.pointer:
         # Scores of up to 60 nats: rounding in float32 is no longer small beside 1e-5.
         model = copy.deepcopy(model).double()
-    check_forest(model, trees)
+    check_trees(model, trees)
 
 
-def test_hand_made_forest_equals_rows_alone(model):
-    check_forest(model, TREES)
+def test_hand_made_trees_equal_rows_alone(model):
+    check_trees(model, TREES)
 
 
-def test_widest_forest_equals_rows_alone(model):
+def test_the_widest_trees_equal_rows_alone(model):
     """4 contexts of 8 questions of 8 answers, of lengths 0, 1, 2 and so on."""
     draw = torch.Generator().manual_seed(1)
 
@@ -188,7 +185,7 @@ def test_widest_forest_equals_rows_alone(model):
 
 def test_questions_without_answers_take_nothing_away(model):
     trees = [(TREES[0][0], [([5, 2, 9], []), ([6], []), *TREES[0][1]]), *TREES[1:]]
-    check_forest(model, trees)
+    check_trees(model, trees)
 
 
 def test_each_token_of_the_text_is_counted_once(model):
@@ -264,7 +261,7 @@ def test_the_stop_token_ends_every_answer_once():
         assert tree_batch.completions.tokens[row, 1:length].tolist() == real
 
 
-def test_layout_of_a_forest_worked_by_hand():
+def test_layout_of_a_tree_batch_worked_by_hand():
     tree_batch = build_tree_batch(
         [([1, 2], [([3, 4, 5], [[6], []])]), ([], [([7], [[8, 9]])])], EOS
     )
@@ -311,7 +308,7 @@ def test_reading_the_stop_token_changes_no_log_prob(model):
     close(with_eos.logp, without.logp)
 
 
-def test_hidden_at_the_end_of_leaves_without_stop_token_is_refused(model):
+def test_hidden_at_the_end_of_completions_without_eos_is_refused(model):
     tree_batch = build_tree_batch(TREES, EOS)
     with pytest.raises(ValueError, match="reads_eos=False"):
         last_hidden(model, tree_batch)
@@ -357,6 +354,10 @@ class Counted(NamedTuple):
 class Follower(LevelByLevel, nn.Module):
     """Knows that token t is followed by t + 1; a shift by one place costs 1e4 nats."""
 
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(1, 1)  # says where the model is
+
     def forward(self, ids, lengths, state=None):
         before = 0 if state is None else state.lengths
         following = nn.functional.one_hot((ids + 1) % VOCAB, VOCAB).float()
@@ -383,6 +384,15 @@ def test_a_model_that_knows_the_next_token_has_log_prob_0():
 def test_a_model_that_expects_another_token_does_not():
     scores = score_completions(Follower(), build_tree_batch([([12], [([13], [[15]])])], EOS))
     assert scores.logp.tolist() == [[-1e4, -1e4]]
+
+
+def test_prompts_without_a_context_are_batched_by_their_own_length():
+    """They counted as contexts of no length: the longest padded all that came beside it."""
+    lengths = (2, 90, 3, 80, 1, 70)
+    prompts = [([], [[1] * n]) for n in lengths]
+    trees = [([], [([1] * n, [[2], [3]])]) for n in lengths]
+    for several in (prompts, trees):
+        assert list(logprobs.batches_by_length(several, 3)) == [[4, 0, 2], [5, 3, 1]]
 
 
 def test_answer_logps_sum_each_answer_in_the_trees_order_and_may_enter_a_graph(model):

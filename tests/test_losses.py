@@ -71,13 +71,14 @@ def masked_functions(values: tuple[Tensor, ...], mask: Tensor) -> dict[str, Tens
     }
 
 
-def test_what_stands_in_the_padding_never_matters():
-    *values, mask = ragged(0)
+def assert_padding_never_matters(functions, values: list[Tensor], mask: Tensor) -> None:
+    """functions(values, mask) -> scalars by name, whose values and gradients must be the same
+    whatever stands where the mask is False."""
     clean = [x.clone().requires_grad_() for x in values]
-    expected = masked_functions(clean, mask)
+    expected = functions(clean, mask)
     for junk in PADDING:
         dirty = [torch.where(mask, x, junk).requires_grad_() for x in values]
-        actual = masked_functions(dirty, mask)
+        actual = functions(dirty, mask)
         for name, value in expected.items():
             close(actual[name].detach(), value.detach(), 1e-12)
             if not value.requires_grad:
@@ -89,6 +90,11 @@ def test_what_stands_in_the_padding_never_matters():
                 if one is not None:
                     assert torch.equal(one, other), f"{name}: gradient differs with {junk}"
                     assert not other[~mask].any(), name
+
+
+def test_what_stands_in_the_padding_never_matters():
+    *values, mask = ragged(0)
+    assert_padding_never_matters(masked_functions, values, mask)
 
 
 def test_mask_must_be_bool_and_of_the_same_shape():

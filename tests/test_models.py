@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import perturb
 
 from src.inference.logprobs import build_tree_batch
 from src.model.model import MODELS, build_model
@@ -23,14 +24,10 @@ CONFIGS = [
 VOCAB = 50
 
 
-@pytest.fixture(params=CONFIGS, ids=lambda c: f"{c[0]}-{len(c[1])}-{sum(c[1].values())}")
+@pytest.fixture(params=CONFIGS, ids=str)
 def model(request):
     torch.manual_seed(3)
-    model = build_model(request.param[0], {"vocab_size": VOCAB, **request.param[1]})
-    with torch.no_grad():  # weights far from the small initial ones, so that mistakes show
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return perturb(build_model(request.param[0], {"vocab_size": VOCAB, **request.param[1]}))
 
 
 def ids(*shape, seed=0):
@@ -248,9 +245,8 @@ def test_kgram_sees_exactly_its_last_k_tokens():
     for changed in range(8):
         other = tokens.clone()
         other[0, changed] = (other[0, changed] + 1) % VOCAB
-        same = torch.isclose(model(tokens, full(tokens))[0], model(other, full(other))[0]).all(-1)[
-            0
-        ]
+        before, after = (model(row, full(row))[0][0] for row in (tokens, other))
+        same = torch.isclose(before, after).all(-1)
         assert [t for t in range(8) if not same[t]] == [t for t in range(8) if 0 <= t - changed < 3]
 
 
@@ -351,10 +347,7 @@ def test_no_token_at_all_is_packed_and_read_with_gradient_0():
 def test_prefill_is_reading_one_level_after_the_other(config, none):
     """Empty contexts and questions among them; parents in no order; then decoding goes on."""
     torch.manual_seed(5)
-    model = build_model("transformer", {"vocab_size": VOCAB, **config[1]})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    model = perturb(build_model("transformer", {"vocab_size": VOCAB, **config[1]}))
     counts = [[5, 0, 9], [3, 0, 6, 1, 2]] if not none else [[0, 0, 0], [0] * 5]
     contexts = Level(ids(3, 9), torch.tensor(counts[0]), torch.zeros(3, dtype=torch.long))
     questions = Level(ids(5, 6, seed=1), torch.tensor(counts[1]), torch.tensor([2, 0, 2, 1, 0]))

@@ -57,6 +57,18 @@ def test_equal_prompts_are_one_with_all_their_answers(tmp_path):
     assert data.validation[1].questions[0].id == "7" and data.report.lines() == []
 
 
+def test_a_table_has_both_columns_of_which_a_row_fills_one(tmp_path):
+    """Rows with an empty `answers` were dropped, though their completion was there."""
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,completion,answers\nSay hi.,hi,\nSay no.,,\"['no', 'nope']\"\n")
+    rows = [{"prompt": "Say hi.", "completion": "hi", "answers": None},
+            {"prompt": "Say no.", "completion": None, "answers": ["no", "nope"]}]
+    for name in (path, json_lines(tmp_path / "a.jsonl", rows)):
+        data = load_squad(str(name), evaluate=True)
+        assert [p.questions[0].answers for p in data.validation] == [("hi",), ("no", "nope")]
+        assert data.report.lines() == []
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -79,7 +91,7 @@ def test_bad_rows_are_dropped_and_counted(tmp_path, row, reason):
 
 
 def test_prompts_of_the_validation_split_are_not_trained_on(tmp_path):
-    """Blanks aside. They were all kept where all of them were held out."""
+    """Compared without their blanks; where all are held out, none is left to train on."""
     json_lines(tmp_path / "train.jsonl", SUMS)
     spaced = [row | {"prompt": row["prompt"].replace("+", "\r\n+")} for row in SUMS]
     json_lines(tmp_path / "validation.jsonl", spaced[:10])
@@ -138,6 +150,14 @@ def test_shared_beginnings_are_read_once():
     assert intervals(figures)["em"].value == 100
 
 
+def test_a_beginning_is_shared_by_no_more_prompts_than_a_context_group_has():
+    """All were one paragraph: pairs are made for whole paragraphs, however few steps see them."""
+    shared = share_beginnings([prompt(f"{'word ' * 50}{n}", "x") for n in range(40)])
+    assert [len(p.questions) for p in shared] == [16, 16, 8]
+    groups = context_groups(encode_paragraphs(shared, PICO), 500).groups
+    assert [number for number, _ in groups] == [0, 1, 2]
+
+
 def test_prompts_are_never_cut():
     """One that is too long for the block is dropped and counted, in training and evaluation."""
     prompts = [prompt("word " * 100, "x"), prompt("short", "y")]
@@ -145,7 +165,7 @@ def test_prompts_are_never_cut():
     assert context_groups(encoded, 64).dropped == 1
     evaluation = evaluate_on(encoded, block_size=64, answer_budget=8)
     assert evaluation.dropped == [(0, 0)] and len(evaluation.trees) == 1
-    [batch] = [next(indexed_batches(encoded, context_groups(encoded, 64), batch_size=1, seed=0))]
+    batch = next(indexed_batches(encoded, context_groups(encoded, 64), batch_size=1, seed=0))
     assert batch.trees == [([], [(PICO.encode("short"), [PICO.encode(" y")])])]
     # Nor is a beginning that prompts share; what just fits is read, as in training.
     ends = [prompt(f"{'long ' * 50}{end}", "x") for end in "ab"]

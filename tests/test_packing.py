@@ -1,10 +1,12 @@
-"""A forest in one line: who sees whom, by hand and by a second layout; the kernels below."""
+"""Prefix trees as one packed sequence: which token sees which, by hand and by a second layout; and
+the CPU kernels below."""
 
 import itertools
 from unittest import mock
 
 import pytest
 import torch
+from conftest import perturb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ from src.model.prefix_sharing.packing import SCORES_PER_PART, pack, parts_pay, s
 from tests.test_models import CONFIGS, VOCAB, close
 
 HAND_TREES = [([1, 2], [([3, 4], [[5], []])]), ([], [([7], [[]])])]
-# Whom each of the first tree's tokens sees: context, question, two leaves.
+# Which tokens each of the first tree's tokens sees: context, question, two completions.
 HAND_SEEN = [
     [1, 0, 0, 0, 0, 0],
     [1, 1, 0, 0, 0, 0],
@@ -29,8 +31,9 @@ HAND_SEEN = [
 ]
 
 
-def test_line_of_a_packed_forest_worked_by_hand():
-    """Context [1, 2], question [3], leaves [4, 5] and [4]; no context, no question, leaf [7]."""
+def test_packed_trees_worked_by_hand():
+    """Context [1, 2], question [3], completions [4, 5] and [4]; in the second tree no context, no
+    question, completion [7]."""
     levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
     packed = pack(levels, "last level")
     assert packed.tokens.tolist() == [1, 2, 3, 4, 5, 4, 7]
@@ -44,8 +47,8 @@ def test_line_of_a_packed_forest_worked_by_hand():
     ]
 
 
-def test_rows_of_a_packed_forest_worked_by_hand():
-    """The same: seven tokens in two rows of six places."""
+def test_rows_of_packed_trees_worked_by_hand():
+    """The same trees: seven tokens in two rows of six places."""
     levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
     packed = pack(levels, "last level", in_rows=True)
     rows = packed.attention
@@ -55,20 +58,21 @@ def test_rows_of_a_packed_forest_worked_by_hand():
     # The other row: one token, which sees itself, and places that it does not see, nor they it.
     assert seen[1, 0].tolist() == [True, *[False] * 5] and seen[1, :, 0].sum() == 1
     assert seen[1].diagonal().all()
-    # Of the leaves alone: four tokens in two rows of three places.
+    # Of the completions alone: four tokens in two rows of three places.
     rows = packed.last_attention
     assert rows.width == 3 and rows.place.tolist() == [0, 1, 2, 3]
     assert torch.equal(rows.shown[0, 0] == 0, seen[0, 3:])
     assert torch.equal(rows.shown[1, 0, 0] == 0, seen[1, 0])
-    # Of the leaves' ends: three tokens in two rows of two places.
+    # Of the completions' last tokens: three tokens in two rows of two places.
     rows = pack(levels, "last token", in_rows=True).last_attention
     assert rows.width == 2 and rows.place.tolist() == [0, 1, 2]
     assert torch.equal(rows.shown[0, 0] == 0, seen[0, 4:])
     assert torch.equal(rows.shown[1, 0, 0] == 0, seen[1, 0])
 
 
-def test_parts_of_a_packed_forest_worked_by_hand():
-    """The same: all of the first tree to its context, each tree's branch to itself."""
+def test_parts_of_packed_trees_worked_by_hand():
+    """The same trees: one part for all of the first tree on its context, and one for each tree's
+    question and completions among themselves."""
     levels = build_tree_batch(HAND_TREES, eos_id=9).levels()
     packed = pack(levels, "last level")
     seen = torch.tensor(HAND_SEEN).bool()
@@ -77,7 +81,7 @@ def test_parts_of_a_packed_forest_worked_by_hand():
     assert first[:2] == (slice(2, 6), slice(2, 6)) and not first.causal
     assert torch.equal(first.shown == 0, seen[2:, 2:])
     assert second[:2] == (slice(6, 7), slice(6, 7)) and second.shown.tolist() == [[0.0]]
-    # Of the leaves alone, the first to the fourth of the wanted: they see the whole context.
+    # Of the completions alone, the first to the fourth of the wanted: they see the whole context.
     (context,), (first, second) = packed.last_attention
     assert context == (slice(0, 3), slice(0, 2), None, False)
     assert first[:2] == (slice(0, 3), slice(2, 6)) and torch.equal(first.shown == 0, seen[3:, 2:])
@@ -100,14 +104,11 @@ TRANSFORMERS = [c for c in CONFIGS if c[0] == "transformer"]
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_parts_equal_rows_in_value_and_gradient(data):
-    """Random forests of any shape, empty nodes among them; every kind of output that is read."""
+    """Random trees of any shape, empty nodes among them; every kind of output that is read."""
     draw, chance = data.draw, st.integers(0, 2**31)
     name, config = draw(st.sampled_from(TRANSFORMERS))
     torch.manual_seed(draw(chance))
-    model = build_model(name, {"vocab_size": VOCAB, **config})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    model = perturb(build_model(name, {"vocab_size": VOCAB, **config}))
     levels, above = [], 1
     for _ in range(draw(st.integers(1, 3))):
         rows, width = draw(st.integers(1, 6)), draw(st.integers(1, 40))
@@ -178,7 +179,7 @@ def test_packed_weights_give_the_same_products():
     with mock.patch.object(cpu_kernels, "HAS_PACKED", False), prepacked(linear, 16):
         assert torch.equal(linear(x), wanted)
     if not cpu_kernels.HAS_PACKED:
-        return
+        pytest.skip("this torch has no packed products")
     with torch.inference_mode(), prepacked(linear, 16):
         found = linear(x)
         with prepacked(linear, 16):
@@ -202,7 +203,7 @@ def test_under_autocast_weights_are_packed_in_bfloat16(rows):
         with mock.patch.object(cpu_kernels, "HAS_PACKED", False), prepacked(linear, rows):
             assert torch.equal(linear(x), wanted)
         if not cpu_kernels.HAS_PACKED or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return
+            pytest.skip("this machine or torch has no packed products in bfloat16")
         with prepacked(linear, rows):
             found = linear(x)
             linear.weight.data.zero_()  # the copy is what is read
@@ -215,10 +216,7 @@ def test_under_autocast_weights_are_packed_in_bfloat16(rows):
 def test_float64_is_as_exact_as_plain_rereading(config):
     """More than 17 keys, decoded one by one or read by parts; the gradients, too."""
     torch.manual_seed(0)
-    model = build_model("transformer", {"vocab_size": VOCAB, **config}).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+    model = perturb(build_model("transformer", {"vocab_size": VOCAB, **config}).double())
     tokens, one = torch.randint(VOCAB, (2, 44)), torch.ones(2, dtype=torch.long)
     wanted = model(tokens, torch.tensor([44, 44]))[0][:, 20:]
     roots = torch.arange(2)

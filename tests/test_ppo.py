@@ -150,7 +150,7 @@ def test_the_settings_are_those_of_the_flags():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_the_log_probs_of_a_rollout_equal_their_rescoring(name, temperature):
-    """In old and reference, at the sampling temperature, token by token without any forest."""
+    """Of policy and reference, at the sampling temperature, row by row and token by token."""
     models, s = models_of(name), settings(temperature=temperature, micro_contexts=2)
     rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
     assert rollout.stopped.any() and rollout.mask.sum(1).unique().numel() > 1
@@ -180,7 +180,7 @@ def test_a_rollout_samples_at_the_temperature_without_a_filter(monkeypatch):
     (options,) = calls
     assert options == {
         "sampling": Sampling(temperature=0.7, top_k=0, top_p=1.0), "num_samples": 2,
-        "max_new_tokens": 3, "seed": [5, 4], "first_row": 0, "device": s.device,
+        "max_new_tokens": 3, "seed": [5, 4], "first_row": 0,
     }
 
 
@@ -274,14 +274,13 @@ def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
     rollout = rollout_of(
         models_of(name), PROMPTS, lambda trees: model_rewards(reward, trees, STOP), 0.0, 0, s
     )
-    row, slow = 0, []
+    slow = []
     for context, questions in rollout.trees:
         for question, answers in questions:
             for answer in answers:
                 tokens = torch.tensor([[*context, *question, *answer, STOP]])
                 hidden, _ = reward.backbone(tokens, torch.tensor([tokens.shape[1]]))
                 slow.append(float(reward.normalise(reward.raw_score(hidden[0, -1]))))
-                row += 1
     assert not rollout.stopped.all()
     assert torch.allclose(rollout.score, torch.tensor(slow), atol=1e-5)
 

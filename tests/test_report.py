@@ -1,6 +1,5 @@
 """report.html: self-contained, foreign text escaped; of complete, broken and several pipelines."""
 
-import json
 import math
 import shutil
 from html.parser import HTMLParser
@@ -8,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import call, flags, outcome, refusal
+from conftest import SMALL, call, flags, outcome, refusal
 
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult
-from src.evaluation.squad_metrics import f1_score
+from src.evaluation.intervals import Interval
+from src.evaluation.squad_metrics import QAExample, f1_score
 from src.report.answers import answers_table, few_answers, marked_words
 from src.report.curves import CURVES, by_step, draw_curve
 from src.report.drawing import LIGHT, Plot, png
@@ -30,7 +30,6 @@ from src.report.summary_plots import (
 )
 from src.utils.checkpoint_utils import Checkpoint
 from src.utils.constants import STAGES
-from src.utils.errors import UserError
 
 SECTIONS = ["quality", "hacking", "rewards", *STAGES, "metrics", "answers", "run"]
 # Elements that hold words only, and elements that are more than words (HTML's content models).
@@ -186,6 +185,43 @@ def test_no_distance_from_an_sft_model_that_no_stage_started_from(workplace):
     assert "KL from start" not in text and "wins against start" not in text
 
 
+def test_what_came_from_a_continued_sft_model_started_from_it(workplace):
+    """Its lineage names two SFT models, of which one is there."""
+    workplace("kgram", ["main_squad"])
+    again = "continued/kgram_main_squad"
+    argv = ["--model_type", "kgram", *SMALL, "--output_dir", again]
+    argv += ["--checkpoint", "checkpoints/kgram_main_squad/final.pt"]
+    ended = outcome("main_squad", argv)
+    assert ended.code == 0, ended.err
+    argv = [*flags("train_dpo", "kgram"), "--output_dir", "continued/kgram_train_dpo"]
+    ended = outcome("train_dpo", [*argv, "--checkpoint", f"{again}/final.pt"])
+    assert ended.code == 0, ended.err
+    for folder in ("continued", "continued/kgram_train_dpo"):
+        (pipeline,) = find_pipelines([folder])
+        assert not any("did not start from" in note for note in pipeline.notes)
+        assert "main_squad" in pipeline.stages
+
+
+def test_seeds_whose_runs_differ_by_a_few_steps_are_one_series():
+    """Articles are dealt by the seed, so --epochs 2 are 822 steps of one seed and 816 of another.
+    """
+
+    def pipeline(folder, seed, steps):
+        flags = {"seed": seed, "epochs": 2.0, "max_steps": steps, "eval_every": steps // 4}
+        at = (0, steps // 4, steps)
+        evaluations = [{"step": step, "f1": 10.0 * n + seed} for n, step in enumerate(at)]
+        stage = Stage(Path(folder, "main_squad"), None, [], evaluations, flags, {})
+        return Pipeline(Path(folder), "kgram", {"main_squad": stage}, [])
+
+    (series,) = group_pipelines([pipeline("a", 0, 822), pipeline("b", 1, 816)])
+    assert series.label == "kgram, 2 seeds"
+    logs = [p.stages["main_squad"].evaluations for p in series.pipelines]
+    steps, values = by_step(logs, "f1")
+    assert steps.tolist() == [0, 205, 822]
+    np.testing.assert_array_equal(values, [[0, 10, 20], [1, 11, 21]])
+    assert len(group_pipelines([pipeline("a", 0, 822), pipeline("b", 1, 700)])) == 2
+
+
 def test_two_seeds_are_one_series_and_two_models_two(workplace):
     workplace("kgram")
     shutil.copytree("checkpoints", "again")
@@ -277,8 +313,6 @@ def test_a_mark_in_a_folders_name_stays_text(workplace):
 
 def made_up(questions, golds, answers):
     points = [f1_score(a, g) for a, g in zip(answers, golds, strict=True)]
-    from src.evaluation.squad_metrics import QAExample
-
     asked = [QAExample(f"c {q}", q, g) for q, g in zip(questions, golds, strict=True)]
     held_out = EvaluationSet([], [], asked, [str(n) for n in range(len(asked))], [], 0.0, 0)
     ones = [0] * len(asked)
@@ -437,8 +471,6 @@ def test_pairs_of_several_runs_are_pooled():
     """1 pair in order and 9 that are not: 10% of 10."""
     from matplotlib.figure import Figure
 
-    from src.evaluation.intervals import Interval
-
     in_order = KindScores(np.ones(1), np.zeros(1), Interval(100.0, math.nan, math.nan, 1))
     others = KindScores(np.zeros(9), np.ones(9), Interval(0.0, 0.0, 0.0, 9))
     runs = [Measured(None, {}, {}, {"shuffled": scores}) for scores in (in_order, others)]
@@ -465,9 +497,25 @@ def test_what_was_never_finite_is_an_empty_panel(series):
     assert png(draw_curve(curve, series))
 
 
-def test_rules_are_drawn_once_unless_the_questions_differ():
-    from src.evaluation.intervals import Interval
+@pytest.mark.parametrize(
+    ("loss_type", "unit", "lines"), [("sigmoid", "DPO loss (nats/pair)", ["ln 2: no preference"]),
+                                     ("ipo", "ipo loss", [])],
+)
+def test_the_line_at_ln_2_is_of_losses_that_have_it(loss_type, unit, lines):
+    """A policy that prefers nothing has an ipo loss of 25 at beta 0.1, in squared nats."""
+    from matplotlib.figure import Figure
 
+    steps = [{"step": n, "loss": 0.7} for n in (1, 2)]
+    stage = Stage(Path("x"), None, steps, [], {"loss_type": loss_type}, {})
+    series = Series("a", [Pipeline(Path("."), "kgram", {"train_dpo": stage}, [])])
+    (curve,) = [c for c in CURVES if (c.stage, c.name) == ("train_dpo", "loss")]
+    axes = Figure().subplots()
+    draw_curve(curve, [series]).draw(axes, LIGHT)
+    assert axes.get_ylabel() == unit
+    assert [text.get_text() for text in axes.texts] == lines
+
+
+def test_rules_are_drawn_once_unless_the_questions_differ():
     def table(rule):
         policy = {"em": Interval(1, 0, 2)}
         return [{"rule: first": {"em": Interval(rule, 0, 50)}, "train_ppo": policy}]
@@ -601,13 +649,5 @@ def test_the_last_of_an_odd_number_of_plots_is_wide():
 
 
 def test_several_seeds_are_their_mean_from_the_least_to_the_most():
-    from src.evaluation.intervals import Interval
-
     assert mean_of([Interval(1, 0, 2), Interval(4, 3, 5)]) == Interval(2.5, 1, 4)
     assert mean_of([Interval(1, 0, 2)]) == Interval(1, 0, 2)
-
-
-def test_a_user_error_names_a_json_line(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text(json.dumps({"event": "evaluation"}) + "\n")
-    with pytest.raises(UserError, match="line 1"):
-        read_log(tmp_path / "metrics.jsonl")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call, flags, outcome, refusal
+from conftest import SMALL, call, flags, outcome, refusal
 from test_run import Toy, run_in
 
 from src.training import reporting
@@ -241,6 +241,30 @@ def test_the_same_command_resumes_though_the_stage_resolved_its_flags(
     final = load_payload("auto/final.pt")
     assert final["flags"]["dataset"] == "pico"
     assert_same(final["weights"], load_payload("checkpoints/kgram_main_squad/final.pt")["weights"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "choice", "again"),
+    [
+        ("main_squad", ["--checkpoint", "checkpoints/kgram_main_squad/final.pt"],
+         ["--lora_rank", "2"]),
+        ("train_dpo", ["--loss_type", "simpo"], ["--gamma", "1"]),
+        ("train_ppo", ["--reward", "f1", "--kl_target", "0.01"], ["--kl_horizon", "50"]),
+    ],
+)
+def test_a_flag_may_be_typed_again_without_the_flag_that_allows_it(
+    stage, choice, again, workplace, monkeypatch
+):
+    """--gamma 1 was refused after --loss_type simpo: it was compared with the default loss."""
+    workplace("kgram", ["main_squad"])
+    again = [*again, "--output_dir", "run"]
+    stop_after(monkeypatch, 2)
+    assert outcome(stage, ["--model_type", "kgram", *SMALL, *choice, *again]).code == 143
+    ended = outcome(stage, ["--model_type", "kgram", "--resume", *again])
+    assert ended.code == 0, ended.err
+    # A fresh run is checked all the same, also if it is started with --resume.
+    ended = outcome(stage, ["--model_type", "kgram", "--resume", *again, "--output_dir", "new"])
+    assert ended.code == 2 and again[0] in ended.err[-1], ended.err
 
 
 def test_resume_alone_keeps_the_stored_intervals_and_typed_ones_win(workplace, monkeypatch):

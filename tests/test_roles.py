@@ -4,7 +4,8 @@ import pytest
 
 from src.data.pico import generate_articles
 from src.data.roles import ROLES, deal
-from src.data.squad_types import Paragraph, Question
+from src.data.squad_splits import share_beginnings
+from src.data.squad_types import NO_PLACE, Paragraph, Question
 from src.utils.checkpoint_utils import load_checkpoint
 from src.utils.errors import UserError
 from tests.conftest import call, flags, outcome, refusal
@@ -34,6 +35,21 @@ def test_unequal_articles_are_dealt_by_questions():
     dealt = deal([article("large", 100), *(article(str(n), 1) for n in range(100))], "50,50,0", 0)
     counts = {role: sum(len(p.questions) for p in dealt[role]) for role in ROLES}
     assert counts["prompts"] == 0 and sorted(counts.values())[1:] == [100, 100]
+
+
+def test_prompts_that_share_a_beginning_are_dealt_one_by_one():
+    """A hundred prompts under one instruction were one article, too few for three roles."""
+    start = "Write the date that follows as the standard has it: year, month, day. " * 4
+    prompts = [
+        Paragraph(text, "", (Question(text, text, ("x",), (NO_PLACE,)),), False)
+        for text in (f"{start}Date {n}:" for n in range(100))
+    ]
+    dealt = deal(share_beginnings(prompts), "30,40,30", seed=0)
+    assert [sum(len(p.questions) for p in dealt[role]) for role in ROLES] == [30, 40, 30]
+    found = [paragraph for role in ROLES for paragraph in dealt[role]]
+    texts = [question.text for paragraph in found for question in paragraph.questions]
+    assert sorted(texts) == sorted(p.title for p in prompts)
+    assert all(p.context.startswith(start.rstrip()) for p in found)  # shared again
 
 
 def test_too_few_articles_are_refused():

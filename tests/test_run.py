@@ -194,6 +194,22 @@ def test_exit_codes(error, code, line, capsys):
     assert out == "" and err == f"{__name__}: {line}\n"
 
 
+def test_output_that_nobody_reads_is_one_line_and_exit_code_1():
+    """It is short enough to be held back to the end, where Python would say so in its own way."""
+    script = (
+        "from src.utils.exit_handling import command\n"
+        "command(lambda argv=None: print('a table'))()"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    child = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": ""}, check=False,
+    )
+    os.close(writer)
+    assert (child.returncode, child.stderr) == (1, "-c: the reader of the output went away\n")
+
+
 def test_a_command_that_ends_well_returns_its_metrics():
     assert command(lambda argv=None: {"argv": argv})(["x"]) == {"argv": ["x"]}
 
@@ -361,6 +377,19 @@ def test_stored_flags_are_taken_and_changed_ones_refused_by_name(tmp_path):
             run_in(tmp_path, "--resume", f"--{name}", value)
 
 
+def test_a_default_that_a_run_replaced_is_another_value_when_typed(tmp_path):
+    """--lr 0.001, the parser's default, was let through on --resume, and ignored."""
+    toy = {"toy": Toy()}
+    with run_in(tmp_path) as run:
+        run.take_defaults({"lr": 0.125}, "a pretrained model at the start")
+        run.start()
+        save_last(run, 1, toy, make_optimizer(toy), Progress())
+    with pytest.raises(UserError, match="--lr 0.001 given to resume a run with --lr 0.125,"):
+        run_in(tmp_path, "--resume", "--lr", "0.001")
+    with run_in(tmp_path, "--resume", "--lr", "0.125") as run:
+        assert run.args.lr == 0.125
+
+
 def test_a_finished_run_is_finished_without_last_pt_too(tmp_path, capsys):
     train(tmp_path)
     save_payload(tmp_path / "final.pt", {"stage": "main_squad"})
@@ -371,6 +400,16 @@ def test_a_finished_run_is_finished_without_last_pt_too(tmp_path, capsys):
         assert "finished" in capsys.readouterr().err
         (tmp_path / "last.pt").unlink(missing_ok=True)
     assert (tmp_path / "final.pt").read_bytes() == precious
+
+
+def test_a_run_that_was_out_of_memory_goes_on_in_smaller_parts(tmp_path):
+    """The message for it names these flags, and --resume refused them."""
+    train(tmp_path, stop_after=3)
+    smaller = ["--micro_batch_size", "1", "--micro_batch_tokens", "64"]
+    with run_in(tmp_path, "--resume", *smaller) as run:
+        assert (run.args.micro_batch_size, run.args.micro_batch_tokens) == (1, 64)
+    with run_in(tmp_path, "--resume") as run:
+        assert run.args.micro_batch_size is None
 
 
 @pytest.mark.parametrize("finished", [False, True])

@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+from conftest import perturb
 from torch import nn
 
 from src.inference.logprobs import build_tree_batch, completion_hidden, logp_of_hidden
@@ -26,11 +27,7 @@ LARGEST = 1 - 2**-24  # the largest float32 below 1, which torch.rand may return
 def perturbed(name):
     torch.manual_seed(8)
     kind, config = CONFIGS[name]
-    model = build_model(kind, {"vocab_size": VOCAB, **config})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return perturb(build_model(kind, {"vocab_size": VOCAB, **config}))
 
 
 @pytest.fixture(params=CONFIGS)
@@ -170,6 +167,7 @@ class Counter(LevelByLevel, nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.embedding = nn.Embedding(1, 1)  # says where the model is
         self.shapes = []
 
     def forward(self, ids, lengths, state=None):

@@ -200,11 +200,15 @@ def test_an_sft_parent_that_is_another_now_is_refused(kgram):
     assert "is not the file that checkpoints/kgram_train_dpo/final.pt started from" in ended.err[-1]
 
 
-@pytest.mark.parametrize("flag", ["--output", "--predictions"])
+@pytest.mark.parametrize("flag", ["--output", "--per_question", "--predictions"])
 def test_a_file_that_could_not_be_written_is_refused_before_the_work(flag, tmp_path, monkeypatch):
+    """A pipe or device as well: a file would take its place, which root may do to /dev/null."""
     monkeypatch.chdir(tmp_path)
-    for path in ("nowhere/table.json", str(tmp_path)):
+    os.mkfifo("pipe")
+    for path in ("nowhere/table.json", str(tmp_path), "pipe"):
         assert f"{flag} {path} given" in refusal("eval_dpo", [flag, path])
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert f"{flag} new.json given, which cannot be" in refusal("eval_dpo", [flag, "new.json"])
 
 
 # --- wrong commands ---

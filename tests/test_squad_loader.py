@@ -231,13 +231,13 @@ def test_broken_files_end_in_one_line(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def completions(value, path=()):
+def places(value, path=()):
     """Every place in a JSON value."""
     if path:
         yield path
     if isinstance(value, dict | list):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from completions(child, (*path, key))
+            yield from places(child, (*path, key))
 
 
 ODD = st.one_of(
@@ -251,7 +251,7 @@ ODD = st.one_of(
 def test_any_place_may_hold_anything(data):
     """Whatever stands anywhere: UserError, or paragraphs whose golds stand where they say."""
     root = {"data": articles(2)}
-    place = data.draw(st.sampled_from(list(completions(root))))
+    place = data.draw(st.sampled_from(list(places(root))))
     changed = copy.deepcopy(change(place, data.draw(ODD)))
     try:
         paragraphs = parse(changed)

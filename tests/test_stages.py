@@ -86,14 +86,14 @@ def gradients(model):
 
 
 BACKWARD = {
-    "sft": (1, lambda model, trees, args: main_squad.sft_backward(model, trees, EOS, args, CPU)),
+    "sft": (1, lambda model, trees, args: main_squad.sft_backward(model, trees, EOS, args)),
     "dpo": (2, lambda model, trees, args: train_dpo.dpo_backward(
-        model, trees, torch.linspace(-9, -2, 2 * pairs_in(trees)).view(-1, 2), EOS, args, CPU)),
+        model, trees, torch.linspace(-9, -2, 2 * pairs_in(trees)).view(-1, 2), EOS, args)),
     "kto": (3, lambda model, trees, args: train_dpo.dpo_backward(
         model, trees, torch.linspace(-40, -20, 3 * pairs_in(trees)).view(-1, 3), EOS,
-        argparse.Namespace(**{**vars(args), "loss_type": "kto"}), CPU)),
+        argparse.Namespace(**{**vars(args), "loss_type": "kto"}))),
     "reward": (2, lambda model, trees, args: train_reward_model.reward_backward(
-        model, trees, EOS, args, CPU)),
+        model, trees, EOS, args)),
 }
 
 
@@ -131,7 +131,7 @@ def test_sft_loss_counts_each_token_once_by_hand():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    figures = main_squad.sft_backward(model, trees_of(1), EOS, flags_of(), CPU)
+    figures = main_squad.sft_backward(model, trees_of(1), EOS, flags_of())
     uniform = math.log(23)
     assert figures["answer_loss_nats"] == pytest.approx(uniform, abs=1e-5)
     assert figures["text_loss_nats"] == pytest.approx(uniform, abs=1e-5)
@@ -174,7 +174,7 @@ def nats_of(model, trees):
 def test_dpo_starts_at_ln_2_with_rewards_0_and_a_gradient(name):
     model, trees = model_of(name), trees_of(2)
     reference = nats_of(model, trees).clone()
-    figures = train_dpo.dpo_backward(model, trees, reference, EOS, flags_of(), CPU)
+    figures = train_dpo.dpo_backward(model, trees, reference, EOS, flags_of())
     assert figures["loss"] == pytest.approx(0.693147, abs=1e-5)
     for name in ("chosen_reward", "rejected_reward", "reward_margin"):
         assert figures[name] == pytest.approx(0, abs=1e-5)
@@ -189,7 +189,7 @@ def train_on_pairs(name, steps, **values):
     reference = nats_of(model, trees).clone()
     optimizer = make_optimizer({"model": model})
     for _ in range(steps):
-        figures = train_dpo.dpo_backward(model, trees, reference, EOS, flags_of(**values), CPU)
+        figures = train_dpo.dpo_backward(model, trees, reference, EOS, flags_of(**values))
         optimizer_step(optimizer, 3e-3, 1.0, figures["loss"], False)
     return reference, nats_of(model, trees), figures
 
@@ -224,7 +224,7 @@ def test_the_dpo_loss_is_the_one_that_the_flags_name(values):
         right = math.log1p(math.exp(-args.beta * h))
         smoothed = (1 - args.label_smoothing) * right + args.label_smoothing * wrong
         losses.append((h - 5) ** 2 if args.loss_type == "ipo" else smoothed)  # 1 / (2 * 0.1) = 5
-    figures = train_dpo.dpo_backward(model, trees, reference, EOS, args, CPU)
+    figures = train_dpo.dpo_backward(model, trees, reference, EOS, args)
     assert figures["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     assert figures["total_loss"] == pytest.approx(figures["loss"])
 
@@ -274,7 +274,7 @@ def test_each_loss_is_its_formula_of_sums_or_means(loss_type, micro):
     mean = sum(losses) / len(losses)
     nll = -float(policy[:, 0].sum() / tokens[:, 0].sum())
     rows = reference if row.has_reference else None
-    metrics = train_dpo.dpo_backward(model, trees, rows, EOS, args, CPU)
+    metrics = train_dpo.dpo_backward(model, trees, rows, EOS, args)
     assert metrics["loss"] == pytest.approx(mean, rel=1e-4)
     assert metrics["chosen_nll_nats"] == pytest.approx(nll, rel=1e-4)
     pairs_weight = {"orpo": 0.1, "nll": 0.0}.get(loss_type, 1.0)
@@ -294,12 +294,11 @@ def test_the_nll_term_alone_has_sft_s_gradient():
     for rejected in ([1, 2, 3], [9]):
         model, trees = model_of("lstm"), [([1, 2], [([3, 4], [[5, 6], rejected])])]
         args = flags_of(loss_type="nll", nll_weight=1.0)
-        train_dpo.dpo_backward(model, trees, torch.zeros(1, 2), EOS, args, CPU)
+        train_dpo.dpo_backward(model, trees, torch.zeros(1, 2), EOS, args)
         found.append(gradients(model))
     alone = model_of("lstm")
-    main_squad.sft_backward(
-        alone, [([1, 2], [([3, 4], [[5, 6]])])], EOS, flags_of(lm_weight=0.0), CPU
-    )
+    trees = [([1, 2], [([3, 4], [[5, 6]])])]
+    main_squad.sft_backward(alone, trees, EOS, flags_of(lm_weight=0.0))
     for name, gradient in gradients(alone).items():
         assert all(torch.allclose(each[name], gradient, atol=1e-6) for each in found)
 
@@ -328,7 +327,7 @@ def test_a_mismatched_answer_is_never_of_the_same_prompt():
 
 
 @pytest.mark.parametrize("loss_type", ["hinge", "kto", "orpo", "simpo", "nll"])
-def test_a_loss_without_a_reference_reads_none(loss_type, workplace, monkeypatch, capsys):
+def test_only_losses_with_a_reference_read_one(loss_type, workplace, capsys):
     workplace("kgram", ["main_squad"])
     result = call("train_dpo", [*flags("train_dpo", "kgram"), "--loss_type", loss_type])
     assert "preference_accuracy" in result
@@ -389,7 +388,7 @@ def test_the_reference_is_computed_once_and_cached_by_weights_and_data(tmp_path,
     assert 0 < len(numbers) < len(train.pairs)
 
     def rows(of=needed):
-        return reference_logps(model, train, of, tokenizer.eos_id, CPU, str(tmp_path))
+        return reference_logps(model, train, of, tokenizer.eos_id, str(tmp_path))
 
     def files():
         return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.pt")}
@@ -425,7 +424,7 @@ def test_the_reference_is_computed_anew_in_another_precision(tmp_path, pico):
 
     def rows(folder):
         cache = str(tmp_path / folder)
-        found = reference_logps(model, train, needed, tokenizer.eos_id, CPU, cache)
+        found = reference_logps(model, train, needed, tokenizer.eos_id, cache)
         return found.nan_to_num(9)
 
     full = rows("cache")
@@ -438,7 +437,7 @@ def test_the_reference_is_computed_anew_in_another_precision(tmp_path, pico):
 
 
 def test_sampled_answers_are_drawn_anew_in_another_precision(tmp_path, pico, monkeypatch):
-    """A float32 run took what bfloat16 had drawn: their files had one name."""
+    """Each precision has a cache file of its own."""
     tokenizer, train, _, _ = pico
     monkeypatch.setattr(sampled, "CACHE_DIR", str(tmp_path / "cache"))
     model = small_model("kgram", tokenizer.vocab_size)
@@ -460,7 +459,7 @@ def test_a_damaged_reference_cache_is_computed_anew(tmp_path, pico):
     needed = trees_of_steps(train, argparse.Namespace(batch_size=2, seed=0), 1)
 
     def rows(cache=tmp_path):
-        found = reference_logps(model, train, needed, tokenizer.eos_id, CPU, str(cache))
+        found = reference_logps(model, train, needed, tokenizer.eos_id, str(cache))
         return found.nan_to_num(9)
 
     first = rows()
@@ -528,7 +527,7 @@ def test_the_head_is_normal_with_the_papers_deviation_and_no_bias():
     assert float((draws.abs() < 0.1).float().mean()) == pytest.approx(0.6827, abs=0.012)
 
 
-def test_the_trunk_starts_as_the_sft_model(workplace, model_type, monkeypatch, capsys):
+def test_the_backbone_starts_as_the_sft_model(workplace, model_type):
     """At a learning rate too small to change a float32, all backbone keys are the parent's."""
     folder = workplace(model_type, ["main_squad"])
     call("train_reward_model", [*flags("train_reward_model", model_type), "--lr", "1e-30"])
@@ -580,7 +579,7 @@ def test_a_reward_model_learns_a_toy(name):
     optimizer = make_optimizer({"reward": reward})
     losses = []
     for _ in range(40):
-        figures = train_reward_model.reward_backward(reward, trees, EOS, flags_of(), CPU)
+        figures = train_reward_model.reward_backward(reward, trees, EOS, flags_of())
         losses.append(figures["loss"])
         optimizer_step(optimizer, 1e-2, 1.0, figures["loss"], False)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
@@ -636,7 +635,7 @@ def test_a_compiled_model_has_the_same_gradients(name):
         # An attribute of its own stands before the class's method.
         assert (replaced in vars(model)) == compiled
         for contexts in (4, 2):
-            main_squad.sft_backward(model, trees_of(1, contexts), EOS, flags_of(), CPU)
+            main_squad.sft_backward(model, trees_of(1, contexts), EOS, flags_of())
         found.append(gradients(model))
     plain, compiled = found
     assert max(g.abs().max() for g in plain.values()) > 1e-3 and plain.keys() == compiled.keys()

@@ -29,7 +29,7 @@ from src.sweep.curves import line_of
 from src.sweep.experiment import Cell, Experiment, read_experiment
 from src.sweep.page import matrix_table, results_table
 from src.sweep.page import page as page_of
-from src.sweep.results import CellResult, Point, label_of, rows_of
+from src.sweep.results import CellResult, Point, label_of, read_measured, rows_of
 from src.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,6 +233,7 @@ def test_what_was_measured_of_a_removed_cell_is_measured_again(stand_ins, tmp_pa
     assert runner.run_cells(cells, 2, 1, tmp_path / "out") == {}
     assert {(c.folder / "questions.json.starts").read_text() for c in evaluations} == {"x"}
     shutil.rmtree(next(c.folder for c in cells if c.stage == "sft"))
+    assert read_measured(cells) == []  # as --report_only finds them
     assert runner.run_cells(cells, 2, 1, tmp_path / "out") == {}
     assert {(c.folder / "questions.json.starts").read_text() for c in evaluations} == {"xx"}
 
@@ -284,7 +285,7 @@ def test_a_sweep_that_is_killed_and_resumed_gives_the_same_table(tmp_path):
     assert set(json.loads(path.read_text())) == {"policies", "context_names"}
 
 
-def test_a_finished_sweep_reports_again_without_running(tmp_path, monkeypatch):
+def test_report_only_of_a_sweep_that_has_not_run_is_an_empty_page(tmp_path, monkeypatch):
     (tmp_path / "small.toml").write_text(SMALL)
     monkeypatch.chdir(tmp_path)
     ended = outcome("sweep", ["small.toml", "--output_dir", "none", "--report_only"])

@@ -203,7 +203,7 @@ def test_long_runs_are_cut_only_when_long(pico):
 
 def test_lone_surrogates_become_replacement_characters(pico):
     assert pico.decode(pico.encode("a\ud800b\udfff")) == "a\ufffdb\ufffd"
-    # U+FFFD is EF BF BD; without a token, EF is dropped (tiktoken panicked).
+    # U+FFFD is EF BF BD. EF has no token here and is dropped, where tiktoken would panic.
     without = pretrained("gpt2", {bytes([byte]): byte for byte in range(0xEF)})
     assert without.encode("a\ud800b") == without.encode("a\ufffdb") == [97, 0xBF, 0xBD, 98]
 
@@ -350,6 +350,19 @@ def test_the_trainer_reads_what_the_model_reads():
     assert list(texts_of([own, asked])) == [
         "2 + 3 = 5\n", "Context: It is 5.\nQuestion: What?\nAnswer: 5\n"
     ]
+
+
+def test_the_shipped_file_is_written_where_it_is_named_and_only_there(tmp_path, monkeypatch):
+    from tools import train_tokenizer
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_tokenizer, "PICO_FILE", tmp_path / "pico.tiktoken")
+    with pytest.raises(SystemExit) as ended:
+        train_tokenizer.main(["--dataset", "nosuch.json"])
+    assert ended.value.code == 2
+    for name, header in (("pico.tiktoken", False), ("mine.tiktoken", True)):
+        train_tokenizer.write_ranks({b"a": 0}, Path(name), "pico")
+        assert Path(name).read_text().startswith("#pattern pico") == header
 
 
 def test_trainer_is_deterministic(tmp_path, monkeypatch):

@@ -8,19 +8,10 @@ import pytest
 import torch
 from conftest import call, flags, outcome
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_run import run_in
 
-from src.training.run import Run
-from src.utils import cli
 from src.utils.errors import UserError
 from src.utils.payload import load_payload
-
-
-def run_in(folder, *argv):
-    parser = cli.Parser(prog="stage.py")
-    cli.add_model_flag(parser)
-    cli.add_training_flags(parser, lr=1e-3, batch_size=4, epochs=1.0)
-    cli.add_machine_flags(parser)
-    return Run(parser, ["--output_dir", str(folder), *argv], "main_squad")
 
 
 def test_tensorboard_holds_what_the_log_holds(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import math
 
 import pytest
 import torch
@@ -125,8 +126,8 @@ def test_evaluation_samples_no_longer_answers_than_its_windows_have_room_for():
     asked = [QAExample("a context", "a question?", ("gold",))]
     held_out = EvaluationSet([prompt], [[68]], asked, ["q"], [0], 0.0, 0)
     f1 = make_reward("f1", None, tokenizer)
-    more = reward_and_kl(f1, Models(policy, reference, None), held_out, stop, 48, CPU)
-    found = more(evaluate_policy(policy, tokenizer, held_out, CPU))
+    more = reward_and_kl(f1, Models(policy, reference, None), held_out, stop, 48)
+    found = more(evaluate_policy(policy, tokenizer, held_out))
     token = torch.tensor(len(never) / (len(never) - 1)).log()
     assert found["kl_nats"][0] == pytest.approx([MAX_ANSWER_TOKENS * float(token)], rel=1e-3)
     assert found["reward"] == ([0.0], [1.0], [0])
@@ -247,7 +248,7 @@ def test_reward_functions_are_called_with_the_prediction_and_all_about_it():
     assert seen == [("x", ("gold", "other"), "a context", "a question?"), ("y", ("g",), "c", "q")]
     assert reward_function("f1")("a red fox", ("the red dog",), "", "") == pytest.approx(0.5)
     assert reward_function("em")("The Fox!", ("dog", "fox"), "", "") == 1.0
-    assert reward_function("math:hypot") is __import__("math").hypot
+    assert reward_function("math:hypot") is math.hypot
 
 
 @pytest.mark.parametrize(
@@ -270,11 +271,16 @@ def test_what_is_no_reward_is_refused(name, line, tmp_path, monkeypatch):
     assert line in str(error.value)
 
 
-@pytest.mark.parametrize("value", ["None", "'a'", "float('nan')", "float('inf')", "1 / 0"])
-def test_a_reward_that_is_no_finite_number_ends_in_one_line(value, workplace, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("none", "None"), ("text", "'a'"), ("nan", "float('nan')"), ("inf", "float('inf')"),
+     ("fails", "1 / 0")],
+)
+def test_a_reward_that_is_no_finite_number_ends_in_one_line(name, value, workplace, monkeypatch):
+    """Each in a module of its own name: Python imports a name once a process."""
     folder = workplace("kgram", ["main_squad"])
     body = f"def f(prediction, golds, context, question):\n    return {value}\n"
-    module = f"bad_{sum(map(ord, value))}"
+    module = f"bad_reward_{name}"
     (folder / f"{module}.py").write_text(body)
     monkeypatch.syspath_prepend(folder)
     ended = outcome("train_ppo", [*flags("train_ppo", "kgram"), "--reward", f"{module}:f"])

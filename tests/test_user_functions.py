@@ -1,5 +1,6 @@
 """Rewards and metrics of the user's own: several with weights, parts for the log, lists."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def own(tmp_path, monkeypatch):
     """The module own_functions, importable."""
     (tmp_path / "own_functions.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    return __import__("own_functions")
+    return importlib.import_module("own_functions")
 
 
 # --- one call ---
@@ -101,6 +102,16 @@ def test_what_a_batched_function_must_not_give(value, reason):
     assert reason in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "value", [10**400, torch.ones(2), None, "x", float("inf")],
+    ids=["large", "tensor", "none", "text", "infinite"],
+)
+def test_what_is_no_finite_number_is_said_in_one_line(value):
+    """A tensor of two numbers and a number too large for a float ended in a traceback."""
+    with pytest.raises(UserError, match="for 'x', expected a finite number"):
+        call_function(lambda *about: value, ["x"], ASKED[:1], "reward")
+
+
 def test_a_dict_needs_the_number_that_counts(own):
     with pytest.raises(UserError, match="expected 'reward' among the parts: the number"):
         call_function(own.odd, ["x"], ASKED[:1], "reward")
@@ -126,6 +137,7 @@ def test_the_sum_by_hand(own):
     """f1 of "red fox" with "red dog": 1/2; 7 letters cost 0.1 each: 0.5 * 3 - 0.7 = 0.8."""
     tree = ([1], [([2], [PICO.encode(" red fox"), PICO.encode(" red dog")])])
     asked = [QAExample("", "", ("red dog",))]
+
     def scores_of(name):
         scores = make_reward(name, None, PICO)([tree], asked)
         return scores.reward.tolist(), {name: v.tolist() for name, v in scores.parts.items()}

@@ -219,8 +219,6 @@ def test_only_training_questions_are_asked_about(loaded):
 
 def test_two_different_answers_in_random_order(loaded):
     """Of two policies, each is A about half of the time; the seed makes the same answer again."""
-    from src.playground.comparisons import sample_text
-
     voting = Voting(training_questions(loaded.data), True, Path("p.jsonl"))
     pair = loaded.policies["kgram SFT"], loaded.policies["kgram PPO"]
     rng = random.Random(0)
@@ -233,8 +231,9 @@ def test_two_different_answers_in_random_order(loaded):
         assert {one.a.policy, one.b.policy} == {"kgram SFT", "kgram PPO"}
         assert len(one.a.sha256) == 64
     one = found[0]
-    again = sample_text(loaded.policies[one.a.policy], asked[one.context, one.question], 1.0,
-                        one.a.seed, "cpu")
+    again = comparisons.sample_text(
+        loaded.policies[one.a.policy], asked[one.context, one.question], 1.0, one.a.seed
+    )
     assert again == one.a.text
 
 
@@ -248,7 +247,7 @@ def test_an_answer_is_as_long_as_at_evaluation(loaded, monkeypatch):
         return generate(*given, **options)
 
     monkeypatch.setattr(comparisons, "generate", noted)
-    comparisons.sample_text(policy, training_questions(loaded.data)[0], 1.0, 0, "cpu")
+    comparisons.sample_text(policy, training_questions(loaded.data)[0], 1.0, 0)
     assert limits == [50]
 
 
@@ -290,6 +289,24 @@ def test_buttons_vote_skip_and_undo(loaded):
     assert window.shown == undone and "Taken back. 2 votes" in status
     window, status = press_all(press, ["a", "undo", "undo", "undo", "undo"], window)
     assert "Nothing to take back in this window. 0 votes" in status and rows_of(path) == []
+
+
+def test_presses_before_the_next_two_answers_are_there(loaded):
+    """They get the window as it was at the press before: a pair has one vote, and undo takes back
+    that one and not the vote before it."""
+    path = Path("preferences.jsonl")
+    press = voter(Voting(training_questions(loaded.data), True, path), loaded, "cpu")
+    window, _ = press_all(press, ["", "tie"])
+    _, status = press_all(press, ["a"], window)
+    assert "Saved: A is better." in status
+    same, status = press_all(press, ["b"], window)
+    assert same == window and "These two have a vote" in status
+    assert [row["vote"] for row in rows_of(path)] == ["tie", "a"]
+    same, status = press_all(press, ["undo"], window)
+    assert same.shown == window.shown and "Taken back. 1 votes" in status
+    assert [row["vote"] for row in rows_of(path)] == ["tie"]
+    press_all(press, ["b"], same)
+    assert [row["vote"] for row in rows_of(path)] == ["tie", "b"]
 
 
 def test_buttons_sample_in_the_precision_of_the_flag(loaded, monkeypatch):

@@ -5,10 +5,10 @@
     python main_squad.py --dataset DATA --tokenizer mine.tiktoken
 
 Do so for text that takes the shipped tokenizer far more tokens than English. Its tokens are
-English, and other scripts are left to single bytes. Without --output it makes the shipped file,
-src/data/tokenizers/pico.tiktoken:
+English, and other scripts are left to single bytes. The shipped file is made by
 
-    PYTHONPATH=. python tools/train_tokenizer.py --dataset squad/train.json
+    PYTHONPATH=. python tools/train_tokenizer.py --dataset squad/train.json \\
+        --output src/data/tokenizers/pico.tiktoken
 
 On SQuAD (CC BY-SA 4.0) text, 70% of the characters, and generated `pico` training text, 30%. Mean
 tokens of a held-out context, by the number of ids:
@@ -114,12 +114,17 @@ def digit_tokens() -> list[bytes]:
     return [text.encode() for text in texts]
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether a path, in whatever way it is written, is that of the shipped file."""
+    return path.resolve() == PICO_FILE.resolve()
+
+
 def write_ranks(ranks: dict[bytes, int], path: Path, pattern: str = "gpt2") -> None:
     """tiktoken's format: one "base64 rank" a line, in the order of rank. Before it the pattern's
     name, where it is not the one that a file without a name has; the shipped file's is known.
     """
     lines = [f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()]
-    if pattern != "gpt2" and path != PICO_FILE:
+    if pattern != "gpt2" and not is_shipped(path):
         lines.insert(0, f"{HEADER.decode()}{pattern}\n")
     path.write_text("".join(lines), encoding="ascii", newline="\n")
 
@@ -145,12 +150,11 @@ def main(argv: list[str] | None = None) -> dict[bytes, int]:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the generated text (default 0)")
     parser.add_argument(
-        "--output", type=Path, default=PICO_FILE, help="ranks file to write, FILE.tiktoken "
-        "(default %(default)s)"
+        "--output", type=Path, required=True, help="ranks file to write, FILE.tiktoken"
     )
     flags = parser.parse_args(argv)
     if flags.pattern is None:
-        flags.pattern = "pico" if flags.output == PICO_FILE else "marks"
+        flags.pattern = "pico" if is_shipped(flags.output) else "marks"
     if not 512 <= flags.vocab_size <= 1 << 20:
         parser.error(f"--vocab_size {flags.vocab_size}: expected 512 to 1048576")
     if not 0 <= flags.pico_share < 1:

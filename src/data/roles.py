@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
+from src.data.squad_splits import share_beginnings
 from src.data.squad_types import Paragraph
 from src.utils.constants import DPO, PPO, REWARD, SFT
 from src.utils.errors import UserError
@@ -24,9 +25,11 @@ def deal(
     role, as `--shares` takes them: "30,40,30".
 
     Titles are dealt from the largest on, equal ones in a seeded order, each to the role that is
-    furthest below its share.
+    furthest below its share. Prompts of the user's own are dealt one by one, whatever beginning
+    they share.
     Raises UserError where a role with a share gets nothing.
     """
+    paragraphs = [one for paragraph in paragraphs for one in _apart(paragraph)]
     questions = Counter()
     for paragraph in paragraphs:
         questions[paragraph.title] += len(paragraph.questions)
@@ -44,7 +47,17 @@ def deal(
             f"--shares {shares} given for {len(questions)} articles, which "
             f"leaves no {empty[0]}, expected at least as many articles as roles"
         )
-    return {role: [p for p in paragraphs if role_of[p.title] == role] for role in ROLES}
+    return {
+        role: share_beginnings([p for p in paragraphs if role_of[p.title] == role])
+        for role in ROLES
+    }
+
+
+def _apart(paragraph: Paragraph) -> list[Paragraph]:
+    """The paragraph, or each of the prompts that share its beginning."""
+    if paragraph.template:
+        return [paragraph]
+    return [Paragraph(asked.text, "", (asked,), False) for asked in paragraph.questions]
 
 
 def _order(seed: int, title: str) -> bytes:

@@ -169,7 +169,10 @@ def _read_row(row: Any, place: str, report: LoadReport) -> tuple[tuple[str, str,
         row = row | {"answers": golds}
     if "answers" not in row and "completion" not in row:
         raise BadRow("no 'answers'" if template else "no 'completion' and no 'answers'")
-    golds = _golds(row["answers"] if "answers" in row else row["completion"])
+    golds: list[tuple[str, Any]] = []
+    for column in ("answers", "completion"):  # a table has both, of which a row may fill one
+        if column in row and not any(text.strip() for text, _ in golds):
+            golds = _golds(row[column]) or golds
     if not golds:
         raise BadRow("no answers")
     good = []

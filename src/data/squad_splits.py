@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from src.data.squad_parse import LoadReport
-from src.data.squad_types import NO_PLACE, Paragraph
+from src.data.squad_types import NO_PLACE, Paragraph, single_blanks
 from src.utils.errors import UserError
 
 VALIDATION_SHARE = 0.1  # of the questions of data without a split of their own
 # A beginning that prompts share is a context from here on: a batch counts contexts.
 SHARED_CHARACTERS = 200
+# ... of so many prompts at most, as many as a context group has questions.
+MOST_SHARING = 16
 
 
 def count_questions(paragraphs: Sequence[Paragraph]) -> int:
@@ -91,7 +93,7 @@ def _context(paragraph: Paragraph) -> str:
 
 def _text(paragraph: Paragraph) -> str:
     """The context or, of the user's own, the prompt; blanks aside, as in `context_hash`."""
-    return " ".join((paragraph.context if paragraph.template else paragraph.title).split())
+    return single_blanks(paragraph.context if paragraph.template else paragraph.title)
 
 
 def disjoint(
@@ -176,15 +178,17 @@ def first(paragraphs: list[Paragraph], questions: int) -> list[Paragraph]:
 
 def share_beginnings(paragraphs: list[Paragraph]) -> list[Paragraph]:
     """Training prompts of the user's own: those that begin alike, for SHARED_CHARACTERS and half of
-    each at least, as one paragraph of that context, which a batch reads once.
+    each at least, as paragraphs of that context, which a batch reads once. A paragraph has up to
+    MOST_SHARING prompts.
     """
-    if paragraphs[0].template:
+    if not paragraphs or paragraphs[0].template:
         return paragraphs
     groups: list[tuple[str, list[int]]] = []  # (beginning, paragraphs)
     longest = 0
     for i in sorted(range(len(paragraphs)), key=lambda i: _prompt(paragraphs[i])):
         prompt = _prompt(paragraphs[i])
-        shared = os.path.commonprefix([groups[-1][0], prompt]) if groups else ""
+        more = groups and len(groups[-1][1]) < MOST_SHARING
+        shared = os.path.commonprefix([groups[-1][0], prompt]) if more else ""
         longest = max(longest, len(prompt))
         if len(shared) >= max(SHARED_CHARACTERS, longest / 2):
             groups[-1] = (shared, groups[-1][1])

@@ -1,8 +1,20 @@
-"""The two records that every source yields. No imports beyond typing, so no cycles."""
+"""The two records that every source yields, and when two of their texts are the same. No imports
+beyond typing, so no cycles.
+"""
 
 from typing import NamedTuple
 
 NO_PLACE = -1
+
+
+def single_blanks(text: str) -> str:
+    """The text with each run of blanks and line ends as one blank, and none around it. Contexts and
+    prompts are the same, and never on both sides of a split, where these are.
+
+    >>> single_blanks(" It rained. \\r\\n All day.")
+    'It rained. All day.'
+    """
+    return " ".join(text.split())
 
 
 class Question(NamedTuple):

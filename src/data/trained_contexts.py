@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from src.data.squad_types import Paragraph
+from src.data.squad_types import Paragraph, single_blanks
 
 
 def context_hash(context: str) -> int:
     """64 bits, signed, of a context; runs of blanks and line ends count as one blank."""
-    text = " ".join(context.split()).encode(errors="surrogatepass")
+    text = single_blanks(context).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], signed=True)
 
 

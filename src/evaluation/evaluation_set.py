@@ -23,7 +23,7 @@ from src.inference.sampling import PromptTree, generate_all, with_answers
 from src.training.distributed import map_over_ranks
 from src.utils.constants import MAX_ANSWER_TOKENS
 from src.utils.errors import UserError
-from src.utils.progress_bar import say
+from src.utils.progress_bar import one_line, say
 
 # What a window leaves for it: a reward model reads EOS even after an answer that was cut off.
 ANSWER_BUDGET = MAX_ANSWER_TOKENS + 1
@@ -224,29 +224,34 @@ def hold_out(
     source: str,
     limit: int | None = None,
     seed: int = 0,
-    include_trained: bool = False,
+    include_trained: bool | None = False,
     doc_stride: int | None = None,
     metric: str = "squad",
     own_metric: Function | None = None,
 ) -> Held:
     """The evaluation set of some paragraphs, `limit` questions of those that were not trained on.
 
-    trained_on: contexts, as `Checkpoint.trained_on`; include_trained: they stay, and are counted.
+    trained_on: contexts, as `Checkpoint.trained_on`; include_trained: they stay, and are counted;
+    None: they do not, and the script has no such flag.
     source: what messages call the data. doc_stride, metric, own_metric: as in `held_out_questions`.
     UserError if nothing is left.
     """
+    has_flag = include_trained is not None
     unseen, seen = split_by_training(paragraphs, trained_on)
     left_out = 0 if include_trained else count_questions(seen)
     if not unseen and seen and not include_trained:
+        remedy = "eval_dpo.py --include_trained evaluates on them and marks the metrics"
+        if has_flag:
+            remedy = "name other data with --dataset, or add --include_trained to evaluate on "
+            remedy += "them and mark the metrics as trained on"
         raise UserError(
             f"{source} given, but nothing of it is held out: all {len(seen)} contexts were trained "
-            "on, expected some that were not: name other data with --dataset, or add "
-            "--include_trained to evaluate on them and mark the metrics as trained on"
+            f"on, expected some that were not: {remedy}"
         )
     if left_out:
         say(
             f"{source}: {left_out} of {count_questions(paragraphs)} questions are left out, their "
-            "contexts were trained on (--include_trained keeps them)"
+            f"contexts were trained on{' (--include_trained keeps them)' if has_flag else ''}"
         )
     chosen = choose_questions(paragraphs if include_trained else unseen, limit, seed)
     encoded = encode_paragraphs(chosen, tokenizer)
@@ -291,7 +296,7 @@ class PolicyResult(NamedTuple):
 
 
 def evaluate_policy(
-    model: nn.Module, tokenizer: Tokenizer, held_out: EvaluationSet, device="cpu"
+    model: nn.Module, tokenizer: Tokenizer, held_out: EvaluationSet
 ) -> PolicyResult:
     """Greedy answers with their EM and F1, and the loss of the golds, on all held-out questions.
 
@@ -301,22 +306,20 @@ def evaluate_policy(
     eos_id = tokenizer.eos_id
 
     def answer(prompts: Sequence[PromptTree]) -> list[list[int]]:
-        options = {"max_new_tokens": held_out.max_answer_tokens, "device": device}
-        return generate_all(model, prompts, eos_id, **options)
+        longest = held_out.max_answer_tokens
+        return generate_all(model, prompts, eos_id, max_new_tokens=longest)
 
     ids = [row for part in map_over_ranks(model, held_out.prompts, answer) for row in part]
     read = with_answers(held_out.prompts, ids)
     if held_out.later:
         more = [row for part in map_over_ranks(model, held_out.later, answer) for row in part]
-        ids, read = best_of_windows(model, held_out, ids, more, eos_id, device)
+        ids, read = best_of_windows(model, held_out, ids, more, eos_id)
     answers = [tokenizer.decode(answer).strip() for answer in ids]
     em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
     tokens = held_out.gold_tokens()
     golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
     trees = with_answers(held_out.prompts, golds)
-    logp = torch.cat(
-        map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id, device))
-    )
+    logp = torch.cat(map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id)))
     nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
     own = {}
     if held_out.own_metric is not None:
@@ -330,7 +333,6 @@ def best_of_windows(
     ids: list[list[int]],
     later_ids: list[list[int]],
     eos_id: int,
-    device="cpu",
 ) -> tuple[list[list[int]], list[Tree]]:
     """The answer to each question with the highest log-probability, over its first and later
     windows, and a tree for each question: that window with that answer.
@@ -339,7 +341,7 @@ def best_of_windows(
     asked = ((context, question) for context, qs in prompts for question in qs)
     answers = [*ids, *later_ids]
     trees = [(c, [(q, [answer])]) for (c, q), answer in zip(asked, answers, strict=True)]
-    parts = map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id, device))
+    parts = map_over_ranks(model, trees, lambda t: completion_logps(model, t, eos_id))
     logp = torch.cat(parts).tolist()
     best = list(range(len(ids)))
     for n, question in enumerate(held_out.later_of, len(ids)):
@@ -392,7 +394,7 @@ def sample_lines(
     lines = []
     for number, index in enumerate(evenly_spaced(len(answers))):
         example, old = held_out.asked[index], before[number : number + 1]
-        question = " ".join(example.question.split())[-300:]  # a prompt of one's own may be long
+        question = one_line(example.question)
         line = f"  Q: {question}  gold: {example.golds[0]!r}  answer: {answers[index]!r}"
         lines.append(line + (f"  before: {old[0]!r}" if old else ""))
     return lines

@@ -4,7 +4,7 @@ tiktoken joins, of all neighbours in a piece, the two whose bytes together have 
 `tokenizers` joins pairs in the order of a list. The list is got back from the ranks: a token's pair
 is what its own bytes come to when only lower ranks are joined.
 
-What differs: runs of 500 and more blanks or 4,000 and more other characters, which ours cuts to
+What differs: runs of 16,384 and more blanks or 4,000 and more other characters, which ours cuts to
 keep tiktoken's regex engine alive, and lone surrogates, which `tokenizers` refuses.
 """
 

@@ -18,6 +18,7 @@ from src.evaluation.squad_metrics import QAExample, f1_score
 from src.inference.logprobs import TreeBatch, build_tree_batch, completion_hidden, pick
 from src.inference.sampling import Sampling, generate
 from src.losses import kl_divergence, token_logp
+from src.model.prefix_sharing import to_device
 from src.playground.checkpoints import LoadedRewardModel, Policy
 from src.rl.rewards import model_rewards
 from src.utils.errors import UserError
@@ -108,7 +109,6 @@ def answers(
     reward_model: LoadedRewardModel | None,
     example: QAExample,
     settings: AnswerSettings,
-    device: torch.device | str = "cpu",
 ) -> Iterator[PolicyAnswers]:
     """Yield each policy's answers in turn; a policy that fails yields its reason.
 
@@ -117,7 +117,7 @@ def answers(
     check_example(example)
     for policy in policies:
         try:
-            yield answer(policy, reward_model, example, settings, device)
+            yield answer(policy, reward_model, example, settings)
         except UserError as error:
             yield PolicyAnswers(policy.name, [], refusal=" ".join(str(error).split()))
 
@@ -157,7 +157,6 @@ def answer(
     reward_model: LoadedRewardModel | None,
     example: QAExample,
     settings: AnswerSettings,
-    device: torch.device | str = "cpu",
 ) -> PolicyAnswers:
     """One policy's samples with their metrics.
 
@@ -176,13 +175,12 @@ def answer(
         num_samples=settings.samples if settings.sampling.temperature else 1,
         max_new_tokens=policy.max_answer_tokens,
         seed=[settings.seed, 0],  # as generate_from_checkpoint.py has it for a lone prompt
-        device=device,
     )
     ids, stopped = found.texts(), found.stopped.tolist()
     tree = (prompt.context, [(prompt.question, ids)])
-    tree_batch = build_tree_batch([tree], tokenizer.eos_id, device)
+    tree_batch = build_tree_batch([tree], tokenizer.eos_id)
     tokens = _tokens(policy, tree_batch, ids, stopped)
-    rewards = _rewards(reward_model, tokenizer, example, ids, budget, device)
+    rewards = _rewards(reward_model, tokenizer, example, ids, budget)
     samples = []
     for row, reward, (row_tokens, logp), done in zip(ids, rewards, tokens, stopped, strict=True):
         text = tokenizer.decode(row).strip()
@@ -204,7 +202,7 @@ def _tokens(
 ) -> list[tuple[list[Token], float]]:
     """The tokens of each sample and their summed log-probability in nats."""
     logits = _answer_logits(policy.model, tree_batch)
-    targets = tree_batch.targets[tree_batch.mask]
+    targets = to_device(tree_batch.targets[tree_batch.mask], logits.device)
     logp = token_logp(logits, targets)  # (M,)
     if not logp.isfinite().all():
         raise UserError(
@@ -243,7 +241,6 @@ def _rewards(
     example: QAExample,
     ids: list[list[int]],
     answer_budget: int,
-    device: torch.device | str,
 ) -> list[float | None]:
     """The normalised reward of each sample; None without a reward model of the same tokenizer."""
     if reward_model is None or reward_model.tokenizer.identity() != tokenizer.identity():
@@ -251,7 +248,7 @@ def _rewards(
     block = reward_model.model.backbone.config.block_size
     prompt = cut_prompt(tokenizer, example, block, reward_model.template, answer_budget)
     tree = (prompt.context, [(prompt.question, ids)])
-    return model_rewards(reward_model.model, [tree], tokenizer.eos_id, device).tolist()
+    return model_rewards(reward_model.model, [tree], tokenizer.eos_id).tolist()
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from src.data.roles import ROLE_OF_STAGE, deal
 from src.data.squad_loader import load_from_identity, load_squad
 from src.data.squad_types import Paragraph
@@ -55,16 +53,13 @@ def _training_paragraphs(data: dict) -> list[Paragraph]:
     return load_from_identity(data).train
 
 
-def sample_text(
-    policy: Policy, example: QAExample, temperature: float, seed: int, device: torch.device | str
-) -> str:
+def sample_text(policy: Policy, example: QAExample, temperature: float, seed: int) -> str:
     """One answer of a policy, as text, as long as it may answer at evaluation."""
     block, longest = policy.model.config.block_size, policy.max_answer_tokens
     prompt = cut_prompt(policy.tokenizer, example, block, policy.template, longest + 1)
     found = generate(
         policy.model, [(prompt.context, [prompt.question])], policy.tokenizer.eos_id,
         sampling=Sampling(temperature), num_samples=1, max_new_tokens=longest, seed=seed,
-        device=device,
     )
     return policy.tokenizer.decode(found.texts()[0]).strip()
 
@@ -74,7 +69,6 @@ def draw_comparison(
     policies: tuple[Policy, Policy],
     temperature: float,
     rng: random.Random,
-    device: torch.device | str = "cpu",
 ) -> Comparison:
     """The next question with an answer of each policy, which differ and are not empty, in random
     order. UserError where none can be found.
@@ -91,7 +85,7 @@ def draw_comparison(
     for _ in range(QUESTIONS):
         example = voting.questions[rng.randrange(len(voting.questions))]
         try:
-            pair = _two_answers(policies, example, temperature, rng, device)
+            pair = _two_answers(policies, example, temperature, rng)
         except UserError as error:  # too long a question
             reason = str(error)
             continue
@@ -110,13 +104,12 @@ def _two_answers(
     example: QAExample,
     temperature: float,
     rng: random.Random,
-    device: torch.device | str,
 ) -> list[Candidate] | None:
     """An answer of each policy, or None where they do not come to differ."""
     found: list[Candidate] = []
     for _ in range(DRAWS):
         policy, seed = policies[len(found)], rng.randrange(2**31)
-        text = sample_text(policy, example, temperature, seed, device)
+        text = sample_text(policy, example, temperature, seed)
         sound = text and "\x00" not in text  # which --pairs would drop
         if sound and text not in [candidate.text for candidate in found]:
             found.append(Candidate(text, policy.name, policy.sha256, seed, temperature))

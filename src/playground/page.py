@@ -76,7 +76,7 @@ def responder(
         if not chosen:
             yield page_of(render.note("No checkpoint chosen, expected at least one.", True))
             return
-        arriving = answers(chosen, reward_model, example, settings, device)
+        arriving = answers(chosen, reward_model, example, settings)
         started = time.monotonic()
         try:
             for number, policy in enumerate(chosen, 1):

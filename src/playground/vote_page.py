@@ -5,6 +5,7 @@ to a window; the votes of all windows go to one file.
 """
 
 import random
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,7 +39,8 @@ BUTTONS = {
 # A key presses a button where nobody types and the button can be pressed.
 KEYS = """<script>document.addEventListener("keydown", event => {
   const typing = event.target.closest("input, textarea, select, [role=listbox], [contenteditable]");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const opening = event.key === " " && event.target.closest("a, button:not([id^='vote-'])");
+  if (typing || opening || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   const keys = %s;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const button = document.querySelector("#vote-" + keys[key]);
@@ -85,27 +87,38 @@ def voter(
 
     A vote is on the disk before the next answers are sampled. Without a button, or where other
     policies were chosen, it only shows the next two answers.
+
+    Gradio gives a button that is pressed before they are there the window of the press before. Such
+    a press casts no second vote on the same pair, and undo takes back the vote that is on it.
     """
     rng, draw = random.Random(), in_this_precision(draw_comparison, device)
+    lock, votes_on = threading.Lock(), {}  # the pairs that have a vote -> its id
 
     def press(button: str, window: Window, first: str, second: str, temperature: float):
         message = ""
         try:
-            if button == UNDO and window.done:
-                comparison, vote_id = window.done[-1]
+            if button == UNDO and (window.done or window.shown in votes_on):
+                comparison, vote_id = window.shown, votes_on.get(window.shown)
+                if vote_id is None:
+                    comparison, vote_id = window.done[-1]
+                    window = window._replace(done=window.done[:-1])
                 known = remove_vote(voting.path, vote_id)
+                votes_on.pop(comparison, None)
                 message = "Taken back." if known else "That vote is not in the file any more."
-                window = Window(comparison, window.done[:-1])
-                return _outputs(window, voting, message)
+                return _outputs(window._replace(shown=comparison), voting, message)
             if button == UNDO:
                 return _outputs(window, voting, "Nothing to take back in this window.")
             if button in (A, B, TIE) and window.shown is not None:
                 row = vote_row(window.shown, button)
-                append_vote(voting.path, row)
+                with lock:
+                    if window.shown in votes_on:
+                        return _outputs(window, voting, "These two have a vote: wait for the next.")
+                    append_vote(voting.path, row)
+                    votes_on[window.shown] = row["id"]
                 message = f"Saved: {BUTTONS[button][0]}."
                 window = Window(None, (*window.done, (window.shown, row["id"])))
             policies = loaded.policies[first], loaded.policies[second]
-            shown = draw(voting, policies, float(temperature), rng, device)
+            shown = draw(voting, policies, float(temperature), rng)
             return _outputs(window._replace(shown=shown), voting, message)
         except (UserError, OSError) as error:
             return _outputs(window, voting, str(error), warning=True)

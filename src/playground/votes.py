@@ -6,15 +6,13 @@ as it is; a tie stands in it and is no pair.
 """
 
 import json
-import os
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from src.utils.errors import UserError
 from src.utils.file_lock import lock_file
-from src.utils.files import write_atomically
+from src.utils.files import require_file_place, write_atomically
 
 # What may be voted.
 A, B, TIE = "a", "b", "tie"
@@ -109,11 +107,7 @@ def count_votes(path: Path) -> dict[str, int]:
 
 def require_vote_file(path: Path) -> None:
     """UserError where no votes can be written, before anybody votes."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--preferences {path} given, expected a file in a folder that exists")
-    written = [path.parent, path] if path.exists() else [path.parent]  # the file is replaced
-    if not all(os.access(place, os.W_OK) for place in written):
-        raise UserError(f"--preferences {path} given, which cannot be written, name another file")
+    require_file_place("preferences", path)
 
 
 def _row_of(line: bytes) -> dict:

@@ -30,7 +30,7 @@ class PreferenceLoss(NamedTuple):
 
 
 PREFERENCE_LOSSES = {
-    # 2305.18290 eq. 7. Alone it has label smoothing. The paper's beta is 0.1 (sect. 6), for answers
+    # 2305.18290 eq. 7. Only it has label smoothing. The paper's beta is 0.1 (sect. 6), for answers
     # of many tokens. For answers of a few it makes the chosen ones less probable too, and EM
     # falls (dev/LOG.md). --nll_weight 1 adds 2404.19733 eq. 2.
     "sigmoid": PreferenceLoss("sums", 1.0),

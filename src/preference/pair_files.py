@@ -15,7 +15,7 @@ from src.data.squad_loader import Reading, sources_at
 from src.data.squad_parse import LoadReport
 from src.data.squad_preferences import Pair
 from src.data.squad_splits import VALIDATION_SHARE, share_beginnings
-from src.data.squad_types import Paragraph, Question
+from src.data.squad_types import Paragraph, Question, single_blanks
 from src.data.trained_contexts import context_hash, texts_of
 from src.preference.pair_rows import EXPECTED_ROWS, PreferenceRow, in_template, parse_pairs
 from src.utils.errors import UserError
@@ -106,12 +106,12 @@ def fingerprint(rows: Sequence[PreferenceRow]) -> str:
 def unit_of(row: PreferenceRow) -> str:
     """What a pair is held out by: its context, or its prompt if it has no context; blanks aside.
     """
-    return " ".join((row.question if row.context is None else row.context).split())
+    return single_blanks(row.question if row.context is None else row.context)
 
 
 def units_of(paragraphs: Sequence[Paragraph]) -> set[str]:
     """The contexts and prompts of questions, as `unit_of` has them."""
-    return {" ".join(text.split()) for p in paragraphs for text in texts_of(p)}
+    return {single_blanks(text) for p in paragraphs for text in texts_of(p)}
 
 
 def _read(rows: list[PreferenceRow], name: str, template: bool) -> list[PreferenceRow]:

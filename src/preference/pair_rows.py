@@ -74,11 +74,15 @@ def read_pair(row: Any) -> PreferenceRow:
     context = None
     if sides[0] is not None:
         before = _messages(row.get("prompt"))
-        given = text_of(row, "prompt") if before is None and row.get("prompt") is not None else ""
+        text = before is None and not _is_empty(row.get("prompt"))
+        given = text_of(row, "prompt") if text else ""
         prompt, chosen, rejected = _of_messages(*sides, before or [], given)
     else:
         chosen, rejected = (text_of(row, key) for key in ("chosen", "rejected"))
-        if "question" in row or "context" in row:
+        asked = [row[key] for key in ("context", "question") if key in row]
+        # A table has the columns of all shapes, of which a row fills those of one.
+        only_prompt = all(map(_is_empty, asked)) and not _is_empty(row.get("prompt"))
+        if asked and not only_prompt:
             context, prompt = text_of(row, "context"), text_of(row, "question")
         elif row.get("prompt") is not None:
             before = _messages(row["prompt"])
@@ -107,6 +111,11 @@ def in_template(row: PreferenceRow) -> PreferenceRow:
         context=context.removeprefix("Context: ").strip(),
         question=question.removeprefix("Question: ").removesuffix("\nAnswer:"),
     )
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a cell of a table holds nothing."""
+    return value is None or value == ""
 
 
 def _messages(value: Any) -> list[tuple[str, str]] | None:

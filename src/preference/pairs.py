@@ -172,13 +172,11 @@ def chosen_trees(pair_set: PairSet, limit: int) -> list[Tree]:
     ]
 
 
-def policy_scores(
-    model: nn.Module, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
-) -> Tensor:
+def policy_scores(model: nn.Module, trees: Sequence[Tree], eos_id: int) -> Tensor:
     """Log-probabilities (P, 2) in nats of chosen and rejected answers, EOS included. With other
     answers to a pair there are as many columns as answers.
     """
-    parts = map_over_ranks(model, trees, lambda mine: completion_logps(model, mine, eos_id, device))
+    parts = map_over_ranks(model, trees, lambda mine: completion_logps(model, mine, eos_id))
     return torch.cat(parts).view(-1, answers_a_pair(trees))
 
 
@@ -190,23 +188,17 @@ def answers_a_pair(trees: Sequence[Tree]) -> int:
     return found if found % 2 else 2
 
 
-def raw_scores(
-    reward: RewardModel, trees: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
-) -> Tensor:
+def raw_scores(reward: RewardModel, trees: Sequence[Tree], eos_id: int) -> Tensor:
     """Raw scores (N,) of every answer of the trees (of pairs: chosen, rejected, chosen, ...). The
     ranks share the work.
     """
-    parts = map_over_ranks(
-        reward, trees, lambda t: model_rewards(reward, t, eos_id, device, raw=True)
-    )
+    parts = map_over_ranks(reward, trees, lambda t: model_rewards(reward, t, eos_id, raw=True))
     return torch.cat(parts)
 
 
-def normalise_on(
-    reward: RewardModel, golds: Sequence[Tree], eos_id: int, device: torch.device | str = "cpu"
-) -> None:
+def normalise_on(reward: RewardModel, golds: Sequence[Tree], eos_id: int) -> None:
     """Make the scores of gold answers mean 0 and standard deviation 1; log it if all are equal."""
-    raw = raw_scores(reward, golds, eos_id, device)
+    raw = raw_scores(reward, golds, eos_id)
     reward.set_normalisation(raw)
     if not scores_differ(raw):
         say(f"the scores of {len(raw)} gold answers do not differ: they keep their scale")
@@ -267,7 +259,6 @@ def reference_logps(
     pair_set: PairSet,
     needed: PairTrees,
     eos_id: int,
-    device: torch.device,
     cache_dir: str = REFERENCE_DIR,
 ) -> Tensor:
     """Log-probabilities (pairs, 2) in nats of pairs under a frozen reference, (pairs, 3) where
@@ -279,7 +270,8 @@ def reference_logps(
     written is ignored.
     """
     started = time.perf_counter()
-    precision = device.type, torch.is_autocast_enabled(device.type), torch.get_num_threads()
+    kind = reference.embedding.weight.device.type
+    precision = kind, torch.is_autocast_enabled(kind), torch.get_num_threads()
     read = f"{weights_hash(reference)}{precision}{eos_id}{needed}"
     numbers = [n for row in needed.index for n in row]
     width = answers_a_pair(needed.trees)
@@ -287,7 +279,7 @@ def reference_logps(
     rows[numbers] = kept_on_disk(
         cache_dir, read,
         lambda found: isinstance(found, Tensor) and found.shape == (len(numbers), width),
-        lambda: policy_scores(reference, needed.trees, eos_id, device),
+        lambda: policy_scores(reference, needed.trees, eos_id),
     )
     seconds = time.perf_counter() - started
     say(f"reference log-probs of {len(numbers)} training pairs: {seconds:.1f} s")

@@ -29,7 +29,6 @@ def sampled_answers(
     *,
     max_new_tokens: int,
     seed: int,
-    device: torch.device | str = "cpu",
 ) -> dict[Place, list[str]]:
     """Different answers by (paragraph, question), right ones among them, SAMPLES at most.
 
@@ -43,7 +42,7 @@ def sampled_answers(
     )
     prompts = [(context, [q for q, _ in below]) for context, below in evaluation.trees]
     asked_before = sum(len(qs) for _, qs in prompts[: rank_partition(prompts).start])
-    device = torch.device(device)
+    device = policy.embedding.weight.device
     precision = str(device), torch.is_autocast_enabled(device.type)
     depends_on = weights_hash(policy), *precision, prompts, max_new_tokens, seed
 
@@ -51,7 +50,6 @@ def sampled_answers(
         found = generate_all(
             policy, mine, tokenizer.eos_id, sampling=Sampling(1.0), num_samples=SAMPLES,
             max_new_tokens=max_new_tokens, seed=seed, first_row=SAMPLES * asked_before,
-            device=device,
         )
         return [tokenizer.decode(ids).strip() for ids in found]
 

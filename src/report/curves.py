@@ -28,6 +28,8 @@ class Curve(NamedTuple):
 
 EM_F1 = {"f1": "F1", "em": "EM"}
 LN_2 = (math.log(2), "ln 2: no preference")
+# Of --loss_type, those that are nats, and ln 2 where nothing is preferred.
+IN_NATS = {"sigmoid", "nll"}
 CHANCE = (50.0, "chance")
 # Percentages are never drawn closer than this.
 PERCENT_SPAN = 10.0
@@ -164,9 +166,20 @@ def _each_once(stage: str, all_series: Sequence[Series]) -> list[Series]:
     return found
 
 
+def _of_their_loss(curve: Curve, all_series: Sequence[Series]) -> Curve:
+    """A loss's curve; without the line at ln 2 and the nats where --loss_type has neither."""
+    pipelines = [pipeline for series in all_series for pipeline in series.pipelines]
+    losses = {p.stages[curve.stage].flags.get("loss_type", "sigmoid") for p in pipelines}
+    if losses <= IN_NATS:
+        return curve
+    return curve._replace(unit=f"{', '.join(sorted(losses))} loss", level=None)
+
+
 def draw_curve(curve: Curve, all_series: Sequence[Series]) -> Plot | None:
     """The panel of a curve for all series; None where no run logged anything for it."""
     all_series = _each_once(curve.stage, all_series)
+    if curve.level is LN_2:
+        curve = _of_their_loss(curve, all_series)
     keys = curve.held_out
     records = [
         record

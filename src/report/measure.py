@@ -102,7 +102,7 @@ def measure_pipeline(
     try:
         chosen, encoded, held_out, left_out = hold_out(
             data.validation, trained_on, first.tokenizer, block, first.max_answer_tokens,
-            source=name, limit=limit, seed=seed, metric=metric,
+            source=name, limit=limit, seed=seed, include_trained=None, metric=metric,
         )
     except UserError as error:
         pipeline.notes.append(f"answers were not measured: {error}")
@@ -123,7 +123,7 @@ def measure_pipeline(
         if start is None or not _descends(policy, start):
             table[stage] = {k: v for k, v in table[stage].items() if k not in AGAINST_START}
     rules = rule_rows(baselines_of(held_out, first.tokenizer, data.train), held_out)
-    kinds = kind_scores(reward_model, pairs, first.tokenizer.eos_id, device)
+    kinds = kind_scores(reward_model, pairs, first.tokenizer.eos_id)
     return Measured(held_out, table | rules, answers, kinds)
 
 
@@ -150,12 +150,12 @@ def _form(result: PolicyResult, held_out: EvaluationSet) -> dict[str, Interval]:
     }
 
 
-def kind_scores(reward, pairs: PairSet, eos_id: int, device) -> dict[str, KindScores]:
+def kind_scores(reward, pairs: PairSet, eos_id: int) -> dict[str, KindScores]:
     """Normalised scores of chosen and rejected answers by corruption; empty without reward model.
     """
     if reward is None or not pairs.trees.trees:
         return {}
-    raw = raw_scores(reward, pairs.trees.trees, eos_id, device).view(-1, 2)
+    raw = raw_scores(reward, pairs.trees.trees, eos_id).view(-1, 2)
     scores = reward.normalise(raw).numpy()
     kinds = np.array([pair.kind for pair in pairs.in_order()])
     return {

@@ -12,10 +12,12 @@ from src.utils.errors import UserError
 
 # Flags in which two runs may differ and still be repetitions of one another.
 REPETITION_FLAGS = {
-    "seed", "output_dir", "checkpoint", "reward_checkpoint", "device", "threads", "tracker",
-    "save_every", "log_every", "micro_batch_size", "micro_batch_tokens", "resume", "overwrite",
-    "skip_nonfinite",
+    "seed", "output_dir", "checkpoint", "reward_checkpoint", "same_compute_as", "device", "threads",
+    "tracker", "save_every", "log_every", "eval_every", "micro_batch_size", "micro_batch_tokens",
+    "resume", "overwrite", "skip_nonfinite",
 }
+# Numbers that a run works out from its data, so that another seed has slightly other ones.
+FROM_DATA = {"max_steps", "kl_horizon", "max_answer_tokens", "max_new_tokens"}
 
 
 class Stage(NamedTuple):
@@ -166,21 +168,26 @@ def _complete(pipeline: Pipeline) -> Pipeline:
     """The pipeline with ancestors from other folders added, stages in order, and its notes."""
     stages, notes = dict(pipeline.stages), list(pipeline.notes)
     for child in pipeline.stages.values():
+        started_from: dict[str, list[str]] = {}  # stage -> hashes, the older one first
         for entry in child.checkpoint.lineage if child.checkpoint else ():
-            name, path = entry.get("stage"), Path(str(entry.get("path")))
-            here = stages.get(name)
-            if here is None and name in STAGES and path.is_file():
+            name, path = entry["stage"], Path(entry["path"])
+            started_from.setdefault(name, []).append(entry["sha256"])
+            if name not in stages and name in STAGES and path.is_file():
                 try:
                     found = read_stage(path.parent)
                 except UserError as error:
                     notes.append(f"left out: {error}")
                     continue
-                if found and entry.get("sha256") in _hashes(found[2]):
-                    here = stages[name] = found[2]
-            if here and _hashes(here) and entry.get("sha256") not in _hashes(here):
+                if found and entry["sha256"] in _hashes(found[2]):
+                    stages[name] = found[2]
+        for name, hashes in started_from.items():
+            here = stages.get(name)
+            if here is None or here is child:  # an SFT model can continue another
+                continue
+            if _hashes(here) and _hashes(here).isdisjoint(hashes):
                 notes.append(
                     f"{child.folder} did not start from {here.folder} as it is now, but from an "
-                    f"earlier {name} (sha256 {str(entry.get('sha256'))[:12]})"
+                    f"earlier {name} (sha256 {hashes[-1][:12]})"
                 )
     for name in STAGES:
         if name not in stages:
@@ -203,14 +210,49 @@ def _repeats(pipeline: Pipeline, other: Pipeline) -> bool:
     shared = pipeline.stages.keys() & other.stages
     both = [(pipeline.stages[name], other.stages[name]) for name in shared]
     return pipeline.model_type == other.model_type and bool(both) and all(
-        a.folder.resolve() != b.folder.resolve() and _choices(a) == _choices(b) for a, b in both
+        a.folder.resolve() != b.folder.resolve() and _same_choices(a.flags, b.flags)
+        for a, b in both
     )
 
 
-def _choices(stage: Stage) -> str:
-    """The flags in which repetitions agree."""
-    flags = {k: v for k, v in stage.flags.items() if k not in REPETITION_FLAGS}
-    return json.dumps(flags, sort_keys=True, default=str)
+def _same_choices(flags: dict, others: dict) -> bool:
+    """Whether two runs agree in all flags in which repetitions do."""
+    for name in (flags.keys() | others.keys()) - REPETITION_FLAGS:
+        one, other = flags.get(name), others.get(name)
+        if one != other and not (name in FROM_DATA and _near(one, other)):
+            return False
+    return True
+
+
+def _near(one: object, other: object) -> bool:
+    """Whether two whole numbers differ by a twentieth at most, or by one."""
+    if type(one) is not int or type(other) is not int:
+        return False
+    return abs(one - other) <= max(1, max(one, other) / 20)
+
+
+def _at_equal_steps(pipelines: Sequence[Pipeline]) -> list[Pipeline]:
+    """Repetitions, their evaluations at the steps of the first run of each stage: without that,
+    runs of 822 and 816 steps would have no evaluation in common to average.
+    """
+    first: dict[str, list[dict]] = {}
+    return [
+        pipeline._replace(stages={
+            name: stage._replace(evaluations=_moved(
+                stage.evaluations, first.setdefault(name, stage.evaluations)
+            ))
+            for name, stage in pipeline.stages.items()
+        })
+        for pipeline in pipelines
+    ]
+
+
+def _moved(evaluations: list[dict], to: list[dict]) -> list[dict]:
+    """The evaluations at the steps of others, if these are as many and each is near."""
+    pairs = list(zip(evaluations, to, strict=False))
+    if len(evaluations) != len(to) or not all(_near(a["step"], b["step"]) for a, b in pairs):
+        return evaluations
+    return [{**a, "step": b["step"]} for a, b in pairs]
 
 
 def group_pipelines(pipelines: Sequence[Pipeline]) -> list[Series]:
@@ -231,5 +273,5 @@ def group_pipelines(pipelines: Sequence[Pipeline]) -> list[Series]:
         if len(group) > 1:
             seeds = {frozenset(s.flags.get("seed") for s in p.stages.values()) for p in group}
             label += f", {len(group)} {'seeds' if len(seeds) >= len(group) else 'runs'}"
-        series.append(Series(label, group))
+        series.append(Series(label, _at_equal_steps(group)))
     return series

@@ -12,7 +12,7 @@ import io
 import itertools
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,6 +90,17 @@ class Experiment(NamedTuple):
     seeds: list[int]
     cells: list[Cell]
     options: dict[str, Any]
+
+
+def finished(cells: Sequence[Cell]) -> set[tuple]:
+    """Keys of the cells whose results are there, and those of all their ancestors. cells: parents
+    first.
+    """
+    done: set[tuple] = set()
+    for cell in cells:
+        if cell.result.exists() and all(parent.key in done for parent in cell.parents.values()):
+            done.add(cell.key)
+    return done
 
 
 def words(choices: dict[str, Any], stage: str) -> list[str]:

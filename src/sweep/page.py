@@ -9,7 +9,7 @@ from src.report.html import Markup, document, join, sections, table, tag
 from src.report.page import COLUMNS, plot_grid
 from src.sweep.crossed import FAMILY_LEVEL, Estimate, bonferroni
 from src.sweep.curves import Line, draw_panel
-from src.sweep.experiment import Cell, Experiment
+from src.sweep.experiment import Cell, Experiment, finished
 from src.sweep.results import METRICS, CellResult, Row, rows_of
 
 HEADINGS = {
@@ -58,9 +58,8 @@ def page(
 
 def glance(experiment: Experiment, failed: dict[tuple, str]) -> list[str]:
     """What is here and what is missing, a line each."""
-    finished = sum(cell.result.exists() for cell in experiment.cells)
-    seeds = len(experiment.seeds)
-    lines = [f"{finished} of {len(experiment.cells)} cells finished; seeds: {seeds}."]
+    done, seeds = finished(experiment.cells), len(experiment.seeds)
+    lines = [f"{len(done)} of {len(experiment.cells)} cells finished; seeds: {seeds}."]
     if seeds == 1:
         lines.append("One seed: intervals are over contexts alone, nothing is called different.")
     lines += [f"{cell.name}: {failed[cell.key]}" for cell in experiment.cells

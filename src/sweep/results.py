@@ -4,12 +4,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from src.report.pipelines import read_log
 from src.sweep.crossed import Estimate, bonferroni, contributions, crossed_interval, paired
-from src.sweep.experiment import EVALUATION, Cell, Experiment, words
+from src.sweep.experiment import EVALUATION, Cell, Experiment, finished, words
 
 DIGITS = 6
 # The metrics of the page where the file names none: those of eval_dpo.py, and seconds of training.
@@ -51,9 +51,10 @@ class Point(NamedTuple):
     f1: float
 
 
-def read_measured(cells: Iterable[Cell]) -> list[CellResult]:
+def read_measured(cells: Sequence[Cell]) -> list[CellResult]:
     """The finished evaluations, in their order."""
-    return [_read(cell) for cell in cells if cell.script == EVALUATION and cell.result.exists()]
+    done = finished(cells)
+    return [_read(cell) for cell in cells if cell.script == EVALUATION and cell.key in done]
 
 
 def _read(cell: Cell) -> CellResult:

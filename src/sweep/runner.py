@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from src.sweep.experiment import EVALUATION, Cell
+from src.sweep.experiment import EVALUATION, Cell, finished
 from src.utils.errors import UserError
 from src.utils.file_lock import lock_file
 from src.utils.files import write_json
@@ -40,7 +40,8 @@ def run_cells(cells: list[Cell], jobs: int, threads: int, folder: Path) -> dict[
     lock = _wait_for_folder(folder)
     check_stored(cells)
     failed: dict[tuple, str] = {}
-    done = _finished(cells)
+    done = finished(cells)
+    _remove_stale(cells, done)
     waiting = [cell for cell in cells if cell.key not in done]
     print(f"{len(cells)} cells: {len(done)} finished before, {len(waiting)} to run, {jobs} at once")
     running: list[Job] = []
@@ -104,17 +105,13 @@ def _wait_for_folder(folder: Path) -> BinaryIO:
         return lock_file(path, wait=True)
 
 
-def _finished(cells: list[Cell]) -> set[tuple]:
-    """Keys of the finished cells. Removes the result of an evaluation whose checkpoint was removed:
-    that will be another one. Training scripts notice by themselves what they started from.
+def _remove_stale(cells: list[Cell], done: set[tuple]) -> None:
+    """Remove the results of evaluations whose checkpoint was removed: that will be another one.
+    Training scripts notice by themselves what they started from.
     """
-    done: set[tuple] = set()
-    for cell in cells:  # parents first
-        if all(parent.key in done for parent in cell.parents.values()):
-            done |= {cell.key} if cell.result.exists() else set()
-        elif cell.script == EVALUATION:
+    for cell in cells:
+        if cell.script == EVALUATION and cell.key not in done:
             cell.result.unlink(missing_ok=True)
-    return done
 
 
 def _drop_orphans(waiting: list[Cell], failed: dict[tuple, str]) -> list[Cell]:

@@ -67,7 +67,7 @@ def _require_units(units: ContextGroups) -> None:
 
 
 def _planned(args: argparse.Namespace) -> int:
-    """The steps that the flags now have, with what follows from them."""
+    """Set --eval_every if it was left out, warn of a short run, and return --max_steps."""
     if args.eval_every is None:
         args.eval_every = math.ceil(args.max_steps / 3)
     if args.max_steps < FEW_STEPS:

@@ -30,7 +30,7 @@ from src.preference.pairs import PairSet, accuracy, length_rule, pair_points
 from src.training.progress import Progress, tokens_read
 from src.training.run import Run
 from src.utils.constants import STARTED
-from src.utils.progress_bar import say
+from src.utils.progress_bar import one_line, say
 
 # Metrics for which higher (1) or lower (-1) is better; others, such as KL, are neither.
 GOOD = {
@@ -101,7 +101,6 @@ def evaluate_and_log(
     model: nn.Module,
     tokenizer: Tokenizer,
     held_out: EvaluationSet | None,
-    device: torch.device,
     progress: Progress,
     more: Callable[[PolicyResult], Figures] = lambda result: {},
 ) -> Figures:
@@ -111,7 +110,7 @@ def evaluate_and_log(
     """
     if held_out is None:
         return {}
-    result = evaluate_policy(model, tokenizer, held_out, device)
+    result = evaluate_policy(model, tokenizer, held_out)
     figures = result.figures(held_out.groups) | more(result)
     log_intervals(run, step, intervals(figures), held_out, progress.gains(figures))
     for line in sample_lines(held_out, result.answers, progress.sample_answers):
@@ -165,7 +164,7 @@ def say_pairs(progress: Progress, scores: Tensor, pair_set: PairSet) -> None:
     pairs = pair_set.in_order()
     for index, was in zip(printed, before, strict=True):
         pair, now = pairs[index], scores[index].tolist()
-        question = pair_set.paragraphs[pair.paragraph].questions[pair.question].text
+        question = one_line(pair_set.paragraphs[pair.paragraph].questions[pair.question].text)
         say(
             f"  Q: {question}  chosen: {pair.chosen!r} {now[0]:.2f} (before {was[0]:.2f})"
             f"  {pair.kind}: {pair.rejected!r} {now[1]:.2f} (before {was[1]:.2f})"

@@ -10,8 +10,12 @@ from src.utils.ranks import world_size
 
 # Flags of how a run is started. last.pt holds them too, but a resumed run has its own.
 START_FLAGS = {"output_dir", "resume", "overwrite"}
-# Flags that may differ when a run is resumed: they do not change what it computes.
-FREE_FLAGS = START_FLAGS | {"save_every", "log_every", "skip_nonfinite", "tracker"}
+# Flags that may differ when a run is resumed: they do not change what it computes, but for rounding
+# where a run that was out of memory continues in smaller micro-batches.
+FREE_FLAGS = START_FLAGS | {
+    "save_every", "log_every", "skip_nonfinite", "tracker", "micro_batch_size",
+    "micro_batch_tokens",
+}
 # Fields of last.pt, besides those that `loop.restore` checks.
 LAST_FIELDS = {
     "stage": str, "step": int, "args": dict, "metrics_bytes": int, "modules": dict, "asked": dict,

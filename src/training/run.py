@@ -118,6 +118,7 @@ class Run:
             return
         new = {name: value for name, value in defaults.items() if name not in self.typed}
         vars(self.args).update(new)
+        self.asked.update(new)  # the parser's own default, typed on --resume, is another value
         words = ", ".join(f"--{name} {value:g}" for name, value in new.items())
         say(f"defaults of {because}: {words or 'none, all were given'}")
 

@@ -10,7 +10,6 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from src.data.demonstrations import changed_questions, in_sentences
 from src.data.encoding import EncodedParagraph, characters_per_token, encode_paragraphs
@@ -212,7 +211,7 @@ def load_questions(
         data.validation, union(p.trained_on for p in parents), tokenizer, block_size,
         args.max_answer_tokens, source=f"--dataset {data.identity['dataset']}",
         limit=args.eval_limit,
-        include_trained=stage != SFT and args.include_trained,  # main_squad.py has no such flag
+        include_trained=None if stage == SFT else args.include_trained,
         metric=args.answer_metric, own_metric=own_metric,
     )
     answer_budget = 0
@@ -330,7 +329,6 @@ def planned_pairs(
     asked_steps: int | None,
     questions: Questions,
     parent: Checkpoint,
-    device: torch.device,
 ) -> tuple[PairSet, PairSet, int]:
     """`load_pairs` and the number of steps, which depend on each other: pairs are made for the
     contexts that the steps will see, and --epochs are over the trees of those pairs.
@@ -338,7 +336,7 @@ def planned_pairs(
     asked_steps: --max_steps as it was given.
     """
     planned = 0 if args.pairs else planning.steps_for_pairs(args, asked_steps, questions.units)
-    train, unseen = load_pairs(args, questions, parent, planned, device)
+    train, unseen = load_pairs(args, questions, parent, planned)
     return train, unseen, planning.plan_pair_steps(args, asked_steps, train)
 
 
@@ -347,7 +345,6 @@ def load_pairs(
     questions: Questions,
     parent: Checkpoint,
     max_steps: int,
-    device: torch.device,
 ) -> tuple[PairSet, PairSet]:
     """Training and held-out preference pairs: of --pairs, or of the flags' mix of corruptions.
 
@@ -372,7 +369,7 @@ def load_pairs(
             return {}
         return sampled_answers(
             parent.model, asked, tokenizer, block_size, max_new_tokens=args.max_answer_tokens,
-            seed=seed, device=device,
+            seed=seed,
         )
 
     train = training_pairs(

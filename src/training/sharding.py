@@ -31,6 +31,8 @@ def shard(module: nn.Module, device: torch.device) -> None:
 
     # It warns of writes into its views; no code here writes in place where gradients flow.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+    # The weight of a reward model's log-probability is in no unit and the same on every rank.
+    warnings.filterwarnings("ignore", message="Found a non-scalar tensor with numel=1")
     mesh = init_device_mesh(device.type, (world_size(),))
     backbone = getattr(module, "backbone", module)
     # What a class inherits calls these, and must not count as a forward of its own.

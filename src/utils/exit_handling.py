@@ -131,6 +131,21 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
         with contextlib.suppress(AttributeError):  # a stream that is closed or no file of text
             sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show is no fault
         with ends_in_one_line(name):
-            return main(argv)
+            result = main(argv)
+            _flush_output()
+            return result
 
     return run
+
+
+def _flush_output() -> None:
+    """Write what Python still holds back of the output. If that fails while Python ends, it prints
+    two lines of its own and exits with code 120.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # or Python tries again as it ends
+        raise

@@ -16,12 +16,12 @@ from src.utils.exit_handling import out_of_memory
 
 def write_atomically(path: str | Path, write) -> None:
     """Call write(binary file) on a temporary neighbour, flush it to the disk and rename it to
-    `path`.
+    `path`, or to the file that this links to.
 
     Raises OSError (disk full, read-only, vanished folder) with the file's name; `path` is as it
     was.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -51,6 +51,16 @@ def write_json(path: str | Path, value: Any, **options: Any) -> None:
     """`write_atomically` for a value as JSON; options: of json.dumps."""
     text = json.dumps(value, **options)
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def require_file_place(flag: str, path: str | Path) -> None:
+    """UserError unless --`flag` names a place for a new file, or a regular file to be replaced."""
+    path = Path(path)
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
+        raise UserError(f"--{flag} {path} given, expected a file in a folder that exists")
+    written = [path.parent, path] if path.exists() else [path.parent]  # the file is replaced
+    if not all(os.access(place, os.W_OK) for place in written):
+        raise UserError(f"--{flag} {path} given, which cannot be written, name another file")
 
 
 def require_folder(folder: Path) -> None:

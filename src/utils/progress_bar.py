@@ -53,6 +53,15 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
+def one_line(text: str) -> str:
+    """A question for a message: in one line, of a long prompt the end.
+
+    >>> one_line("Add.\\n2 + 2 =")
+    'Add. 2 + 2 ='
+    """
+    return " ".join(text.split())[-300:]
+
+
 def say(text: str) -> None:
     """Print a line on stderr, above a progress bar if there is one; on rank 0 only."""
     if not rank():

@@ -115,6 +115,18 @@ def test_mouse_and_keys_vote(served, browser):
     assert one.browser.driver.get_log("browser") == []
 
 
+def test_space_on_another_button_is_no_skip(served, browser):
+    one = Voter(browser(), served.url)
+    shown = one.answers()
+    one.browser.driver.execute_script(
+        "[...document.querySelectorAll('button')].find(b => b.textContent.includes('Who answers'))"
+        ".focus()"
+    )
+    one.browser.key(Keys.SPACE)
+    one.browser.wait(lambda: one.browser.find("#first")[0].is_displayed(), "it did not open")
+    assert one.answers() == shown
+
+
 def test_nothing_leaves_the_machine(served, browser):
     one = Voter(browser(), served.url)
     one.click("a")

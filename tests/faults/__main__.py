@@ -30,13 +30,12 @@ def run_cases(kind: str, case: Callable, numbers: Iterable[int], seed: int, fold
         work, judge = case(seed, number, place)
         ended = forked(work, WALL_SECONDS, cpu_limit=CPU_SECONDS)
         how, text = ended.how, ended.text
-        if how == "returned":
+        if ended.peak_mb > MOST_MB:
+            how, text = "over the memory", f"{ended.peak_mb:.0f} MB"
+        elif how == "returned":
             text = judge(ended.value)
             how = "bad outcomes" if text else next(iter(ended.value))
-        elif ended.peak_mb > MOST_MB:
-            how, text = "over the memory", f"{ended.peak_mb:.0f} MB"
         if text or how not in ("refused", "used"):
-            how = how if how != "returned" else "bad outcomes"
             print(f"{kind}: seed {seed} case {number}: {how}: {text}", flush=True)
             counts["faults"] += 1
         counts[how] += 1

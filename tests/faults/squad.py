@@ -206,7 +206,7 @@ def through(path: Path, model_type: str) -> dict:
     torch.manual_seed(0)
     model = build_model(model_type, {"vocab_size": tokenizer.vocab_size, **SHAPES[model_type]})
     batch = next(indexed_batches(questions.encoded, questions.units, batch_size=4, seed=0))
-    record = main_squad.sft_backward(model, batch.trees, tokenizer.eos_id, args, "cpu")
+    record = main_squad.sft_backward(model, batch.trees, tokenizer.eos_id, args)
     evaluate_policy(model, tokenizer, questions.held_out)
     identity = questions.identity
     lines = said.getvalue().splitlines()
