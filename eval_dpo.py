@@ -203,7 +203,7 @@ def main(argv=None) -> dict:
     if gains:
         print_table(gains, UNITS, held_out.kind, f"over {base}, paired", "+")
     values = {path: {k: v.as_json() for k, v in row.items()} for path, row in table.items()}
-    counts = {"questions": len(held_out.asked), "trained_on": held_out.seen,
+    counts = {"questions": len(held_out.examples), "trained_on": held_out.seen,
               "left_out_as_trained_on": held.left_out}
     report = {"policies": values, **counts, "gains": {"over": base, "policies": {
         path: {k: v.as_json() for k, v in row.items()} for path, row in gains.items()

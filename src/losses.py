@@ -50,7 +50,7 @@ class Gae(NamedTuple):
 
 class PolicyLoss(NamedTuple):
     loss: Tensor
-    clip_share: Tensor
+    clip_fraction: Tensor
     approx_kl: Tensor
 
 

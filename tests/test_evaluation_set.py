@@ -32,7 +32,7 @@ VOCAB, EOS = TOKENIZER.vocab_size, TOKENIZER.eos_id
 HELD_OUT = EvaluationSet(
     prompts=[([65, 66], [[67], [68, 69]]), ([], [[70]])],
     golds=[[71, 72], [73] * MAX_ANSWER_TOKENS, [74, 75, 76]],
-    asked=[QAExample("a context", "a question?", (gold,)) for gold in ("GH", "III", "JKL")],
+    examples=[QAExample("a context", "a question?", (gold,)) for gold in ("GH", "III", "JKL")],
     ids=["a", "b", "c"], groups=[0, 0, 1], lost=0.0, dropped=0,
 )
 
@@ -144,7 +144,7 @@ def test_rules_read_the_text_and_not_the_prompt_around_it():
     context = TOKENIZER.encode(context_text("the Vozar Bridge was built by Tivda Zimsin."))
     golds = [QAExample("", "", (gold,)) for gold in ("Tivda Zimsin", "Ana Lop", "Dar Bek")]
     held_out = HELD_OUT._replace(prompts=[(context, [[67], [68, 69]]), (context, [[70]])],
-                                 asked=golds)
+                                 examples=golds)
     baselines = baselines_of(held_out, TOKENIZER, [])
     assert baselines.first_of_type == ["Vozar Bridge"] * 3
     assert baselines.perfect_copy == ["Tivda Zimsin", "", ""]
@@ -186,5 +186,5 @@ def test_the_most_probable_answer_of_overlapping_windows_is_taken(monkeypatch):
     ]
     # The rules and the ceiling see all windows too.
     asked = [QAExample("", "", (TOKENIZER.decode([n]),)) for n in (65, 70, 99)]
-    copied = baselines_of(held_out._replace(asked=asked), TOKENIZER, []).perfect_copy
+    copied = baselines_of(held_out._replace(examples=asked), TOKENIZER, []).perfect_copy
     assert copied == [asked[0].golds[0], asked[1].golds[0], ""]

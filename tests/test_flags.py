@@ -161,7 +161,7 @@ def test_a_file_with_a_row_of_no_use_is_refused_where_the_flag_says_so(tmp_path,
     content = small_squad(30)
     content["data"][3]["paragraphs"][0]["qas"][0]["answers"][0]["text"] = " "
     found = questions_of(content)
-    assert sum(len(p.questions) for p in found.train) + len(found.held_out.asked) == 59
+    assert sum(len(p.questions) for p in found.train) + len(found.held_out.examples) == 59
     with pytest.raises(UserError, match="empty answer"):
         questions_of(content, strict_data=True)
 
@@ -170,7 +170,7 @@ def test_as_many_questions_are_evaluated_as_the_flag_says(tmp_path, monkeypatch)
     """Of 30 articles 3 are held out, with 6 questions."""
     monkeypatch.chdir(tmp_path)
     for limit, expected in ((None, 6), (5, 5), (100, 6)):
-        assert len(questions_of(small_squad(30), eval_limit=limit).held_out.asked) == expected
+        assert len(questions_of(small_squad(30), eval_limit=limit).held_out.examples) == expected
 
 
 def test_pairs_have_the_mix_of_the_flag(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ from src.data.squad_loader import load_squad
 from src.data.squad_preferences import make_pairs
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import PATTERNS, PICO_FILE, load_tokenizer
-from src.data.windows import make_ask, room_for_answer
+from src.data.windows import longest_fitting_answer, make_example
 from src.evaluation.baselines import baseline_predictions
 from src.evaluation.evaluation_set import EvaluationSet, PolicyResult, held_out_questions
 from src.evaluation.squad_metrics import QAExample
@@ -357,14 +357,14 @@ def test_a_gold_that_fits_is_taken_where_another_does_not():
 
 @pytest.mark.parametrize("block", [40, 64, 96, 1024])
 def test_the_longest_answer_is_the_longest_that_finds_a_window(block):
-    """Against `make_ask` itself: one token more finds none."""
+    """Against `make_example` itself: one token more finds none."""
     for paragraph in encode_paragraphs([paragraph_of("zh"), *long_chinese(3)], PICO):
         for question in paragraph.questions:
-            most = room_for_answer(paragraph, question, 0, block)
+            most = longest_fitting_answer(paragraph, question, 0, block)
             for tokens, fits in ((most, True), (most + 1, False)):
                 if tokens > 0:
-                    ask = make_ask(paragraph, question, 0, [[1] * tokens], block)
-                    assert (ask is not None) == fits
+                    example = make_example(paragraph, question, 0, [[1] * tokens], block)
+                    assert (example is not None) == fits
 
 
 # --- tokenizers ---

@@ -143,7 +143,7 @@ def test_shared_beginnings_are_read_once():
     # Evaluation shares them too, and every prompt stays a group of its own for intervals.
     held_out = held_out_questions(prompts, alone, 500)
     whole = [[*c, *q] for c, qs in held_out.prompts for q in qs]
-    assert whole == [PICO.encode(asked.question) for asked in held_out.asked]
+    assert whole == [PICO.encode(asked.question) for asked in held_out.examples]
     assert sorted(held_out.groups) == list(range(8))
     assert sorted(len(qs) for _, qs in held_out.prompts) == [1, 1, 3, 3]
     figures = {"em": ([1.0] * 8, [0.01] * 8, held_out.groups)}

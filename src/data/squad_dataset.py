@@ -19,7 +19,7 @@ from src.data.windows import (
     Tree,
     chunks,
     evaluation_trees,
-    gold_asks,
+    gold_examples,
     head_tokens,
     windows_for,
 )
@@ -60,16 +60,16 @@ def context_groups(
     """
     groups, dropped = [], 0
     for p, paragraph in enumerate(paragraphs):
-        asks = {
-            q: ask
+        examples = {
+            q: found
             for q, question in enumerate(paragraph.questions)
-            if (ask := next(gold_asks(paragraph, question, block_size, answer_budget), None))
+            if (found := next(gold_examples(paragraph, question, block_size, answer_budget), None))
         }
-        dropped += len(paragraph.questions) - len(asks)
+        dropped += len(paragraph.questions) - len(examples)
         # One window each: a batch reads as much of a long context as of others.
-        kept = list(asks)
+        kept = list(examples)
         rng = np.random.default_rng(0)
-        for _, members in windows_for(paragraph, list(asks.values()), block_size, rng):
+        for _, members in windows_for(paragraph, list(examples.values()), block_size, rng):
             groups += [(p, group) for group in chunks([kept[i] for i in members], max_questions)]
     return ContextGroups(groups, dropped, block_size, answer_budget)
 
@@ -98,15 +98,15 @@ def _group_trees(
     """(tree, its questions) for each window of a context group."""
     if gold not in ("random", "first"):
         raise ValueError(f"gold {gold!r}: expected 'random' or 'first'")
-    asks = []
+    examples = []
     for q in questions:
         options = list(
-            gold_asks(paragraph, paragraph.questions[q], units.block_size, units.answer_budget)
+            gold_examples(paragraph, paragraph.questions[q], units.block_size, units.answer_budget)
         )
-        asks.append(options[int(rng.integers(len(options))) if gold == "random" else 0])
+        examples.append(options[int(rng.integers(len(options))) if gold == "random" else 0])
     placed = []
-    for context, group in windows_for(paragraph, asks, units.block_size, rng):
-        tree = (context, [(asks[i].tokens, asks[i].answers) for i in group])
+    for context, group in windows_for(paragraph, examples, units.block_size, rng):
+        tree = (context, [(examples[i].tokens, examples[i].answers) for i in group])
         placed.append((tree, [questions[i] for i in group]))
     return placed
 

@@ -28,7 +28,7 @@ EOS_TOKENS = 1  # EOS takes one token
 _LONE_SHARE = 4
 
 
-class Ask(NamedTuple):
+class Example(NamedTuple):
     """A question to be placed. tokens, answers: ids; need: tokens below the context (question,
     longest answer, EOS); span: token range [first, end) of the gold that its window must hold, or
     None where the whole context fits."""
@@ -76,51 +76,51 @@ def gold_span(paragraph: EncodedParagraph, start: int, text: str) -> tuple[int, 
     return int(first), int(np.searchsorted(starts, offset + start + len(text)))
 
 
-def make_ask(
+def make_example(
     paragraph: EncodedParagraph,
     question: EncodedQuestion,
     gold: int,
     answers: list[list[int]],
     block_size: int,
     answer_budget: int = 0,
-) -> Ask | None:
+) -> Example | None:
     """The question with these answers, in a window that holds its gold number `gold`.
 
     answer_budget: least tokens to leave for an answer and its EOS. None if no window holds the gold
     beside question, answers and EOS, or if the gold's place is not known.
     """
-    room = max(answer_budget, max(map(len, answers)) + EOS_TOKENS)
-    need = len(question.tokens) + room
+    budget = max(answer_budget, max(map(len, answers)) + EOS_TOKENS)
+    need = len(question.tokens) + budget
     if len(paragraph.tokens) + need <= block_size:
-        return Ask(question.tokens, answers, need, None)
+        return Example(question.tokens, answers, need, None)
     if question.starts[gold] == NO_PLACE:
         return None
     span = gold_span(paragraph, question.starts[gold], question.texts[gold])
-    if span[1] - span[0] > _room(paragraph, need, block_size):
+    if span[1] - span[0] > _text_budget(paragraph, need, block_size):
         return None
-    return Ask(question.tokens, answers, need, span)
+    return Example(question.tokens, answers, need, span)
 
 
-def room_for_answer(
+def longest_fitting_answer(
     paragraph: EncodedParagraph, question: EncodedQuestion, gold: int, block_size: int
 ) -> int:
-    """Tokens, EOS excluded, of the longest answer with which `make_ask` finds a window."""
+    """Tokens, EOS excluded, of the longest answer with which `make_example` finds a window."""
     need = len(question.tokens) + EOS_TOKENS
     whole = block_size - len(paragraph.tokens) - need
     if question.starts[gold] == NO_PLACE:
         return whole
     first, end = gold_span(paragraph, question.starts[gold], question.texts[gold])
-    return max(whole, _room(paragraph, need, block_size) - (end - first))
+    return max(whole, _text_budget(paragraph, need, block_size) - (end - first))
 
 
-def gold_asks(
+def gold_examples(
     paragraph: EncodedParagraph, question: EncodedQuestion, block_size: int, answer_budget: int = 0
-) -> Iterator[Ask]:
-    """One ask for each gold that can be learnt from in this block, which may be none."""
+) -> Iterator[Example]:
+    """One example for each gold that can be learnt from in this block, which may be none."""
     for number, ids in enumerate(question.golds):
-        ask = make_ask(paragraph, question, number, [ids], block_size, answer_budget)
-        if ask is not None:
-            yield ask
+        example = make_example(paragraph, question, number, [ids], block_size, answer_budget)
+        if example is not None:
+            yield example
 
 
 def chunks(items: Sequence, size: int) -> list[tuple]:
@@ -129,26 +129,29 @@ def chunks(items: Sequence, size: int) -> list[tuple]:
 
 
 def windows_for(
-    paragraph: EncodedParagraph, asks: Sequence[Ask], block_size: int, rng: np.random.Generator
+    paragraph: EncodedParagraph,
+    examples: Sequence[Example],
+    block_size: int,
+    rng: np.random.Generator,
 ) -> list[tuple[list[int], list[int]]]:
-    """(context ids, indices into asks) of each window.
+    """(context ids, indices into examples) of each window.
 
     Those that fit beside the whole context share it; the rest are grouped greedily by position.
     """
-    whole = [i for i, ask in enumerate(asks) if ask.span is None]
+    whole = [i for i, x in enumerate(examples) if x.span is None]
     placed = [(paragraph.tokens, whole)] if whole else []
-    rest = sorted((ask.span, i) for i, ask in enumerate(asks) if ask.span is not None)
+    rest = sorted((x.span, i) for i, x in enumerate(examples) if x.span is not None)
     while rest:
         group: list[int] = []
         first, end, need = rest[0][0][0], 0, 0
         for span, i in rest:
-            wider, higher = max(end, span[1]), max(need, asks[i].need)
-            if wider - first > _room(paragraph, higher, block_size):
+            wider, higher = max(end, span[1]), max(need, examples[i].need)
+            if wider - first > _text_budget(paragraph, higher, block_size):
                 break
             end, need = wider, higher
             group.append(i)
-        room = _room(paragraph, need, block_size)
-        placed.append((_window(paragraph, first, end, room, rng), sorted(group)))
+        budget = _text_budget(paragraph, need, block_size)
+        placed.append((_window(paragraph, first, end, budget, rng), sorted(group)))
         rest = rest[len(group) :]
     return placed
 
@@ -158,21 +161,21 @@ def head_tokens(paragraph: EncodedParagraph) -> int:
     return int(np.searchsorted(paragraph.token_starts, len(CONTEXT_HEAD)))
 
 
-def _room(paragraph: EncodedParagraph, need: int, block_size: int) -> int:
+def _text_budget(paragraph: EncodedParagraph, need: int, block_size: int) -> int:
     """Tokens of text that a window may hold beside its head and its last token."""
     return block_size - head_tokens(paragraph) - 1 - need
 
 
 def _window(
-    paragraph: EncodedParagraph, first: int, end: int, room: int, rng: np.random.Generator
+    paragraph: EncodedParagraph, first: int, end: int, budget: int, rng: np.random.Generator
 ) -> list[int]:
-    """A window of `room` text tokens that holds [first, end), its start uniform over all such."""
+    """A window of `budget` text tokens that holds [first, end), its start uniform over all such."""
     tokens, head = paragraph.tokens, head_tokens(paragraph)
-    last_start = len(tokens) - 1 - room
+    last_start = len(tokens) - 1 - budget
     # A gold that reaches into the last token (".\n" may be one) is whole only at the very end.
-    low = last_start if end == len(tokens) else max(head, end - room)
+    low = last_start if end == len(tokens) else max(head, end - budget)
     start = int(rng.integers(low, max(low, min(first, last_start)) + 1))
-    return tokens[:head] + tokens[start : start + room] + tokens[-1:]
+    return tokens[:head] + tokens[start : start + budget] + tokens[-1:]
 
 
 def evaluation_trees(
@@ -211,22 +214,22 @@ def evaluation_trees(
             else:
                 shared.append(j)
         for group in [*chunks(shared, max_questions), *groups]:
-            room = block_size - answer_budget - max(len(asked[j]) for j in group)
+            budget = block_size - answer_budget - max(len(asked[j]) for j in group)
             below, places = [(asked[j], []) for j in group], [(i, j) for j in group]
-            trees.append((cut_context(context, room), below))
+            trees.append((cut_context(context, budget), below))
             index.append(places)
             if doc_stride:
-                windows = _later_windows(context, heads[i], room, doc_stride)
+                windows = _later_windows(context, heads[i], budget, doc_stride)
                 later += [LaterWindow((w, below), places, first) for first, w in windows]
     return EvaluationTrees(*_share_beginnings(trees, index, max_questions), dropped, later)
 
 
 def _later_windows(
-    context: list[int], head: int, room: int, stride: int
+    context: list[int], head: int, budget: int, stride: int
 ) -> list[tuple[int, list[int]]]:
     """(first token, window) of the windows after the first, the last of which ends the context."""
-    size = room - head - 1
-    if len(context) <= room or size < 1:
+    size = budget - head - 1
+    if len(context) <= budget or size < 1:
         return []
     last = len(context) - 1 - size
     firsts = [*range(head + min(stride, size), last, min(stride, size)), last]
@@ -261,9 +264,9 @@ def _share_beginnings(
     return [trees[i] for i in kept] + shared_trees, [index[i] for i in kept] + shared_index
 
 
-def cut_context(context: list[int], room: int) -> list[int]:
+def cut_context(context: list[int], budget: int) -> list[int]:
     """A context's first tokens and its last, the line's end; all of them where they fit."""
-    return context if len(context) <= room else [*context[: room - 1], context[-1]]
+    return context if len(context) <= budget else [*context[: budget - 1], context[-1]]
 
 
 def _is_lone(context: int, question: int, answer_budget: int, block_size: int) -> bool:

@@ -88,9 +88,9 @@ def sample_and_score(
         )
         trees = with_answers(prompts, ids, samples)
         rewards = model_rewards(c.reward, trees, tokenizer.eos_id)
-        asked = [about for about in c.held_out.asked for _ in range(samples)]
+        examples = [about for about in c.held_out.examples for _ in range(samples)]
         texts = [tokenizer.decode(answer).strip() for answer in ids]
-        em, f1 = em_and_f1(texts, asked, c.held_out.metric)
+        em, f1 = em_and_f1(texts, examples, c.held_out.metric)
         found = (rewards.double(), torch.tensor(f1).double(), torch.tensor(em).double())
         columns.append([x.view(-1, samples) for x in found])
     rewards, f1, em = (torch.cat(parts, 1) for parts in zip(*columns, strict=True))

@@ -178,7 +178,7 @@ def rule_rows(baselines: Baselines, held_out: EvaluationSet) -> dict[str, dict[s
     """
     rows, reach = {}, {"perfect_copy": f" within {held_out.max_answer_tokens} tokens"}
     for name, answers in baselines._asdict().items():
-        em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
+        em, f1 = em_and_f1(answers, held_out.examples, held_out.metric)
         percent, groups = [0.01] * len(em), held_out.groups
         figures = {"em": (em, percent, groups), "f1": (f1, percent, groups)}
         rows[f"rule: {name.replace('_', ' ')}{reach.get(name, '')}"] = intervals(figures)

@@ -57,7 +57,7 @@ class EvaluationSet(NamedTuple):
 
     prompts: list[PromptTree]
     golds: list[list[int]]
-    asked: list[QAExample]
+    examples: list[QAExample]
     ids: list[str]
     groups: list[int]
     lost: float
@@ -73,7 +73,7 @@ class EvaluationSet(NamedTuple):
     @property
     def kind(self) -> str:
         """What its metrics are of: `held out`, or how much of it was trained on."""
-        return kind_of_set(self.seen, len(self.asked))
+        return kind_of_set(self.seen, len(self.examples))
 
     def gold_tokens(self) -> list[int]:
         """Tokens of each gold with its EOS, (Q,); 0 if there are more than max_answer_tokens. The
@@ -84,7 +84,7 @@ class EvaluationSet(NamedTuple):
 
     def summary(self) -> str:
         """One line: the number of questions, of dropped ones, and of golds that were cut off."""
-        total = len(self.asked)
+        total = len(self.examples)
         count = self.kind if 0 < self.seen < total else f"{total} {self.kind}"  # says the total
         return (
             f"{count} ({self.dropped} more leave no room for an answer); "
@@ -260,7 +260,7 @@ def hold_out(
     )
     if include_trained:
         known = set(contexts_of(seen).tolist())
-        read = (asked.context or asked.question for asked in questions.asked)
+        read = (e.context or e.question for e in questions.examples)
         questions = questions._replace(seen=sum(context_hash(text) in known for text in read))
     return Held(chosen, encoded, questions, left_out)
 
@@ -315,7 +315,7 @@ def evaluate_policy(
         more = [row for part in map_over_ranks(model, held_out.later, answer) for row in part]
         ids, read = best_of_windows(model, held_out, ids, more, eos_id)
     answers = [tokenizer.decode(answer).strip() for answer in ids]
-    em, f1 = em_and_f1(answers, held_out.asked, held_out.metric)
+    em, f1 = em_and_f1(answers, held_out.examples, held_out.metric)
     tokens = held_out.gold_tokens()
     golds = [gold if n else [] for gold, n in zip(held_out.golds, tokens, strict=True)]
     trees = with_answers(held_out.prompts, golds)
@@ -323,7 +323,7 @@ def evaluate_policy(
     nats = torch.where(torch.tensor(tokens) > 0, -logp, 0.0)
     own = {}
     if held_out.own_metric is not None:
-        own = call_function(held_out.own_metric, answers, held_out.asked, "metric")
+        own = call_function(held_out.own_metric, answers, held_out.examples, "metric")
     return PolicyResult(answers, ids, em, f1, nats.tolist(), tokens, read, own)
 
 
@@ -362,11 +362,11 @@ def baselines_of(
     seen = visible(held_out.prompts)
     for question, text in zip(held_out.later_of, visible(held_out.later), strict=True):
         seen[question] += f"\n{text}"
-    for number, asked in enumerate(held_out.asked):
-        if asked.question and not asked.context:  # a custom prompt is all question
-            seen[number] = asked.question
+    for number, example in enumerate(held_out.examples):
+        if example.question and not example.context:  # a custom prompt is all question
+            seen[number] = example.question
     train_answers = [q.answers[0] for p in train for q in p.questions]
-    golds = [asked.golds for asked in held_out.asked]
+    golds = [example.golds for example in held_out.examples]
     found = baseline_predictions(seen, golds, train_answers)
     # No policy may write a longer answer, so neither may the copier.
     longest = held_out.max_answer_tokens
@@ -393,7 +393,7 @@ def sample_lines(
     """
     lines = []
     for number, index in enumerate(evenly_spaced(len(answers))):
-        example, old = held_out.asked[index], before[number : number + 1]
+        example, old = held_out.examples[index], before[number : number + 1]
         question = one_line(example.question)
         line = f"  Q: {question}  gold: {example.golds[0]!r}  answer: {answers[index]!r}"
         lines.append(line + (f"  before: {old[0]!r}" if old else ""))

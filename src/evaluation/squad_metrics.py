@@ -53,9 +53,9 @@ def qa_example(paragraph: Paragraph, question: Question) -> QAExample:
 
 
 def em_and_f1(
-    predictions: Sequence[str], asked: Sequence[QAExample], metric: str = "squad"
+    predictions: Sequence[str], examples: Sequence[QAExample], metric: str = "squad"
 ) -> tuple[list, list]:
     """Exact match and F1 of each prediction."""
-    em = [exact_match(p, q.golds, metric) for p, q in zip(predictions, asked, strict=True)]
-    f1 = [f1_score(p, q.golds, metric) for p, q in zip(predictions, asked, strict=True)]
+    em = [exact_match(p, q.golds, metric) for p, q in zip(predictions, examples, strict=True)]
+    f1 = [f1_score(p, q.golds, metric) for p, q in zip(predictions, examples, strict=True)]
     return em, f1

@@ -35,7 +35,7 @@ def load_function(name: str, flag: str, expected: str = "module:function") -> Fu
 
 
 def call_function(
-    function: Function, predictions: Sequence[str], asked: Sequence[QAExample], what: str
+    function: Function, predictions: Sequence[str], examples: Sequence[QAExample], what: str
 ) -> dict[str, list[float]]:
     """What a function gives for predictions, each with the question it answers: `what` ("reward" or
     "metric") -> the numbers (N,), and each part -> its numbers.
@@ -45,14 +45,14 @@ def call_function(
     if not predictions:
         return {what: []}
     if getattr(function, "batched", False):
-        about = zip(*((a.golds, a.context, a.question) for a in asked), strict=True)
+        about = zip(*((a.golds, a.context, a.question) for a in examples), strict=True)
         lists = [list(predictions), *map(list, about)]
         given = _attempt(lambda: function(*lists), f"{len(predictions)} answers", what)
         rows = _rows(given, len(predictions), what)
     else:
         rows = [
             _attempt(lambda p=p, a=a: function(p, a.golds, a.context, a.question), repr(p), what)
-            for p, a in zip(predictions, asked, strict=True)
+            for p, a in zip(predictions, examples, strict=True)
         ]
     parts = [row if isinstance(row, Mapping) else {what: row} for row in rows]
     names = list(parts[0])

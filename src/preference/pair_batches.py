@@ -16,13 +16,13 @@ from src.data.squad_preferences import Fits, Pair
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import (
     EOS_TOKENS,
-    Ask,
+    Example,
     Tree,
     attach_answers,
     chunks,
     cut_context,
-    make_ask,
-    room_for_answer,
+    longest_fitting_answer,
+    make_example,
     windows_for,
 )
 
@@ -51,7 +51,7 @@ def fits_block(encoded: Sequence[EncodedParagraph], tokenizer: Tokenizer, block_
 
     @cache
     def longest(p: int, q: int, gold: int) -> int:
-        return room_for_answer(encoded[p], encoded[p].questions[q], gold, block_size)
+        return longest_fitting_answer(encoded[p], encoded[p].questions[q], gold, block_size)
 
     return lambda p, q, gold, text: _is_within(text, longest(p, q, gold), tokenizer)
 
@@ -81,18 +81,18 @@ def preference_trees(
     trees: list[Tree] = []
     index: list[list[int]] = []
     for p, numbers in _by_paragraph(pairs).items():
-        asks: dict[int, Ask] = {}
+        examples: dict[int, Example] = {}
         for n in numbers:
             question = encoded[p].questions[pairs[n].question]
-            ask = make_ask(encoded[p], question, pairs[n].gold, answers[n], block_size)
-            if ask is not None:
-                asks[n] = ask
-        for group in chunks(list(asks), max_questions):
+            example = make_example(encoded[p], question, pairs[n].gold, answers[n], block_size)
+            if example is not None:
+                examples[n] = example
+        for group in chunks(list(examples), max_questions):
             rng = stream(Stream.PAIR_WINDOWS, seed, p, pairs[group[0]].question)
-            asked = [asks[n] for n in group]
-            for context, members in windows_for(encoded[p], asked, block_size, rng):
+            own = [examples[n] for n in group]
+            for context, members in windows_for(encoded[p], own, block_size, rng):
                 chosen = [group[i] for i in members]
-                trees.append((context, [(asks[n].tokens, asks[n].answers) for n in chosen]))
+                trees.append((context, [(examples[n].tokens, examples[n].answers) for n in chosen]))
                 index.append(chosen)
     return PairTrees(trees, index, len(pairs) - sum(map(len, index)))
 

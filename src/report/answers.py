@@ -92,7 +92,7 @@ def answers_table(
 def _table(
     rows: Sequence[Markup], held_out: EvaluationSet, names: Iterable[str], **attributes: str
 ) -> Markup:
-    language = language_of(" ".join(f"{a.question} {a.context}" for a in held_out.asked))
+    language = language_of(" ".join(f"{a.question} {a.context}" for a in held_out.examples))
     heads = ("Question", "Gold", *names)
     return tag(
         "table",
@@ -105,7 +105,7 @@ def _table(
 def _rows(held_out: EvaluationSet, policies: dict[str, PolicyResult]) -> list[Markup]:
     """A row a question, first where the policies differ most: in F1, then in their words."""
     rows = []
-    for index, example in enumerate(held_out.asked):
+    for index, example in enumerate(held_out.examples):
         points = [result.f1[index] for result in policies.values()]
         answers = {name: result.answers[index] for name, result in policies.items()}
         differ = max(points) - min(points) + 0.01 * (len(set(answers.values())) - 1)

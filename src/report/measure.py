@@ -117,7 +117,7 @@ def measure_pipeline(
     table = {BASE: row} if (row := base_row(pipeline)) else {}
     answers = {}
     for stage, policy in policies.items():
-        say(f"measuring {policy.path} on {len(held_out.asked)} questions")
+        say(f"measuring {policy.path} on {len(held_out.examples)} questions")
         answers[stage], table[stage] = measure_policy(ground, policy.model)
         table[stage] |= _form(answers[stage], held_out)
         if start is None or not _descends(policy, start):

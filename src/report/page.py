@@ -167,7 +167,7 @@ def answers_of(contents: Contents) -> list[tuple[EvaluationSet, dict[str, Policy
     tables: dict[tuple, tuple[EvaluationSet, dict[str, PolicyResult]]] = {}
     names, done = names_of(contents.pipelines), set()
     for place, measured in contents.measured.items():
-        key = tuple(measured.held_out.ids), tuple(measured.held_out.asked)
+        key = tuple(measured.held_out.ids), tuple(measured.held_out.examples)
         _, policies = tables.setdefault(key, (measured.held_out, {}))
         checkpoints = contents.pipelines[place].policies()
         for stage, result in measured.answers.items():
@@ -196,7 +196,7 @@ def page(contents: Contents) -> str:
     for place, measured in contents.measured.items():
         head = tag("h3", names[place]) if len(pipelines) > 1 else None
         found, held_out = measured.table, measured.held_out
-        shown = figures_table(found, len(held_out.asked), held_out.metric)
+        shown = figures_table(found, len(held_out.examples), held_out.metric)
         figures.append(join([head, shown]))
     plots = {name: [plot_grid(found)] for name, found in contents.plots.items() if found}
     parts.append(("quality", "How good are the answers?", plots.get("quality", [])))

@@ -116,7 +116,7 @@ def reward_and_kl(
             for part in map_over_ranks(models.policy, held_out.prompts, sampled)
             for value in part
         ]
-        scores = reward_of(result.trees, held_out.asked)
+        scores = reward_of(result.trees, held_out.examples)
         named = {f"reward_{name}": values for name, values in scores.parts.items()}
         values = {"reward": scores.reward, **named, "kl_nats": torch.tensor(kl)}
         return {n: (v.tolist(), [1.0] * len(v), held_out.groups) for n, v in values.items()}

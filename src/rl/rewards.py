@@ -87,14 +87,14 @@ def reward_function(name: str, metric: str = "squad", seed: int = 0) -> Function
 
 
 def function_rewards(
-    function: Function, predictions: Sequence[str], asked: Sequence[QAExample]
+    function: Function, predictions: Sequence[str], examples: Sequence[QAExample]
 ) -> dict[str, Tensor]:
     """Under "reward" the rewards (N,), float32, of predictions, each given with its question. Under
     other names what else the function returns for the log.
 
     Raises UserError when the function fails or returns something that is no finite number.
     """
-    found = call_function(function, predictions, asked, "reward")
+    found = call_function(function, predictions, examples, "reward")
     return {name: torch.tensor(values) for name, values in found.items()}
 
 
@@ -147,11 +147,11 @@ def make_reward(
         term.name: reward_function(term.name, metric, seed) for term in terms if term.name != MODEL
     }
 
-    def reward_of(trees: Sequence[Tree], asked: Sequence[QAExample]) -> Scores:
+    def reward_of(trees: Sequence[Tree], examples: Sequence[QAExample]) -> Scores:
         answers = [answers for _, questions in trees for _, answers in questions]
         total, parts = torch.zeros(sum(map(len, answers))), {}
         if functions:
-            repeated = [about for about, texts in zip(asked, answers, strict=True) for _ in texts]
+            repeated = [e for e, texts in zip(examples, answers, strict=True) for _ in texts]
             texts = [tokenizer.decode(ids).strip() for group in answers for ids in group]
         for shown, term in zip(_shown_names(terms), terms, strict=True):
             if term.name == MODEL:

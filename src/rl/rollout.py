@@ -106,11 +106,11 @@ class Rollout(NamedTuple):
 
 class Prompts(NamedTuple):
     """This rank's share of a batch of questions. trees: what the policy reads, without golds.
-    asked, excused: of each question, its text and golds, and whether answers to it may lack EOS.
+    examples, excused: of each question, its text and golds, and whether answers to it may lack EOS.
     """
 
     trees: list[PromptTree]
-    asked: list[QAExample]
+    examples: list[QAExample]
     excused: list[bool]
 
 
@@ -154,7 +154,7 @@ def sample_rollout(
     # 2. An answer that was cut off is scored as if it had stopped, less a fixed penalty. (N, policy
     # training, detail 5, replaces the score by a fixed one.)
     try:
-        score, parts = reward_of(trees, prompts.asked)
+        score, parts = reward_of(trees, prompts.examples)
     except UserError as error:  # of this rank's answers, which no other rank scores
         raise RankError(str(error)) from error
     excused = torch.tensor(prompts.excused, dtype=torch.bool).repeat_interleave(s.num_samples)
