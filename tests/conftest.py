@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -134,3 +135,15 @@ def workplace(tmp_path, monkeypatch, chain_of):
 def kgram(workplace):
     """A folder with the k-gram's whole chain, made the current one."""
     return workplace("kgram")
+
+
+def path_of(stage):
+    """The checkpoint of the k-gram that a stage writes."""
+    return f"checkpoints/kgram_{stage}/final.pt"
+
+
+def generated(*argv):
+    """The JSON lines of generate_from_checkpoint.py with the k-gram."""
+    ended = outcome("generate_from_checkpoint", ["--model_type", "kgram", "--json", *argv])
+    assert ended.code == 0, ended.err
+    return [json.loads(line) for line in ended.out]

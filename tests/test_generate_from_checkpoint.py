@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import outcome, refusal
+from conftest import generated, outcome, refusal
 
 from src.data.encoding import split_prompt
 from src.utils.checkpoint_utils import load_checkpoint
@@ -254,3 +255,56 @@ def test_a_prompt_that_is_no_text_is_answered_all_the_same(kgram):
     ended = run_script("generate_from_checkpoint", *argv)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["prompt"] == "caf? au lait"
+
+
+def test_equal_prompts_get_different_samples(kgram):
+    """A prompt's samples depend on its place, so three equal lines have three different ones. How
+    many prompts come after it plays no part."""
+    line = json.dumps({"prompt": PROMPT}) + "\n"
+    Path("three.jsonl").write_text(3 * line)
+    Path("two.jsonl").write_text(2 * line)
+    argv = ["--temperature", "1", "--max_new_tokens", "12", "--num_samples", "2"]
+    three = [r["answers"] for r in generated("--prompts_file", "three.jsonl", *argv)]
+    assert len({tuple(answers) for answers in three}) == 3
+    assert [r["answers"] for r in generated("--prompts_file", "two.jsonl", *argv)] == three[:2]
+    assert [r["answers"] for r in generated("--prompt", PROMPT, *argv)] == three[:1]
+
+
+@pytest.mark.parametrize("value", ["1e-39", "1e-300", "0.0009"])
+def test_a_temperature_that_float32_cannot_divide_by_is_refused(value, kgram):
+    """Logits divided by 1e-39 are infinite in float32, and log-probabilities then NaN."""
+    line = refusal("generate_from_checkpoint", ["--prompt", PROMPT, "--temperature", value])
+    assert f"'{value}' given, expected 0 (greedy) or at least 0.001" in line
+    line = refusal("train_ppo", ["--temperature", value])
+    assert f"'{value}' given, expected a number of at least 0.001" in line
+
+
+def test_the_least_temperature_is_as_good_as_greedy(kgram):
+    (greedy,) = generated("--prompt", PROMPT)
+    (sampled,) = generated("--prompt", PROMPT, "--temperature", "0.001")
+    assert sampled["answers"] == greedy["answers"]
+    assert all(math.isfinite(logp) for logp in sampled["logp_nats"])
+
+
+def test_a_typed_line_end_is_one_wherever_it_is_typed(kgram, monkeypatch):
+    """In flags and in a pipe. JSON has escapes of its own, so a file's text stays as it is."""
+    typed = PROMPT.replace("\n", "\\n")
+    flag = generated("--prompt", typed)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed + "\n"))
+    assert generated() == flag == generated("--prompt", PROMPT)
+    assert flag[0]["prompt"] == PROMPT
+    (two,) = generated("--context", "One\\ntwo.", "--question", "Who?")
+    assert two["context"] == "One\ntwo."
+    Path("file.jsonl").write_text(json.dumps({"prompt": "the \\nu of it"}))
+    assert generated("--prompts_file", "file.jsonl")[0]["prompt"] == "the \\nu of it"
+
+
+def test_a_long_answer_is_told_to_be_shorter(kgram):
+    """The advice is not to lower --max_new_tokens, which has no part in scoring."""
+    argv = ["--model_type", "kgram", "--prompt", PROMPT, "--checkpoint",
+            "checkpoints/kgram_train_reward_model/final.pt", "--answer"]
+    for answer, line in (("word " * 2000, "given, expected at most 1022 in the model's block of"),
+                         ("word " * 510, "shorten it or the --answer of ")):
+        ended = outcome("generate_from_checkpoint", [*argv, answer])
+        assert ended.code == 2 and line in ended.err[-1], ended.err
+        assert "max_new_tokens" not in ended.err[-1]
