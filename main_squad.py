@@ -149,7 +149,7 @@ def main(argv=None) -> dict:
     """Train and return the final metrics."""
     parser = build_parser()
     given = parser.parse_args(argv)
-    if not given.resume:  # what the stored flags allow is known below
+    if not given.resume:  # else the flags are checked with the stored ones, below
         check(given, parser.typed(argv))  # before the folder of the run is touched
 
     with Run(parser, argv, STAGE) as run:

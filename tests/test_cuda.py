@@ -23,6 +23,7 @@ from main_squad import sft_backward
 from src.inference.logprobs import build_tree_batch, completion_logps
 from src.inference.sampling import Sampling, generate, generate_all
 from src.model.heads import Critic, RewardModel
+from src.model.prefix_sharing.packing import pack
 from src.playground import answers as playground
 from src.playground.checkpoints import Policy
 from src.rl.algorithm_table import ALGORITHMS
@@ -225,6 +226,20 @@ def test_what_the_playground_shows_of_answers(models):
         })
     for name in found[0]:
         assert_close(found[1][name], found[0][name], name)
+
+
+@pytest.mark.parametrize("keep_state", [False, True])
+def test_trees_that_shard_has_moved(models, device, keep_state):
+    """FSDP moves all that a backbone's methods are given to the GPU, also what is laid out on the
+    CPU. One process can only imitate that."""
+    levels, found = build_tree_batch(TREES, EOS).levels(), []
+    for model, place in zip(models, (CPU, device), strict=True):
+        packed = pack(levels, "last level", in_rows=True, device=place)
+        on_cpu = ("level", "place", "wanted_place")
+        moved = packed._replace(**{name: getattr(packed, name).to(place) for name in on_cpu})
+        moved_levels = [level.to(place) for level in levels]
+        found.append(model.read_trees(moved_levels, moved, keep_state)[0])
+    assert_close(found[1], found[0])
 
 
 def test_scores_of_long_trees(models):

@@ -426,7 +426,7 @@ def test_sft_from_a_pretrained_start(tmp_path, monkeypatch, llama_folder):
     monkeypatch.chdir(tmp_path)
     folder = Path(shutil.copytree(llama_folder, tmp_path / "start"))
     small = ["--max_steps", "2", "--eval_limit", "4"]
-    flags = ["--dataset", "pico", "--num_examples", "20", "--block_size", "128"]
+    flags = ["--dataset", "pico", "--num_examples", "20"]
     ended = outcome("main_squad", ["--init_from", folder, *small, *flags])
     assert ended.code == 0, ended.err
     assert any("--lr 0.0001" in line and "--init_from" in line for line in ended.err)
@@ -434,6 +434,9 @@ def test_sft_from_a_pretrained_start(tmp_path, monkeypatch, llama_folder):
     assert made.lineage[0]["stage"] == "pretrained" and len(made.lineage[0]["sha256"]) == 64
     assert (made.flags["lr"], made.flags["lm_weight"]) == (1e-4, 0.0)
     assert made.flags["pointer"] is False and made.model.config.pointer is False
+    # The stage's default window of 512 was cut to the model's, and is another one when typed.
+    ended = outcome("main_squad", ["--init_from", folder, "--resume", "--block_size", "512"])
+    assert ended.code == 2 and "a run with --block_size 128" in ended.err[-1], ended.err
     shutil.rmtree(folder)
     ended = outcome("train_dpo", [*small, "--lr", "3e-5"])
     assert ended.code == 0, ended.err

@@ -498,8 +498,13 @@ def test_what_was_never_finite_is_an_empty_panel(series):
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "unit", "lines"), [("sigmoid", "DPO loss (nats/pair)", ["ln 2: no preference"]),
-                                     ("ipo", "ipo loss", [])],
+    ("loss_type", "unit", "lines"),
+    [
+        ("sigmoid", "DPO loss (nats/pair)", ["ln 2: no preference"]),
+        ("orpo", "DPO loss (nats/pair)", ["ln 2: no preference"]),
+        ("ipo", "ipo loss", []),
+        ("simpo", "simpo loss", []),
+    ],
 )
 def test_the_line_at_ln_2_is_of_losses_that_have_it(loss_type, unit, lines):
     """A policy that prefers nothing has an ipo loss of 25 at beta 0.1, in squared nats."""

@@ -194,11 +194,23 @@ def test_exit_codes(error, code, line, capsys):
     assert out == "" and err == f"{__name__}: {line}\n"
 
 
-def test_output_that_nobody_reads_is_one_line_and_exit_code_1():
+@pytest.mark.parametrize(
+    ("ending", "code", "line"),
+    [
+        ("return {}", 1, "the reader of the output went away"),
+        ("raise UserError('3 given')", 2, "3 given"),
+    ],
+    ids=["well", "refused"],
+)
+def test_output_that_nobody_reads_is_one_line_at_most(ending, code, line):
     """It is short enough to be held back to the end, where Python would say so in its own way."""
     script = (
+        "from src.utils.errors import UserError\n"
         "from src.utils.exit_handling import command\n"
-        "command(lambda argv=None: print('a table'))()"
+        "def main(argv=None):\n"
+        "    print('a table')\n"
+        f"    {ending}\n"
+        "command(main)()"
     )
     reader, writer = os.pipe()
     os.close(reader)
@@ -207,7 +219,7 @@ def test_output_that_nobody_reads_is_one_line_and_exit_code_1():
         env={**os.environ, "PYTHONUNBUFFERED": ""}, check=False,
     )
     os.close(writer)
-    assert (child.returncode, child.stderr) == (1, "-c: the reader of the output went away\n")
+    assert (child.returncode, child.stderr) == (code, f"-c: {line}\n")
 
 
 def test_a_command_that_ends_well_returns_its_metrics():

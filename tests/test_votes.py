@@ -353,6 +353,24 @@ def test_a_disk_that_refuses_is_a_line_and_the_vote_can_be_cast_again(loaded, mo
     assert same == window and "No space left on device" in status and "pg-warn" in status
 
 
+def test_a_vote_that_could_not_be_taken_back_can_be_later(loaded, monkeypatch):
+    """The window still has it, as the file does."""
+    path = Path("preferences.jsonl")
+    press = voter(Voting(training_questions(loaded.data), True, path), loaded, "cpu")
+    window, _ = press_all(press, ["", "a"])
+
+    def refuse(path, vote_id):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr(vote_page, "remove_vote", refuse)
+        same, status = press_all(press, ["undo"], window)
+    assert same == window and "No space left on device" in status
+    undone, status = press_all(press, ["undo"], same)
+    assert undone.shown == window.done[-1][0] and "Taken back. 0 votes" in status
+    assert rows_of(path) == []
+
+
 def test_the_page_is_blind_and_markup_is_inert():
     loud = comparison(context="<b>{{x}}")._replace(
         question="<script>1</script>", a=SHORT._replace(text="<img src=x>")
@@ -383,6 +401,18 @@ def test_a_place_that_takes_no_votes_is_refused_first(tmp_path):
             require_vote_file(path)
     require_vote_file(tmp_path / "new.jsonl")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_link_the_place_that_it_names_counts(tmp_path, monkeypatch):
+    link, disk = tmp_path / "p.jsonl", tmp_path / "disk"
+    link.symlink_to("disk/p.jsonl")
+    with pytest.raises(UserError, match="expected a file in a folder that exists"):
+        require_vote_file(link)
+    disk.mkdir()
+    require_vote_file(link)
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != disk)
+    with pytest.raises(UserError, match="cannot be written"):
+        require_vote_file(link)
 
 
 @pytest.mark.parametrize("closed", ["", "p.jsonl"])

@@ -2,7 +2,9 @@
 model, prompts for RL (Ouyang et al. 2022, 2203.02155, section 3.2 and table 6).
 
 Articles are dealt by title, so no stage reads a context that SFT has trained on. A gain over the
-finished SFT model then does not come from reading the same questions again.
+finished SFT model then does not come from reading the same questions again. Prompts of the user's
+own have no article: those that share a long beginning are dealt apart, so a later stage may read
+a passage in them that SFT has read with another question.
 """
 
 import hashlib

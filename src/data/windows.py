@@ -67,6 +67,12 @@ def tree_tokens(tree: Any) -> int:
     return len(context) + sum(len(q) + sum(len(a) + 2 for a in answers) for q, answers in asked)
 
 
+def batching_length(tree: Any) -> int:
+    """Trees of like length are padded little: that of the context or, without one, of the prompt.
+    """
+    return len(tree[0]) or tree_tokens(tree)
+
+
 def gold_span(paragraph: EncodedParagraph, start: int, text: str) -> tuple[int, int]:
     """Token range [first, end) of the context's characters [start, start + len(text))."""
     starts = paragraph.token_starts

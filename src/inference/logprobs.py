@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from src.data.windows import Tree, tree_tokens
+from src.data.windows import Tree, batching_length, tree_tokens
 from src.losses import sequence_sum, token_logp
 from src.model.heads import RewardModel
 from src.model.prefix_sharing import Level, to_device
@@ -57,7 +57,9 @@ def pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return flat.view(len(rows), width), torch.tensor(lengths, dtype=torch.long)
 
 
-def build_tree_batch(trees: Sequence[Tree], eos_id: int, reads_eos: bool = False) -> TreeBatch:
+def build_tree_batch(
+    trees: Sequence[Tree], eos_id: int, *, reads_eos: bool = False
+) -> TreeBatch:
     """Lay out trees as three padded levels. Every question has at least one token (the last prompt
     token).
 
@@ -153,10 +155,8 @@ def raw_reward(reward: RewardModel, tree_batch: TreeBatch) -> Tensor:
 
 
 def batches_by_length(trees: Sequence, questions_a_batch: int = 64) -> Iterator[list[int]]:
-    """Indices of trees in batches of similar length, to avoid padding: that of the context or,
-    without one, of the whole prompt.
-    """
-    order = sorted(range(len(trees)), key=lambda i: len(trees[i][0]) or tree_tokens(trees[i]))
+    """Indices of trees in batches of similar length, to avoid padding."""
+    order = sorted(range(len(trees)), key=lambda i: batching_length(trees[i]))
     batch, questions, tokens = [], 0, 0
     for index in order:
         read = tree_tokens(trees[index])

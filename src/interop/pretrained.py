@@ -87,7 +87,8 @@ def start_of(run: Run) -> Start:
         raise UserError(f"--block_size {args.block_size} given, expected at most {longest}, which "
                         f"{args.init_from} was made for")
     run.take_defaults(PRETRAINED_DEFAULTS[SFT], f"--init_from {args.init_from}")
-    args.block_size = min(args.block_size, longest)
+    # Also as what was asked for: another size, typed on --resume, is refused.
+    args.block_size = run.asked["block_size"] = min(args.block_size, longest)
     shorten(parent.model, args.block_size)
     args.tokenizer, args.pointer = parent.tokenizer.name, False
     return Start(parent.model, parent.tokenizer, [parent])

@@ -12,7 +12,8 @@ and behind methods that read whole prefix trees (src/model/prefix_sharing/__init
 A new architecture is a folder here, a row of `MODELS` in model.py, and its name in
 src/utils/constants.py. It inherits LevelByLevel, which implements these methods with `forward`.
 It holds `config` (a dataclass with `vocab_size`, `block_size` and `pointer`), `width` (D) and
-`embedding`. Flags of its own shape go to src/utils/cli.py.
+`embedding`, whose weight says on which device the model is. Levels are on the CPU, whatever that
+device; hidden states and states are on it. Flags of its own shape go to src/utils/cli.py.
 
 Shapes: B batch rows, T tokens, D width, V vocabulary; R rows of a level, P packed tokens, M of them
 wanted; K key-value heads, G query heads for each, d the size of a head; S rows of a segment.

@@ -97,17 +97,19 @@ def voter(
     def press(button: str, window: Window, first: str, second: str, temperature: float):
         message = ""
         try:
-            if button == UNDO and (window.done or window.shown in votes_on):
-                comparison, vote_id = window.shown, votes_on.get(window.shown)
-                if vote_id is None:
-                    comparison, vote_id = window.done[-1]
-                    window = window._replace(done=window.done[:-1])
-                known = remove_vote(voting.path, vote_id)
-                votes_on.pop(comparison, None)
-                message = "Taken back." if known else "That vote is not in the file any more."
-                return _outputs(window._replace(shown=comparison), voting, message)
             if button == UNDO:
-                return _outputs(window, voting, "Nothing to take back in this window.")
+                with lock:
+                    shown, done = window.shown, window.done
+                    if shown in votes_on:
+                        vote_id = votes_on[shown]
+                    elif done:
+                        *done, (shown, vote_id) = done
+                    else:
+                        return _outputs(window, voting, "Nothing to take back in this window.")
+                    known = remove_vote(voting.path, vote_id)
+                    votes_on.pop(shown, None)
+                message = "Taken back." if known else "That vote is not in the file any more."
+                return _outputs(Window(shown, tuple(done)), voting, message)
             if button in (A, B, TIE) and window.shown is not None:
                 row = vote_row(window.shown, button)
                 with lock:

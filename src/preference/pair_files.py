@@ -218,7 +218,7 @@ def pair_questions(rows: Sequence[PreferenceRow]) -> PairQuestions:
         for context, questions in asked.items()
     ]
     alone = [Paragraph(text, "", (prompt,), False) for text, prompt in prompts.items()]
-    paragraphs += share_beginnings(alone) if alone else []
+    paragraphs += share_beginnings(alone)
     places = {
         (paragraph.context if paragraph.template else None, question.text): (p, q, question.id)
         for p, paragraph in enumerate(paragraphs)

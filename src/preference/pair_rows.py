@@ -80,7 +80,7 @@ def read_pair(row: Any) -> PreferenceRow:
     else:
         chosen, rejected = (text_of(row, key) for key in ("chosen", "rejected"))
         asked = [row[key] for key in ("context", "question") if key in row]
-        # A table has the columns of all shapes, of which a row fills those of one.
+        # A table may have both kinds of columns, of which a row fills one.
         only_prompt = all(map(_is_empty, asked)) and not _is_empty(row.get("prompt"))
         if asked and not only_prompt:
             context, prompt = text_of(row, "context"), text_of(row, "question")

@@ -42,8 +42,9 @@ def sampled_answers(
     )
     prompts = [(context, [q for q, _ in below]) for context, below in evaluation.trees]
     asked_before = sum(len(qs) for _, qs in prompts[: rank_partition(prompts).start])
-    device = policy.embedding.weight.device
-    precision = str(device), torch.is_autocast_enabled(device.type)
+    # Its kind, without a number: each rank has a GPU of its own, and all read one file.
+    kind = policy.embedding.weight.device.type
+    precision = kind, torch.is_autocast_enabled(kind)
     depends_on = weights_hash(policy), *precision, prompts, max_new_tokens, seed
 
     def answers_of(mine: Sequence[PromptTree]) -> list[str]:

@@ -29,7 +29,7 @@ class Curve(NamedTuple):
 EM_F1 = {"f1": "F1", "em": "EM"}
 LN_2 = (math.log(2), "ln 2: no preference")
 # Of --loss_type, those that are nats, and ln 2 where nothing is preferred.
-IN_NATS = {"sigmoid", "nll"}
+IN_NATS = {"sigmoid", "orpo", "nll"}
 CHANCE = (50.0, "chance")
 # Percentages are never drawn closer than this.
 PERCENT_SPAN = 10.0

@@ -102,6 +102,7 @@ def model_rewards(
     reward: RewardModel,
     trees: Sequence[Tree],
     eos_id: int,
+    *,
     raw: bool = False,
 ) -> Tensor:
     """Normalised (or raw) scores (N,) of every answer of the trees, read at the EOS after it.

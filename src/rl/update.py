@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.data.random_streams import Stream, stream
-from src.data.windows import tree_tokens
+from src.data.windows import batching_length, tree_tokens
 from src.inference.logprobs import build_tree_batch, completion_hidden
 from src.losses import ppo_value_loss
 from src.rl.algorithms import AlgorithmLoss, kl_coefs, loss_of
@@ -63,7 +63,7 @@ def _minibatch_gradient(
     episodes = sum(len(rollout.mask[rollout.rows[i]]) for i in contexts)
     metrics: dict[str, float] = {}
     # Long and short contexts apart: those in memory together should be of similar length.
-    by_length = sorted(contexts, key=lambda i: len(rollout.trees[i][0]))
+    by_length = sorted(contexts, key=lambda i: batching_length(rollout.trees[i]))
     parts = micro_batches(
         by_length, s.micro_contexts, lambda i: tree_tokens(rollout.trees[i]), s.micro_tokens
     )

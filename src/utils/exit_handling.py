@@ -128,10 +128,16 @@ def command(main: Callable[..., dict]) -> Callable[..., dict]:
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> dict:
         name = main.__module__ if main.__module__ != "__main__" else sys.argv[0]
-        with contextlib.suppress(AttributeError):  # a stream that is closed or no file of text
+        # No stream, one that is no file of text, or a closed one.
+        with contextlib.suppress(AttributeError, ValueError):
             sys.stdout.reconfigure(errors="replace")  # what the terminal cannot show is no fault
         with ends_in_one_line(name):
-            result = main(argv)
+            try:
+                result = main(argv)
+            except BaseException:
+                with contextlib.suppress(OSError):  # said is what went wrong first
+                    _flush_output()
+                raise
             _flush_output()
             return result
 
@@ -143,7 +149,7 @@ def _flush_output() -> None:
     two lines of its own and exits with code 120.
     """
     try:
-        if sys.stdout is not None:
+        if not getattr(sys.stdout, "closed", True):  # None where a script has no output at all
             sys.stdout.flush()
     except OSError:
         with contextlib.suppress(OSError):

@@ -54,11 +54,13 @@ def write_json(path: str | Path, value: Any, **options: Any) -> None:
 
 
 def require_file_place(flag: str, path: str | Path) -> None:
-    """UserError unless --`flag` names a place for a new file, or a regular file to be replaced."""
-    path = Path(path)
-    if not path.parent.is_dir() or (path.exists() and not path.is_file()):
+    """UserError unless --`flag` names a place for a new file, or a regular file to be replaced. Of
+    a link this is the place that it names, where `write_atomically` writes.
+    """
+    path, place = Path(path), Path(os.path.realpath(path))
+    if not place.parent.is_dir() or (path.exists() and not path.is_file()):
         raise UserError(f"--{flag} {path} given, expected a file in a folder that exists")
-    written = [path.parent, path] if path.exists() else [path.parent]  # the file is replaced
+    written = [place.parent, place] if path.exists() else [place.parent]  # the file is replaced
     if not all(os.access(place, os.W_OK) for place in written):
         raise UserError(f"--{flag} {path} given, which cannot be written, name another file")
 

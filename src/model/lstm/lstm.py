@@ -100,9 +100,10 @@ class LSTM(LevelByLevel, nn.Module):
     def _weights(self, layer: int) -> list[Tensor]:
         """Weights and biases of a layer, with one more input that is 1 where a token is padding.
 
-        It shuts the input gate and opens the forget gate, so that padding leaves the cell state
-        as it was. oneDNN's LSTM takes whole rows only; it is two to four times as fast, forward and
-        backward, as the packed sequences that torch computes gate by gate.
+        It shuts the input gate and opens the forget gate (the first two of torch's i, f, g, o), so
+        that padding leaves the cell state as it was. oneDNN's LSTM takes whole rows only; it is two
+        to four times as fast, forward and backward, as the packed sequences that torch computes
+        gate by gate.
         """
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         weights = [getattr(self.cell, f"{name}_l{layer}") for name in names]

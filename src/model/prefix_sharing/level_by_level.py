@@ -72,7 +72,8 @@ class LevelByLevel:
         else:
             found, state = self.read_levels(levels), None
         sizes = [hidden.shape[0] * hidden.shape[1] for hidden in found]
-        start = torch.tensor([0, *accumulate(sizes)][:-1])
+        # Where `packed` is: with --shard on GPUs, FSDP has moved it from the CPU to this rank's.
+        start = torch.tensor([0, *accumulate(sizes)][:-1], device=packed.level.device)
         tokens = torch.cat([hidden.flatten(0, 1) for hidden in found])
         index = to_device(start[packed.level] + packed.place, tokens.device)
         return tokens.index_select(0, index), state

@@ -118,6 +118,7 @@ def pack(
         at = ((line.level == len(levels) - 1) & line.ends).nonzero().squeeze(1)
     elif wanted == "last level" and len(levels) > 1:
         at = (line.level == len(levels) - 1).nonzero().squeeze(1)
+
     def attention_of(queries: Tensor | None) -> Parts | Rows:
         trees = len(levels[0].lengths)
         if in_rows:
