@@ -50,7 +50,7 @@ class Gae(NamedTuple):
 
 class PolicyLoss(NamedTuple):
     loss: Tensor
-    clip_fraction: Tensor
+    clip_share: Tensor
     approx_kl: Tensor
 
 

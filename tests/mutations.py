@@ -1,7 +1,8 @@
 """Ways to break each formula (sign, mask, shift, mean, sum, beta), and the test that must notice.
 
-To add a row: a piece of the function's source that occurs in it exactly once, what to put in its
-place, and the name of a test that takes no arguments.
+To add a row: a piece of the function's (or class's) source that occurs in it exactly once, what to
+put in its place, and the name of a test. The test reaches the function through its module, which
+its file imports under any name, and takes no arguments but `monkeypatch` and a model's `name`.
 """
 
 from typing import NamedTuple
@@ -299,4 +300,215 @@ INTERVALS = (
 
 BASELINES = (
     Mutation("baseline_predictions", "if a in context", "if a", "test_baselines"),
+)
+
+KL = (
+    Mutation("sample_figures", "kl_estimates(logp, parent_logp)", "kl_estimates(parent_logp, logp)",
+             "test_kl_of_samples_is_the_kl_of_what_was_drawn"),
+    Mutation("sample_figures", "first=max_new_tokens", "first=None",
+             "test_kl_of_samples_is_the_kl_of_what_was_drawn"),
+    Mutation("sample_figures", "-logp.numpy()", "logp.numpy()",
+             "test_kl_of_samples_is_the_kl_of_what_was_drawn"),
+    Mutation("sample_figures", "min(len(row) + 1, max_new_tokens)", "len(row) + 1",
+             "test_kl_of_samples_is_the_kl_of_what_was_drawn"),
+)
+
+BEST_OF_N = (
+    Mutation("best_of_n_rows", "best_of_n(rewards, values, n)", "best_of_n(values, rewards, n)",
+             "test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples"),
+    Mutation("best_of_n_rows", "values.mean(1)", "values.amax(1)",
+             "test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples"),
+    Mutation("best_of_n_rows", "paired_difference(best, random,", "paired_difference(random, best,",
+             "test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples"),
+    Mutation("best_of_n_rows", "best_of_n_kl_bound(n)", "best_of_n_kl_bound(max(sizes))",
+             "test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples"),
+    Mutation("best_of_n_rows", "[0.01]", "[1.0]",
+             "test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples"),
+    Mutation("sample_and_score", "seed=[seed, first]", "seed=[seed, 0]",
+             "test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples"),
+    Mutation("sample_and_score", "for about in c.held_out.examples for _ in range(samples)",
+             "for _ in range(samples) for about in c.held_out.examples",
+             "test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples"),
+    Mutation("sample_and_score", "em, f1 = ", "f1, em = ",
+             "test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples"),
+)
+
+CROSSED = (
+    Mutation("Estimate", "self.seeds < 2", "self.seeds < 1", "test_an_interval_by_hand"),
+    Mutation("Estimate", "self.low > 0", "self.value > 0", "test_an_interval_by_hand"),
+    Mutation("Estimate", "int(self.low > 0) - int(self.high < 0)",
+             "int(self.high < 0) - int(self.low > 0)", "test_an_interval_by_hand"),
+    Mutation("contributions", "ratio + len(tops) * ", "ratio + ",
+             "test_a_ratio_is_the_mean_of_its_contributions"),
+    Mutation("contributions", "ratio * bottoms[n]", "ratio",
+             "test_a_ratio_is_the_mean_of_its_contributions"),
+    Mutation("contributions", "tops[n] - ratio * bottoms[n]", "ratio * bottoms[n] - tops[n]",
+             "test_a_ratio_is_the_mean_of_its_contributions"),
+    Mutation("paired", "one[name] - other[name]", "other[name] - one[name]",
+             "test_a_ratio_is_the_mean_of_its_contributions"),
+    Mutation("crossed_interval", "ddof=1", "ddof=0", "test_an_interval_by_hand"),
+    Mutation("crossed_interval", "float(means.var(ddof=1)) / seeds", "float(means.var(ddof=1))",
+             "test_an_interval_by_hand"),
+    Mutation("crossed_interval", " if count[name] > 1 or seeds == 1", "",
+             "test_an_interval_by_hand"),
+    Mutation("crossed_interval", " or seeds == 1", "", "test_an_interval_by_hand"),
+    Mutation("crossed_interval", "contexts / (contexts - 1) * ", "", "test_an_interval_by_hand"),
+    Mutation("crossed_interval", "1 / (seeds * len(values))", "1 / len(values)",
+             "test_an_interval_by_hand"),
+    Mutation("crossed_interval", "(y - mean)", "y", "test_an_interval_by_hand"),
+    Mutation("crossed_interval", "t_quantile(seeds - 1, level)", "t_quantile(seeds - 1)",
+             "test_an_interval_by_hand"),
+    Mutation("crossed_interval", "t_quantile(contexts - 1, level)", "t_quantile(contexts - 1)",
+             "test_an_interval_by_hand"),
+    Mutation("crossed_interval", "t_quantile(contexts - 1, level)", "t_quantile(contexts, level)",
+             "test_an_interval_by_hand"),
+    Mutation("bonferroni", " / max(1, looks)", "", "test_t_quantiles_are_those_of_the_tables"),
+    Mutation("t_quantile", "(1 - level) *", "(1 - level) / 2 *",
+             "test_t_quantiles_are_those_of_the_tables"),
+    Mutation("t_quantile", "** (degrees - 1)", "** degrees",
+             "test_t_quantiles_are_those_of_the_tables"),
+    Mutation("t_quantile", "math.sqrt(degrees) /", "degrees /",
+             "test_t_quantiles_are_those_of_the_tables"),
+)
+
+LOGPROBS = (
+    # a shift by one
+    Mutation("build_tree_batch", "question[:-1]", "question",
+             "test_a_model_that_knows_the_next_token_has_log_prob_0"),
+    Mutation("logp_of_hidden", "hidden[:, : mask.shape[1]]", "hidden[:, -mask.shape[1] :]",
+             "test_a_model_that_knows_the_next_token_has_log_prob_0"),
+    Mutation("score_text", "torch.roll(level.tokens, -1, 1)", "torch.roll(level.tokens, 1, 1)",
+             "test_a_model_that_knows_the_next_token_has_log_prob_0"),
+    Mutation("score_text",
+             "following[torch.arange(len(followed)), followed.clamp_min(0)] = last_token", "pass",
+             "test_a_model_that_knows_the_next_token_has_log_prob_0"),
+    # EOS
+    Mutation("build_tree_batch", "[*answer, eos_id]", "[*answer]",
+             "test_a_model_that_knows_the_next_token_has_log_prob_0"),
+    Mutation("raw_reward", "tree_batch.mask.sum(-1)", "tree_batch.mask.sum(-1) - 1",
+             "test_a_reward_is_read_at_the_eos_of_each_answer"),
+    Mutation("raw_reward", "torch.arange(count) * width", "torch.arange(count) * (width - 1)",
+             "test_a_reward_is_read_at_the_eos_of_each_answer"),
+    Mutation("raw_reward", "sequence_sum(answers.logp, answers.mask)", "answers.logp.mean(-1)",
+             "test_a_reward_is_read_at_the_eos_of_each_answer"),
+    # temperature
+    Mutation("logp_of_hidden", " / temperature", " * temperature",
+             "test_logits_in_bfloat16_are_divided_by_the_temperature_in_float32"),
+    Mutation("logp_of_hidden", "torch.promote_types(logits.dtype, torch.float32)", "logits.dtype",
+             "test_logits_in_bfloat16_are_divided_by_the_temperature_in_float32"),
+)
+
+HEADS = (
+    Mutation("scores_differ", "1e-5 * size", "1e-5",
+             "test_what_is_rounding_of_scores_is_relative_to_their_size"),
+    Mutation("ScalarHead", "nn.init.normal_(self.linear.weight, std=(width + 1) ** -0.5)", "pass",
+             "test_the_head_is_normal_with_the_papers_deviation_and_no_bias"),
+    Mutation("RewardModel", "(raw_scores - self.mean.to(raw_scores))", "raw_scores",
+             "test_normalisation_by_hand"),
+    Mutation("RewardModel", " / self.std.to(raw_scores)", "", "test_normalisation_by_hand"),
+    Mutation("RewardModel", "std(correction=0)", "std()", "test_normalisation_by_hand"),
+    Mutation("Critic", "-reward.mean / reward.std", "-reward.mean", "test_normalisation_by_hand"),
+    Mutation("Critic", "linear.weight / reward.std", "linear.weight",
+             "test_normalisation_by_hand"),
+)
+
+PAIRS = (
+    Mutation("pair_points", "scores.numpy().T", "scores.numpy().T[::-1]",
+             "test_accuracy_by_hand_ties_half"),
+    Mutation("pair_points", "[0.01]", "[1.0]", "test_accuracy_by_hand_ties_half"),
+    Mutation("pair_points", "pair_set.groups()", "list(range(len(points)))",
+             "test_accuracy_by_hand_ties_half"),
+    Mutation("accuracy", "pair_points(scores,", "pair_points(-scores,",
+             "test_accuracy_by_hand_ties_half"),
+    Mutation("accuracy_by_kind", "scores[:, 0].numpy(), scores[:, 1].numpy()",
+             "scores[:, 1].numpy(), scores[:, 0].numpy()", "test_accuracy_by_kind_by_hand"),
+    Mutation("accuracy_by_kind", "points[rows]", "points[: len(rows)]",
+             "test_accuracy_by_kind_by_hand"),
+    Mutation("margin", "scores[:, 0] - scores[:, 1]", "scores[:, 1] - scores[:, 0]",
+             "test_margin_by_hand"),
+)
+
+LENGTH_RULE = (
+    Mutation("length_rule", "[len(p.rejected) for p in pairs], [len(p.chosen) for p in pairs]",
+             "[len(p.chosen) for p in pairs], [len(p.rejected) for p in pairs]",
+             "test_the_length_rule_by_hand"),
+)
+
+ROLLOUT = (
+    Mutation("sample_rollout", "Sampling(s.temperature)", "Sampling()",
+             "test_a_rollout_samples_at_the_temperature_without_a_filter"),
+    Mutation("sample_rollout", "seed=[s.seed, step]", "seed=[s.seed, 0]",
+             "test_a_rollout_samples_at_the_temperature_without_a_filter"),
+    Mutation("sample_rollout", "F.pad(logp, (0, 1))", "F.pad(logp, (1, 0))",
+             "test_the_log_probs_of_a_rollout_equal_their_rescoring"),
+    Mutation("sample_rollout", "< lengths[:, None]", "<= lengths[:, None]",
+             "test_the_log_probs_of_a_rollout_equal_their_rescoring"),
+    Mutation("sample_rollout", "score, logp, reference_logp, mask",
+             "score, reference_logp, logp, mask",
+             "test_a_row_of_rewards_sums_to_the_score_less_the_kl"),
+    Mutation("sample_rollout", "kl_coefs(s.algorithm, kl_coef).reward",
+             "kl_coefs(s.algorithm, kl_coef).loss",
+             "test_a_row_of_rewards_sums_to_the_score_less_the_kl"),
+    Mutation("sample_rollout", "stopped | excused", "stopped",
+             "test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached"),
+    Mutation("sample_rollout", "s.gamma, s.lam", "s.lam, s.gamma",
+             "test_advantages_are_whitened_over_the_whole_batch"),
+    Mutation("action_logp", ", s.temperature", "",
+             "test_the_log_probs_of_a_rollout_equal_their_rescoring"),
+    Mutation("rows_of", "slice(b - n, b)", "slice(b, b + n)",
+             "test_raft_keeps_the_best_answer_of_each_question"),
+    Mutation("select_answers", "first + i for i", "i for i",
+             "test_raft_keeps_the_best_answer_of_each_question"),
+)
+
+RL_METRICS = (
+    Mutation("describe", "rollout.logp, rollout.reference_logp",
+             "rollout.reference_logp, rollout.logp",
+             "test_the_kl_is_the_mean_over_answers_of_summed_k3"),
+    Mutation("describe", ".k3, mask)", ".k1, mask)",
+             "test_the_kl_is_the_mean_over_answers_of_summed_k3"),
+    Mutation("describe", "k3.mean()", "k3.sum() / mask.sum()",
+             "test_the_kl_is_the_mean_over_answers_of_summed_k3"),
+    Mutation("describe", "-masked_mean(", "masked_mean(",
+             "test_the_kl_is_the_mean_over_answers_of_summed_k3"),
+    Mutation("describe", "-masked_mean(rollout.logp, mask)", "-rollout.logp.mean()",
+             "test_the_kl_is_the_mean_over_answers_of_summed_k3"),
+    Mutation("next_kl_coef", "kl_nats, args.kl_target", "args.kl_target, kl_nats",
+             "test_the_coefficient_is_steered_and_a_collapse_said"),
+    Mutation("next_kl_coef", "episodes, args.kl_horizon", "args.kl_horizon, episodes",
+             "test_the_coefficient_is_steered_and_a_collapse_said"),
+)
+
+EXPLAINED_VARIANCE = (
+    Mutation("describe", "rollout.values, rollout.returns", "rollout.returns, rollout.values",
+             "test_explained_variance_is_the_share_that_values_foresee_of_returns"),
+)
+
+KL_HORIZON = (
+    Mutation("set_horizon", " * args.num_samples", "",
+             "test_a_default_run_can_move_its_coefficient"),
+    Mutation("set_horizon", "args.max_steps / HORIZONS", "args.max_steps",
+             "test_a_default_run_can_move_its_coefficient"),
+    Mutation("set_horizon", "max(1.0, args.max_steps / HORIZONS)", "args.max_steps / HORIZONS",
+             "test_a_default_run_can_move_its_coefficient"),
+)
+
+LEARNING_RATE = (
+    Mutation("learning_rate", "(step + 1)", "step", "test_learning_rate_by_hand"),
+    Mutation("learning_rate", "max_steps - falls", "max_steps", "test_learning_rate_by_hand"),
+    Mutation("learning_rate", "peak * min(", "min(", "test_learning_rate_by_hand"),
+    Mutation("learning_rate", "min(1.0, ", "max(1.0, ", "test_learning_rate_held"),
+    Mutation("learning_rate", "max(rises, hold * max_steps)", "rises", "test_learning_rate_held"),
+    Mutation("learning_rate", " + 0.5", "", "test_learning_rate_at_its_ends"),
+)
+
+LONGEST_ANSWER = (
+    Mutation("longest_answer", "len(gold) + 1", "len(gold)",
+             "test_the_longest_answer_is_what_99_of_100_training_answers_need"),
+    Mutation("longest_answer", "inverted_cdf", "higher",
+             "test_the_longest_answer_is_what_99_of_100_training_answers_need"),
+    Mutation("longest_answer", "max(needed, SHORTEST_LIMIT)", "needed",
+             "test_the_longest_answer_is_what_99_of_100_training_answers_need"),
+    Mutation("longest_answer", "block_size // 4", "block_size",
+             "test_the_longest_answer_is_what_99_of_100_training_answers_need"),
 )

@@ -63,7 +63,7 @@ def test_first_gradients_of_every_row_by_hand():
     for name, (short, long) in expected.items():
         found, out = gradient_and_loss(name, 0.0)
         close(found, torch.where(MASK, tensor([[short], [long]], dtype=torch.float64), 0.0), 1e-7)
-        assert out.clip_fraction == 0 and out.approx_kl == 0 and out.kl == 0
+        assert out.clip_share == 0 and out.approx_kl == 0 and out.kl == 0
 
 
 def test_without_a_clip_any_mean_can_be_taken():
@@ -105,7 +105,7 @@ def test_who_still_pushes_a_good_answer_a_quarter_more_probable():
     close(pushed["gspo"][1, 0], 1.25 / 8)
     far, out = gradient_and_loss("cispo", math.log(8.0))
     close(far[0, 0], -5 / 6)
-    assert out.clip_fraction == 1
+    assert out.clip_share == 1
 
 
 def parts_of_a_batch(seed: int) -> tuple[Tensor, ...]:
@@ -148,7 +148,7 @@ def test_ppo_rloo_and_reinforce_equal_their_own_losses(seed):
             else:
                 assert torch.equal(out.loss, loss) and torch.equal(new.grad, plain.grad)
             assert torch.equal(out.policy_loss, out.loss.detach())
-            assert torch.equal(out.clip_fraction, policy.clip_fraction)
+            assert torch.equal(out.clip_share, policy.clip_share)
             assert torch.equal(out.approx_kl, policy.approx_kl)
 
 
@@ -318,4 +318,4 @@ def test_losses_of_chosen_answers_by_hand():
         close(out.loss, math.log(1 + math.exp(-0.5 * h)) / 2)
     # The moved token: r - 1 - log r of r = 1/e, one of six.
     close(out.approx_kl, math.exp(-1) / 6)
-    assert out.clip_fraction == 0 and out.kl == 0
+    assert out.clip_share == 0 and out.kl == 0

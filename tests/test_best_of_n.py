@@ -9,7 +9,6 @@ import torch
 from conftest import call, outcome, refusal
 
 from src.evaluation import best_of_n as module
-from src.evaluation.best_of_n import best_of_n_rows, sample_and_score
 from src.evaluation.compare_policies import CommonGround
 from src.evaluation.evaluation_set import EvaluationSet
 from src.evaluation.squad_metrics import QAExample
@@ -63,11 +62,11 @@ def test_every_n_is_the_mean_over_all_subsets_of_one_set_of_samples(monkeypatch)
     c = comparison_of(monkeypatch, ANSWERS, REWARDS)
     for at_a_time in (2, 8):
         monkeypatch.setattr(module, "AT_A_TIME", at_a_time)
-        found = sample_and_score(c, c.parent, 4, seed=0)
+        found = module.sample_and_score(c, c.parent, 4, seed=0)
         assert found[0].tolist() == REWARDS
         torch.testing.assert_close(found[1], torch.tensor(f1).double(), atol=1e-6, rtol=0)
         assert found[2].tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    rows, figures = best_of_n_rows(c, c.parent, [1, 2, 3, 4])
+    rows, figures = module.best_of_n_rows(c, c.parent, [1, 2, 3, 4])
     for row in rows:
         n, best = row["n"], {"f1": [], "reward": []}
         for values, rewards in zip(f1, REWARDS, strict=True):

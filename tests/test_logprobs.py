@@ -1,6 +1,7 @@
 """Log-probabilities of tree batches against every row read alone, in values and in gradients.
 
 The slow side uses `model` and `model.logits` on one unpadded row without state, and log_softmax.
+Tests that tests/mutations.py names look the functions up in the module, at call time.
 """
 
 import copy
@@ -25,6 +26,7 @@ from src.inference.logprobs import (
     score_completions,
     score_text,
 )
+from src.model.heads import RewardModel
 from src.model.model import build_model
 from src.model.prefix_sharing.level_by_level import LevelByLevel
 
@@ -328,7 +330,7 @@ def test_logits_in_bfloat16_are_divided_by_the_temperature_in_float32():
     in bfloat16 they would be 28.625 and 28.375, and PPO's ratio not 1 before the first update."""
     halves = SimpleNamespace(logits=lambda hidden: hidden.bfloat16())
     hidden, target = torch.tensor([[[20.0, 19.875]]]), torch.tensor([[0]])
-    found = logp_of_hidden(halves, hidden, target, torch.tensor([[True]]), 0.7)
+    found = logprobs.logp_of_hidden(halves, hidden, target, torch.tensor([[True]]), 0.7)
     assert found.logp.item() == pytest.approx(-math.log1p(math.exp(-0.125 / 0.7)), abs=1e-5)
 
 
@@ -372,18 +374,36 @@ class Follower(LevelByLevel, nn.Module):
 
 def test_a_model_that_knows_the_next_token_has_log_prob_0():
     trees = [
-        ([12, 13], [([14, 15, 16], [list(range(17, 22))]), ([14], [list(range(15, 22))])]),
+        ([11, 12, 13], [([14, 15, 16], [list(range(17, 22))]), ([14], [list(range(15, 22))])]),
         ([], [([20, 21], [[]])]),
     ]
-    text = score_text(Follower(), build_tree_batch(trees, EOS))
-    assert text.answers.mask.sum() == 6 + 8 + 1
-    assert text.answers.logp.tolist() == [[0.0] * 8] * 3
-    assert text.text_logp.tolist() == [0.0] * (1 + 2 + 0 + 1)
+    for reads_eos in (True, False):
+        tree_batch = logprobs.build_tree_batch(trees, EOS, reads_eos)
+        text = logprobs.score_text(Follower(), tree_batch)
+        assert text.answers.mask.sum() == 6 + 8 + 1
+        assert text.answers.logp.tolist() == [[0.0] * 8] * 3
+        assert text.text_logp.tolist() == [0.0] * (2 + 2 + 0 + 1)
 
 
 def test_a_model_that_expects_another_token_does_not():
     scores = score_completions(Follower(), build_tree_batch([([12], [([13], [[15]])])], EOS))
     assert scores.logp.tolist() == [[-1e4, -1e4]]
+
+
+def test_a_reward_is_read_at_the_eos_of_each_answer():
+    """Where there is a pointer. `Follower` expects token 0 after EOS alone, and the head scores
+    that 1; each of the 0, 1, 1 and 3 tokens that it does not expect takes 1 away."""
+    backbone = Follower()
+    backbone.width, backbone.config = VOCAB, SimpleNamespace(pointer=True)
+    reward = RewardModel(backbone)
+    with torch.no_grad():
+        reward.head.linear.weight.zero_()[0, 0] = 1e-4
+        reward.log_weight.fill_(1e-4)
+    trees = [([17, 18], [([19], [[20, 21], [20], [], [3, 5]])])]
+    tree_batch = logprobs.build_tree_batch(trees, EOS, reads_eos=True)
+    with torch.no_grad():
+        scores = logprobs.raw_reward(reward, tree_batch).tolist()
+    assert scores == pytest.approx([1, 0, 0, -2], abs=1e-4)
 
 
 def test_prompts_without_a_context_are_batched_by_their_own_length():

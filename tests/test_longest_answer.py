@@ -3,9 +3,7 @@
 import json
 from pathlib import Path
 
-import torch
 from conftest import flags, generated, outcome, path_of
-from test_ppo import STOP, VOCAB, models_of, rollout_of, settings
 
 from src.data.encoding import encode_paragraphs
 from src.data.squad_dataset import context_groups
@@ -122,21 +120,3 @@ def test_golds_too_long_to_be_sampled_are_counted(capsys):
         start = f"{3 - number} of 3 training questions have no gold within --max_new_tokens"
         assert line.startswith(f"{start} {longest}") == (number < 3)
     assert line == f"all 3 training questions have a gold within --max_new_tokens {longest}"
-
-
-def test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached():
-    """Three samples of two questions, none of which stops; the second question is excused."""
-    models = models_of("kgram", critic=False)
-    s = settings(algorithm="rloo", num_samples=3, max_new_tokens=2, missing_eos_penalty=5.0)
-    never = torch.zeros(VOCAB).index_fill(0, torch.tensor([STOP]), -torch.inf)
-    models.policy.logits = lambda hidden: never.expand(*hidden.shape[:-1], -1)
-    prompts = [([1], [[2], [3]])]
-
-    def total(excused):
-        score = torch.ones(6)
-        found = rollout_of(models, prompts, lambda trees: score, 0.0, 0, s, excused)
-        assert not found.stopped.any()
-        return found.rewards.sum(1).tolist()
-
-    assert total(None) == total([False, False]) == [-4.0] * 6
-    assert total([False, True]) == [-4.0] * 3 + [1.0] * 3

@@ -229,7 +229,7 @@ def test_ppo_policy_loss_is_the_clipped_loss_to_the_last_bit():
         k1 = picked[1] - picked[0].detach()
         k3 = torch.where(mask, (torch.expm1(-k1) + k1).clamp(min=0), 0.0).sum() / count
         assert torch.equal(out.loss, loss) and torch.equal(new.grad, plain.grad)
-        assert torch.equal(out.clip_fraction, share) and torch.equal(out.approx_kl, k3)
+        assert torch.equal(out.clip_share, share) and torch.equal(out.approx_kl, k3)
 
 
 def test_clip_is_one_sided_with_a_range_for_each_side():
@@ -247,7 +247,7 @@ def test_clip_is_one_sided_with_a_range_for_each_side():
         out.loss.backward()
         close(out.loss.detach(), expected, 1e-9)
         close(logp.grad, [[slope]], 1e-9)
-        close(out.clip_fraction, outside)
+        close(out.clip_share, outside)
         close(out.approx_kl, math.exp(log_ratio) - 1 - log_ratio, 1e-9)
 
 
@@ -267,7 +267,7 @@ def test_sequence_ratio_is_the_exp_of_the_mean_log_ratio():
         logp, old, tensor([1.0]).double(), mask, 3e-4, 4e-4, ratio="sequence"
     )
     close(clipped.loss.detach(), -1.0004, 1e-9)
-    assert clipped.clip_fraction == 1 and not torch.autograd.grad(clipped.loss, logp)[0].any()
+    assert clipped.clip_share == 1 and not torch.autograd.grad(clipped.loss, logp)[0].any()
 
 
 def test_a_constant_length_divides_the_loss_and_not_the_shares():
@@ -303,7 +303,7 @@ def test_cispo_gives_a_gradient_to_a_clipped_token():
     out.loss.backward()
     close(out.loss.detach(), (1.5 * 2 * 2 + 2 * 2) / 2)
     close(logp.grad, [[-1.5, -1.0]])
-    close(out.clip_fraction, 0.5)
+    close(out.clip_share, 0.5)
     close(out.approx_kl, (math.e - 2) / 2)
 
 
@@ -313,7 +313,7 @@ def test_cispo_weighs_a_rarer_token_less_and_does_not_clip_below():
                             tensor([[True]]), 0.2)
     out.loss.backward()
     close(logp.grad, [[-math.exp(-2)]], 1e-9)
-    assert out.clip_fraction == 0
+    assert out.clip_share == 0
 
 
 def test_at_ratio_1_all_policy_losses_have_the_same_gradient():

@@ -63,7 +63,7 @@ def masked_functions(values: tuple[Tensor, ...], mask: Tensor) -> dict[str, Tens
         "sequence_sum": losses.sequence_sum(a, mask).square().sum(),
         "sft_loss": losses.sft_loss(a, mask, 7),
         "reinforce_loss": losses.reinforce_loss(a, rows, mask),
-        "policy_loss": policy.loss + policy.clip_fraction + policy.approx_kl,
+        "policy_loss": policy.loss + policy.clip_share + policy.approx_kl,
         "value_loss": losses.ppo_value_loss(a, b, d, mask, 0.2).loss,
         "gae": (estimate.advantages * 2 + estimate.returns).sum(),
         "rewards": rewards.square().sum(),
@@ -547,7 +547,7 @@ def test_policy_loss_clips_on_one_side():
         out.loss.backward()
         close(out.loss.detach(), expected, 1e-9)
         close(logp.grad, [[slope]], 1e-9)
-        close(out.clip_fraction, 1.0)
+        close(out.clip_share, 1.0)
         close(out.approx_kl, math.exp(log_ratio) - 1 - log_ratio, 1e-9)
 
 
@@ -558,7 +558,7 @@ def test_policy_loss_at_ratio_1_is_the_policy_gradient():
     out.loss.backward()
     close(out.loss.detach(), -sum(real(advantages, mask)) / 9, 1e-12)
     close(logp.grad, torch.where(mask, -advantages / 9, 0.0), 1e-12)
-    assert out.clip_fraction == 0 and out.approx_kl == 0
+    assert out.clip_share == 0 and out.approx_kl == 0
 
 
 @QUICK

@@ -11,17 +11,16 @@ from src.inference.logprobs import build_tree_batch, completion_hidden, last_hid
 from src.inference.sampling import Sampling, generate
 from src.model.heads import Critic, RewardModel
 from src.model.model import build_model
+from src.rl import metrics as metrics_module
 from src.rl import rollout as rollout_module
 from src.rl import update as update_module
 from src.rl.algorithm_table import ALGORITHMS, ROWS, row_of
-from src.rl.metrics import collapse, describe, next_kl_coef
 from src.rl.models import Models
 from src.rl.rewards import Scores, model_rewards
 from src.rl.rollout import (
     Prompts,
     Settings,
     action_logp,
-    sample_rollout,
     select_answers,
     settings_of,
 )
@@ -92,7 +91,7 @@ def rollout_of(models, trees, reward, kl_coef, step, s, excused=None):
     """`sample_rollout` for prompts without texts. reward: trees with answers -> (N,)."""
     questions = sum(len(questions) for _, questions in trees)
     prompts = Prompts(trees, [], excused or [False] * questions)
-    return sample_rollout(
+    return rollout_module.sample_rollout(
         models, prompts, lambda its, asked: Scores(reward(its), {}), kl_coef, step, s
     )
 
@@ -148,22 +147,23 @@ def test_the_settings_are_those_of_the_flags():
 # --- sampling ---
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
-def test_the_log_probs_of_a_rollout_equal_their_rescoring(name, temperature):
+def test_the_log_probs_of_a_rollout_equal_their_rescoring(name):
     """Of policy and reference, at the sampling temperature, row by row and token by token."""
-    models, s = models_of(name), settings(temperature=temperature, micro_contexts=2)
-    rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
-    assert rollout.stopped.any() and rollout.mask.sum(1).unique().numel() > 1
-    with torch.no_grad():
-        policy = slow_logp(models.policy, s, rollout.trees)
-        reference = slow_logp(models.reference, s, rollout.trees)
-    lengths = rollout.mask.sum(1).tolist()
-    for fast, slow in ((rollout.logp, policy), (rollout.reference_logp, reference)):
-        for row, (logp, length) in enumerate(zip(slow, lengths, strict=True)):
-            assert torch.allclose(fast[row, :length], torch.tensor(logp[:length]), atol=1e-5)
-    assert lengths == [len(a) + int(stopped) for a, stopped in zip(
-        (a for _, qs in rollout.trees for _, texts in qs for a in texts),
-        rollout.stopped, strict=True)]
+    models = models_of(name)
+    for temperature in (1.0, 0.6, 1.7):
+        s = settings(temperature=temperature, micro_contexts=2)
+        rollout = rollout_of(models, PROMPTS, length_of_answers, 0.1, 0, s)
+        assert rollout.stopped.any() and rollout.mask.sum(1).unique().numel() > 1
+        with torch.no_grad():
+            policy = slow_logp(models.policy, s, rollout.trees)
+            reference = slow_logp(models.reference, s, rollout.trees)
+        lengths = rollout.mask.sum(1).tolist()
+        assert lengths == [len(a) + int(stopped) for a, stopped in zip(
+            (a for _, qs in rollout.trees for _, texts in qs for a in texts),
+            rollout.stopped, strict=True)]
+        for fast, slow in ((rollout.logp, policy), (rollout.reference_logp, reference)):
+            for row, (logp, length) in enumerate(zip(slow, lengths, strict=True)):
+                assert torch.allclose(fast[row, :length], torch.tensor(logp[:length]), atol=1e-5)
 
 
 def test_a_rollout_samples_at_the_temperature_without_a_filter(monkeypatch):
@@ -219,16 +219,16 @@ def test_a_rollout_depends_on_the_step_and_the_seed_alone(name):
 # --- rewards ---
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.05, 2.0])
-def test_a_row_of_rewards_sums_to_the_score_less_the_kl(name, beta):
+def test_a_row_of_rewards_sums_to_the_score_less_the_kl(name):
     models, s = models_of(name), settings(missing_eos_penalty=0.0)
-    rollout = rollout_of(models, PROMPTS, length_of_answers, beta, 0, s)
-    mask = rollout.mask
-    kl = torch.where(mask, rollout.logp - rollout.reference_logp, 0.0).sum(1)
-    assert kl.abs().max() > 1
-    expected = length_of_answers(rollout.trees) - beta * kl
-    assert torch.allclose(rollout.rewards.sum(1), expected, atol=1e-4)
-    assert not rollout.rewards[~mask].any()
+    for beta in (0.0, 0.05, 2.0):
+        rollout = rollout_of(models, PROMPTS, length_of_answers, beta, 0, s)
+        mask = rollout.mask
+        kl = torch.where(mask, rollout.logp - rollout.reference_logp, 0.0).sum(1)
+        assert kl.abs().max() > 1
+        expected = length_of_answers(rollout.trees) - beta * kl
+        assert torch.allclose(rollout.rewards.sum(1), expected, atol=1e-4)
+        assert not rollout.rewards[~mask].any()
 
 
 def test_without_a_kl_term_the_score_stands_once_on_the_last_action(name):
@@ -265,6 +265,24 @@ def test_an_answer_that_was_cut_off_loses_exactly_the_penalty(name):
     expected[cut.nonzero().flatten(), last[cut]] = 1.75
     assert torch.allclose(lost, expected, atol=1e-6)
     assert torch.equal(free.score, fined.score)  # what is logged is the reward itself
+
+
+def test_no_missing_stop_is_held_against_a_gold_that_cannot_be_reached():
+    """Three samples of two questions, none of which stops; the second question is excused."""
+    models = models_of("kgram", critic=False)
+    s = settings(algorithm="rloo", num_samples=3, max_new_tokens=2, missing_eos_penalty=5.0)
+    never = torch.zeros(VOCAB).index_fill(0, torch.tensor([STOP]), -torch.inf)
+    models.policy.logits = lambda hidden: never.expand(*hidden.shape[:-1], -1)
+    prompts = [([1], [[2], [3]])]
+
+    def total(excused):
+        score = torch.ones(6)
+        found = rollout_of(models, prompts, lambda trees: score, 0.0, 0, s, excused)
+        assert not found.stopped.any()
+        return found.rewards.sum(1).tolist()
+
+    assert total(None) == total([False, False]) == [-4.0] * 6
+    assert total([False, True]) == [-4.0] * 3 + [1.0] * 3
 
 
 def test_a_cut_answer_is_scored_as_if_it_had_stopped(name):
@@ -559,7 +577,7 @@ def choose(algorithm, scores, answers=((1, 2), (3,), (4,)), **values):
     models = models_of("kgram", critic=False)
     prompts = [([1], [[2]]), ([5], [[3], [4]])]
     rollout = rollout_of(models, prompts, lambda trees: torch.tensor(scores), 0.1, 0, s)
-    return rollout, select_answers(rollout, s)
+    return rollout, rollout_module.select_answers(rollout, s)
 
 
 SCORES = [0.0, 2.0, 1.0, 3.0, 3.0, 3.0, -1.0, -2.0, 5.0]
@@ -635,10 +653,11 @@ def test_a_collapse_shows_in_the_figures():
     """A policy that says one thing with certainty, far from its reference."""
     models = models_of("lstm")
     s = settings(num_samples=4)
-    healthy = describe(rollout_of(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
+    healthy = metrics_module.describe(rollout_of(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
     models.policy.logits = lambda hidden: torch.nn.functional.one_hot(
         torch.full(hidden.shape[:-1], 7), VOCAB).float() * 40.0
-    collapsed = describe(rollout_of(models, PROMPTS, length_of_answers, 0.0, 0, s), s)
+    rollout = rollout_of(models, PROMPTS, length_of_answers, 0.0, 0, s)
+    collapsed = metrics_module.describe(rollout, s)
     assert healthy["entropy_nats"] > 0.5 and 0 <= collapsed["entropy_nats"] < 1e-3
     assert healthy["distinct_fraction"] > 0.5 and collapsed["distinct_fraction"] == 0.25
     assert collapsed["kl_nats"] > 5 and collapsed["eos_rate"] == 0
@@ -653,7 +672,7 @@ def test_the_kl_is_the_mean_over_answers_of_summed_k3():
     for row, length in enumerate(rollout.mask.sum(1).tolist()):
         k1 = (rollout.logp - rollout.reference_logp)[row, :length].double()
         sums.append(float((torch.exp(-k1) - 1 + k1).sum()))
-    figures = describe(rollout, s)
+    figures = metrics_module.describe(rollout, s)
     assert figures["kl_nats"] == pytest.approx(sum(sums) / len(sums), rel=1e-4)
     assert figures["kl_nats"] > 0.1
     assert figures["reward_mean"] == pytest.approx(
@@ -667,8 +686,10 @@ def test_the_kl_is_the_mean_over_answers_of_summed_k3():
 
 
 def test_the_coefficient_is_steered_and_a_collapse_said():
-    args = argparse.Namespace(kl_target=2.0, kl_horizon=10)
-    for kl_nats, expected in ((2.0, 0.1), (4.0, 0.12), (1.0, 0.08), (2.2, 0.11)):
+    """10 episodes of a horizon of 20: half of an error that counts as 20% at most."""
+    next_kl_coef = metrics_module.next_kl_coef
+    args = argparse.Namespace(kl_target=2.0, kl_horizon=20)
+    for kl_nats, expected in ((2.0, 0.1), (4.0, 0.11), (1.0, 0.09), (2.2, 0.105)):
         assert next_kl_coef(args, 0.1, kl_nats, 10) == pytest.approx(expected)
     assert next_kl_coef(argparse.Namespace(kl_target=None), 0.1, 4.0, 10) == 0.1
-    assert "5.1 nats an answer, above --kl_limit 5.0" in collapse(5.1, 5.0)
+    assert "5.1 nats an answer, above --kl_limit 5.0" in metrics_module.collapse(5.1, 5.0)

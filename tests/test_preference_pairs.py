@@ -21,13 +21,14 @@ from src.data.squad_preferences import (
 )
 from src.data.squad_types import Paragraph, Question
 from src.data.tokenizers.tokenizer import load_tokenizer
+from src.preference import pairs as pairs_module
 from src.preference.pair_batches import (
     PairTrees,
     evaluation_pair_trees,
     pair_batches,
     preference_trees,
 )
-from src.preference.pairs import PairSet, length_rule
+from src.preference.pairs import PairSet
 from src.utils.constants import CORRUPTIONS as KINDS
 from src.utils.errors import UserError
 
@@ -89,7 +90,7 @@ def test_the_length_rule_by_hand():
     the fifth pair, where it is shorter too, fits no tree."""
     texts = [("abc", "a"), ("ab", "abc"), ("xy", "ab"), ("", "a"), ("a", "ab")]
     pairs = [Pair(f"q{n}", n, 0, *both, "shifted", 0) for n, both in enumerate(texts)]
-    found = length_rule(PairSet(pairs, PairTrees([], [[3, 1], [0], [2]], 1)))
+    found = pairs_module.length_rule(PairSet(pairs, PairTrees([], [[3, 1], [0], [2]], 1)))
     assert found.value == pytest.approx(62.5) and found.low < 62.5 < found.high
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from src.training import optimizer as optimizer_module
 from src.training.device import choose_precision
 from src.training.loop import rng_state, save_last, set_rng_state, steps
 from src.training.optimizer import learning_rate, make_optimizer, optimizer_step
@@ -505,26 +506,27 @@ def test_a_non_finite_step_is_named_and_the_last_save_kept(tmp_path):
 # --- the step ---
 
 
-@pytest.mark.parametrize(
-    ("step", "expected"),
-    [(0, 0.25), (1, 0.5), (2, 0.75), (3, 1.0), (4, 1.0), (7, 0.5), (9, 1 / 6)],
-)
-def test_learning_rate_by_hand(step, expected):
-    """10 steps, 4 of warm-up to 1.0: quarters up, then sixths down; 0 would come at step 10."""
-    assert learning_rate(step, 10, 0.4, 1.0) == pytest.approx(expected, rel=1e-12)
-    assert learning_rate(step, 10, 0.4, 3e-4) == pytest.approx(3e-4 * expected, rel=1e-12)
+def rates_of(steps, *schedule):
+    return [optimizer_module.learning_rate(step, *schedule) for step in range(steps)]
+
+
+def test_learning_rate_by_hand():
+    """10 steps, 4 of warm-up: quarters of the peak up, then sixths down, to 0 at step 10."""
+    expected = [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0]
+    for peak in (1.0, 3e-4):
+        wanted = [peak * share for share in expected]
+        assert rates_of(11, 10, 0.4, peak) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_learning_rate_held():
     """Ten steps held for 0.6 of them: the peak up to step 6, then quarters of it to 0 at 10."""
-    rates = [learning_rate(step, 10, 0.2, 1.0, 0.6) for step in range(11)]
+    rates = rates_of(11, 10, 0.2, 1.0, 0.6)
     assert rates == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
 
 
 def test_learning_rate_at_its_ends():
-    assert learning_rate(10, 10, 0.4, 1.0) == 0.0
-    assert [learning_rate(s, 4, 0, 1.0) for s in range(4)] == [1.0, 0.75, 0.5, 0.25]
-    assert [learning_rate(s, 4, 0.99, 1.0) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    assert rates_of(4, 4, 0, 1.0) == [1.0, 0.75, 0.5, 0.25]
+    assert rates_of(4, 4, 0.99, 1.0) == [0.25, 0.5, 0.75, 1.0]
 
 
 def toy_with_gradient(fill):

@@ -19,20 +19,19 @@ from src.data.squad_loader import load_squad
 from src.data.squad_preferences import Pair
 from src.data.tokenizers.tokenizer import load_tokenizer
 from src.data.windows import Tree
-from src.model.heads import RewardModel, ScalarHead
+from src.model import heads
+from src.model.heads import RewardModel
 from src.model.model import build_model
+from src.preference import pairs as pairs_module
 from src.preference import sampled
 from src.preference.loss_table import PREFERENCE_LOSSES, fill_loss_flags
 from src.preference.pair_batches import PairTrees
 from src.preference.pair_losses import answer_tokens, with_mismatched, without_mismatched
 from src.preference.pairs import (
     PairSet,
-    accuracy,
-    accuracy_by_kind,
     chosen_pairs,
     held_out_pairs,
     normalise_on,
-    pair_points,
     policy_scores,
     raw_scores,
     reference_logps,
@@ -517,12 +516,12 @@ def test_dpo_logs_ln_2_at_its_first_step(chain_of, model_type):
 def test_the_head_is_normal_with_the_papers_deviation_and_no_bias():
     """20,000 draws of width 99: std 1 / sqrt(100) = 0.1 within 3%, mean 0."""
     torch.manual_seed(0)
-    heads = [ScalarHead(99) for _ in range(203)]
-    draws = torch.cat([head.linear.weight.detach().flatten() for head in heads])[:20_000]
+    drawn = [heads.ScalarHead(99) for _ in range(203)]
+    draws = torch.cat([head.linear.weight.detach().flatten() for head in drawn])[:20_000]
     assert len(draws) == 20_000
     assert float(draws.std()) == pytest.approx(0.1, rel=0.03)
     assert abs(float(draws.mean())) < 0.003
-    assert heads[0].linear.bias is None
+    assert drawn[0].linear.bias is None
     # Normal: 68.27% of the draws within one deviation, which a uniform (57.7%) would miss.
     assert float((draws.abs() < 0.1).float().mean()) == pytest.approx(0.6827, abs=0.012)
 
@@ -605,15 +604,20 @@ def pairs_by_hand():
 
 def test_accuracy_by_hand_ties_half():
     scores, pair_set = pairs_by_hand()
-    assert accuracy(scores, pair_set).value == pytest.approx(100 * 2 / 5)
-    points, denominators, groups = pair_points(scores, pair_set)
+    assert pairs_module.accuracy(scores, pair_set).value == pytest.approx(100 * 2 / 5)
+    points, denominators, groups = pairs_module.pair_points(scores, pair_set)
     assert points == [1.0, 0.0, 0.5, 0.0, 0.5]
     assert denominators == [0.01] * 5 and groups == [1, 2, 0, 1, 0]
 
 
+def test_margin_by_hand():
+    """Of margins 1, -3, 0, -1 and 0."""
+    assert pairs_module.margin(*pairs_by_hand()).value == pytest.approx(-3 / 5)
+
+
 def test_accuracy_by_kind_by_hand():
     """Of each kind's own pairs, and only of kinds that occur."""
-    found = accuracy_by_kind(*pairs_by_hand())
+    found = pairs_module.accuracy_by_kind(*pairs_by_hand())
     values = {kind: interval.value for kind, interval in found.items()}
     assert values == pytest.approx({"sentence": 100 * 3 / 4, "shifted": 100 * 1 / 6})
 
@@ -658,18 +662,29 @@ def test_scores_that_do_not_differ_keep_their_scale(capsys):
     normalise_on(reward, golds, EOS)
     assert reward.std == 1 and "scores of 4 gold answers do not differ" in capsys.readouterr().err
     assert model_rewards(reward, golds, EOS).tolist() == pytest.approx([0] * 4, abs=1e-6)
+
+
+def test_normalisation_by_hand():
+    """Scores 1, 3 and 5 have mean 3 and variance 8 / 3, so 7 is 6 ** 0.5 deviations above; the
+    critic that starts from the reward model has this in its head."""
+    reward = heads.RewardModel(model_of("kgram"))
     reward.set_normalisation(torch.tensor([1.0, 3.0, 5.0]))
     assert reward.mean == 3 and float(reward.std) == pytest.approx((8 / 3) ** 0.5)
+    assert reward.normalise(torch.tensor([3.0, 7.0])).tolist() == pytest.approx([0, 6**0.5])
+    end = torch.randn(4, 16)
+    with torch.no_grad():
+        wanted = (reward.head(end) - 3) / (8 / 3) ** 0.5
+        torch.testing.assert_close(heads.Critic.of_reward(reward).values(end), wanted)
 
 
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
-def test_what_is_rounding_of_scores_is_relative_to_their_size(size):
-    reward = RewardModel(model_of("kgram"))
-    for scores, differ in (
-        ([1.0, 1.0, 1.0000001], False), ([1000.3] * 7, False), ([0.0] * 3, False),
-        ([1.0, 3.0, 5.0], True), ([1.0, 1.0, 1.001], True), ([-1.0, 1.0], True),
-    ):
-        raw = size * torch.tensor(scores)
-        reward.set_normalisation(raw)
-        deviation = raw.double().std(correction=0).item() if differ else 1.0
-        assert float(reward.std) == pytest.approx(deviation, rel=1e-3)
+def test_what_is_rounding_of_scores_is_relative_to_their_size():
+    reward = heads.RewardModel(model_of("kgram"))
+    for size in (1e-6, 1.0, 1e6):
+        for scores, differ in (
+            ([1.0, 1.0, 1.0000001], False), ([1000.3] * 7, False), ([0.0] * 3, False),
+            ([1.0, 3.0, 5.0], True), ([1.0, 1.0, 1.001], True), ([-1.0, 1.0], True),
+        ):
+            raw = size * torch.tensor(scores)
+            reward.set_normalisation(raw)
+            deviation = raw.double().std(correction=0).item() if differ else 1.0
+            assert float(reward.std) == pytest.approx(deviation, rel=1e-3)

@@ -17,14 +17,7 @@ from test_report import Strict
 
 from src.preference.loss_table import PREFERENCE_LOSSES
 from src.rl.algorithm_table import ROWS
-from src.sweep import runner
-from src.sweep.crossed import (
-    bonferroni,
-    contributions,
-    crossed_interval,
-    paired,
-    t_quantile,
-)
+from src.sweep import crossed, runner
 from src.sweep.curves import line_of
 from src.sweep.experiment import Cell, Experiment, read_experiment
 from src.sweep.page import matrix_table, results_table
@@ -363,9 +356,9 @@ def test_t_quantiles_are_those_of_the_tables():
         (1, 12.7062, 636.619), (2, 4.30265, 31.5991), (4, 2.77645, 8.61030),
         (10, 2.22814, 4.58689), (120, 1.97993, 3.37345),
     ):
-        assert t_quantile(degrees) == pytest.approx(usual, rel=1e-5)
-        assert t_quantile(degrees, 0.999) == pytest.approx(strict, rel=1e-5)
-    assert bonferroni(10) == pytest.approx(0.995) and bonferroni(0) == 0.95
+        assert crossed.t_quantile(degrees) == pytest.approx(usual, rel=1e-5)
+        assert crossed.t_quantile(degrees, 0.999) == pytest.approx(strict, rel=1e-5)
+    assert crossed.bonferroni(10) == pytest.approx(0.995) and crossed.bonferroni(0) == 0.95
 
 
 def simulated(rng, seeds, contexts, of_seed, of_context, own_contexts=False):
@@ -386,7 +379,7 @@ def test_null_differences_are_called_real_in_five_percent_at_most(seeds, own_con
     rng, most = np.random.default_rng(seeds), 0.05 + 3 * (0.05 * 0.95 / RUNS) ** 0.5
     for of_seed, of_context in ((0, 0), (0, 2), (0.2, 1), (0.5, 0.5), (1, 2), (2, 0)):
         data = [simulated(rng, seeds, 20, of_seed, of_context, own_contexts) for _ in range(RUNS)]
-        called = np.mean([crossed_interval(each).verdict() != 0 for each in data])
+        called = np.mean([crossed.crossed_interval(each).verdict() != 0 for each in data])
         print(f"{seeds} seeds, deviations {of_seed} and {of_context}: {called:.3f}")
         assert called <= most
         if own_contexts or of_seed == 2:  # one variance matters: the level is exact
@@ -399,28 +392,39 @@ def test_null_differences_are_called_real_in_five_percent_at_most(seeds, own_con
 
 
 def test_an_interval_by_hand():
-    """Two seeds with contexts of their own: t(1) times the seeds' standard error, 12.7 * 1."""
-    found = crossed_interval([{"a": 1.0, "b": 3.0}, {"c": 4.0}])
-    assert found.value == 3 and found.high - 3 == pytest.approx(t_quantile(1) * 1.0)
-    assert found.verdict() == 0 and found.seeds == 2
-    # The same two contexts: their variance counts beside the seeds', which is 0 here.
-    found = crossed_interval([{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 2.0}])
-    assert found.high - found.value == pytest.approx(t_quantile(1) * (0.5 / 2) ** 0.5)
-    one = crossed_interval([{"a": 1.0, "b": 1.1, "c": 1.2}])
-    assert one.low > 0 and one.verdict() == 0, "one seed gives no verdict"
-    assert crossed_interval([]).seeds == 0
+    """Standard errors times Student's t of one and two degrees of freedom, from any book."""
+    own, same = [{"a": 1.0, "b": 3.0}, {"c": 4.0}], [{"a": 1.0, "b": 3.0}, {"a": 2.0, "b": 2.0}]
+    one = [{"a": 1.0, "b": 1.1, "c": 1.2}]
+    for level, t1, t2 in ((0.95, 12.7062, 4.30265), (0.999, 636.619, 31.5991)):
+        # Two seeds with contexts of their own: the seeds' means, 2 and 4.
+        found = crossed.crossed_interval(own, level)
+        assert found.value == 3 and found.high - 3 == pytest.approx(t1 * 1.0, rel=1e-5)
+        assert found.verdict() == 0 and found.seeds == 2
+        # The same two contexts: their variance counts beside the seeds', which is 0 here.
+        found = crossed.crossed_interval(same, level)
+        assert found.high - found.value == pytest.approx(t1 * (0.5 / 2) ** 0.5, rel=1e-5)
+        # One seed: its three contexts, of deviation 0.1.
+        found = crossed.crossed_interval(one, level)
+        assert found.high - found.value == pytest.approx(t2 * 0.1 / 3**0.5, rel=1e-5)
+    found = crossed.crossed_interval(one)
+    assert found.low > 0 and found.verdict() == 0, "one seed gives no verdict"
+    for sign in (1, -1):
+        assert crossed.crossed_interval([{"a": sign * 1.0}, {"b": sign * 1.1}]).verdict() == sign
+    assert crossed.crossed_interval([]).seeds == 0
 
 
 def test_a_ratio_is_the_mean_of_its_contributions():
     figure = {"values": [1.0, 2.0, 6.0], "denominators": [1, 1, 4], "contexts": [0, 0, 7]}
-    found = contributions(figure, {"0": "a", "7": "b"})
+    found = crossed.contributions(figure, {"0": "a", "7": "b"})
     assert list(found) == ["a", "b"] and sum(found.values()) / 2 == pytest.approx(9 / 6)
     # Contexts of equal weight: the contribution is the context's own ratio.
     figure["denominators"] = [1.5, 1.5, 3]
-    assert contributions(figure, {"0": "a", "7": "b"}) == pytest.approx({"a": 1.0, "b": 2.0})
-    assert contributions({**figure, "denominators": [0, 0, 0]}, {"0": "a", "7": "b"}) == {}
-    assert paired({"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 2.0}) == {"a": 2.0, "b": -1.0}
-    assert paired({"a": 3.0}, {"b": 1.0}) == {}
+    found = crossed.contributions(figure, {"0": "a", "7": "b"})
+    assert found == pytest.approx({"a": 1.0, "b": 2.0})
+    figure["denominators"] = [0, 0, 0]
+    assert crossed.contributions(figure, {"0": "a", "7": "b"}) == {}
+    assert crossed.paired({"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 2.0}) == {"a": 2.0, "b": -1.0}
+    assert crossed.paired({"a": 3.0}, {"b": 1.0}) == {}
 
 
 # --- curves ---

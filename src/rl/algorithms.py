@@ -83,7 +83,7 @@ class AlgorithmLoss(NamedTuple):
     loss: Tensor
     policy_loss: Tensor
     kl: Tensor
-    clip_fraction: Tensor
+    clip_share: Tensor
     approx_kl: Tensor
 
 
@@ -122,7 +122,7 @@ def policy_loss(
         )
         loss = loss + coef * kl
     return AlgorithmLoss(
-        loss, found.loss.detach(), kl.detach(), found.clip_fraction, found.approx_kl
+        loss, found.loss.detach(), kl.detach(), found.clip_share, found.approx_kl
     )
 
 

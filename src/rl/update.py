@@ -116,4 +116,4 @@ def _metrics(policy: AlgorithmLoss, s: Settings, kl_coef: float) -> dict[str, Te
     metrics = {"loss": policy.loss, "policy_loss": policy.policy_loss}
     if kl_coefs(s.algorithm, kl_coef).loss:
         metrics["kl_loss_nats"] = policy.kl
-    return metrics | {"clip_fraction": policy.clip_fraction, "approx_kl_nats": policy.approx_kl}
+    return metrics | {"clip_fraction": policy.clip_share, "approx_kl_nats": policy.approx_kl}
