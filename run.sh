@@ -83,9 +83,9 @@ if [[ $model == smollm2 ]]; then
     [[ $dataset_named == yes ]] || sft+=(--dataset squad)
     sft=(--init_from smollm2 --shares 30,40,30 --max_steps 98 --eval_every 49 --eval_limit 200
         ${sft[@]+"${sft[@]}"})
-    dpo=(--max_steps 60 --eval_every 0 --eval_limit 200)
+    dpo=(--max_steps 54 --eval_every 0 --eval_limit 200)
     reward=(--max_steps 50 --eval_every 0 --eval_limit 300)
-    ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 32
+    ppo=(--algorithm rloo --num_samples 4 --ppo_epochs 1 --minibatches 2 --max_steps 20
         --eval_every 0 --eval_limit 200)
     compared_on=200 shown=60  # a question takes half a second of each policy
 elif [[ $dataset_named == no ]]; then

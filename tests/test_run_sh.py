@@ -134,13 +134,13 @@ def test_a_pretrained_start(tmp_path):
             "init_from": "smollm2", "dataset": "squad", "shares": "30,40,30", "max_steps": 98,
             "eval_every": 49, "eval_limit": 200,
         },
-        train_dpo: {"checkpoint": sft, "max_steps": 60, "eval_every": 0, "eval_limit": 200},
+        train_dpo: {"checkpoint": sft, "max_steps": 54, "eval_every": 0, "eval_limit": 200},
         train_reward_model: {
             "checkpoint": sft, "max_steps": 50, "eval_every": 0, "eval_limit": 300
         },
         train_ppo: {
             "checkpoint": sft, "algorithm": "rloo", "num_samples": 4, "ppo_epochs": 1,
-            "minibatches": 2, "max_steps": 32, "eval_every": 0, "eval_limit": 200,
+            "minibatches": 2, "max_steps": 20, "eval_every": 0, "eval_limit": 200,
         },
     }
     for script, wanted in expected.items():
