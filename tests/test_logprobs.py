@@ -378,7 +378,7 @@ def test_a_model_that_knows_the_next_token_has_log_prob_0():
         ([], [([20, 21], [[]])]),
     ]
     for reads_eos in (True, False):
-        tree_batch = logprobs.build_tree_batch(trees, EOS, reads_eos)
+        tree_batch = logprobs.build_tree_batch(trees, EOS, reads_eos=reads_eos)
         text = logprobs.score_text(Follower(), tree_batch)
         assert text.answers.mask.sum() == 6 + 8 + 1
         assert text.answers.logp.tolist() == [[0.0] * 8] * 3
