@@ -28,10 +28,10 @@ EOS_TOKENS = 1  # EOS takes one token
 _LONE_SHARE = 4
 
 
-class Example(NamedTuple):
-    """A question to be placed. tokens, answers: ids; need: tokens below the context (question,
-    longest answer, EOS); span: token range [first, end) of the gold that its window must hold, or
-    None where the whole context fits."""
+class TrainingExample(NamedTuple):
+    """A question to train on, before it has a window. tokens, answers: ids; need: tokens below the
+    context (question, longest answer, EOS); span: token range [first, end) of the gold that its
+    window must hold, or None where the whole context fits."""
 
     tokens: list[int]
     answers: list[list[int]]
@@ -89,7 +89,7 @@ def make_example(
     answers: list[list[int]],
     block_size: int,
     answer_budget: int = 0,
-) -> Example | None:
+) -> TrainingExample | None:
     """The question with these answers, in a window that holds its gold number `gold`.
 
     answer_budget: least tokens to leave for an answer and its EOS. None if no window holds the gold
@@ -98,13 +98,13 @@ def make_example(
     budget = max(answer_budget, max(map(len, answers)) + EOS_TOKENS)
     need = len(question.tokens) + budget
     if len(paragraph.tokens) + need <= block_size:
-        return Example(question.tokens, answers, need, None)
+        return TrainingExample(question.tokens, answers, need, None)
     if question.starts[gold] == NO_PLACE:
         return None
     span = gold_span(paragraph, question.starts[gold], question.texts[gold])
     if span[1] - span[0] > _text_budget(paragraph, need, block_size):
         return None
-    return Example(question.tokens, answers, need, span)
+    return TrainingExample(question.tokens, answers, need, span)
 
 
 def longest_fitting_answer(
@@ -121,7 +121,7 @@ def longest_fitting_answer(
 
 def gold_examples(
     paragraph: EncodedParagraph, question: EncodedQuestion, block_size: int, answer_budget: int = 0
-) -> Iterator[Example]:
+) -> Iterator[TrainingExample]:
     """One example for each gold that can be learnt from in this block, which may be none."""
     for number, ids in enumerate(question.golds):
         example = make_example(paragraph, question, number, [ids], block_size, answer_budget)
@@ -136,7 +136,7 @@ def chunks(items: Sequence, size: int) -> list[tuple]:
 
 def windows_for(
     paragraph: EncodedParagraph,
-    examples: Sequence[Example],
+    examples: Sequence[TrainingExample],
     block_size: int,
     rng: np.random.Generator,
 ) -> list[tuple[list[int], list[int]]]:

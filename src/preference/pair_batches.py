@@ -16,7 +16,7 @@ from src.data.squad_preferences import Fits, Pair
 from src.data.tokenizers.tokenizer import Tokenizer
 from src.data.windows import (
     EOS_TOKENS,
-    Example,
+    TrainingExample,
     Tree,
     attach_answers,
     chunks,
@@ -81,7 +81,7 @@ def preference_trees(
     trees: list[Tree] = []
     index: list[list[int]] = []
     for p, numbers in _by_paragraph(pairs).items():
-        examples: dict[int, Example] = {}
+        examples: dict[int, TrainingExample] = {}
         for n in numbers:
             question = encoded[p].questions[pairs[n].question]
             example = make_example(encoded[p], question, pairs[n].gold, answers[n], block_size)

@@ -178,8 +178,10 @@ def state_of_packed(
     rows, lengths = torch.arange(len(levels[-1].lengths)), torch.zeros_like(levels[-1].lengths)
     device = packed.tokens.device
     for depth, level in reversed(list(enumerate(levels))):
-        where = starts_of(packed, depth, level), level.lengths, rows
-        segments.insert(0, Segment(keys, values, *(to_device(x, device) for x in where)))
+        start, held, read = (
+            to_device(x, device) for x in (starts_of(packed, depth, level), level.lengths, rows)
+        )
+        segments.insert(0, Segment(keys, values, start, held, read))
         lengths, rows = lengths + level.lengths[rows], level.parents[rows]
     return KeyValueState(tuple(segments), to_device(lengths, device))
 
